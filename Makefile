@@ -1,0 +1,29 @@
+# Every target makes its environment by itself. PYTHON is any Python 3.11.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: quickstart test check format clean
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+quickstart: .venv/installed  ## all four stages on real data, in about ten minutes
+	$(BIN)/trivium quickstart
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

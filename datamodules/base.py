@@ -1,0 +1,172 @@
+"""What the four kinds of data share: tokenizer, step plan, loaders, receipt."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import numpy as np
+
+from datamodules.plan import Batch, EvalBatches, Order, Shuffled, StepLoader, StepPlan
+from datamodules.receipt import Receipt
+from datamodules.tokenizer import load_tokenizer
+
+
+class PlannedData(L.LightningDataModule):
+    """A data module whose every optimizer step is planned.
+
+    A subclass reads its splits in `read` and makes batches in `collate`.
+
+    Args:
+        tokenizer: a Hugging Face directory or cached hub name.
+        global_batch_size: rows of an optimizer step over all ranks and micro-batches.
+        micro_batch_size: rows of one forward on one rank; gradient accumulation follows from both.
+        eval_batch_size: rows of one forward in validation and prediction.
+        seed: of the order.
+        num_workers: processes that prepare batches; 0 = in the training process.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str,
+        global_batch_size: int,
+        micro_batch_size: int,
+        eval_batch_size: int,
+        seed: int,
+        num_workers: int,
+    ):
+        super().__init__()
+        self.tokenizer_path = tokenizer
+        self.global_batch_size = global_batch_size
+        self.micro_batch_size = micro_batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self.splits: dict[str, Any] = {}
+        self._tokenizer: Any = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """Loaded on first use; its pad token is never its eos token."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.tokenizer_path)
+        return self._tokenizer
+
+    @property
+    def source_names(self) -> list[str]:
+        """What `source` in a batch counts through."""
+        return ["data"]
+
+    @abstractmethod
+    def read(self) -> dict[str, Any]:
+        """Encodes (or finds in the cache) the splits: `train` and, where there is one, `val`. A split has a
+        length, `lengths`, `weights` and receipts."""
+
+    @abstractmethod
+    def collate(self, split: str, rows: np.ndarray) -> Batch:
+        """Row ids of a split (−1 = a row that counts for nothing) → batch."""
+
+    @property
+    def receipts(self) -> list[Receipt]:
+        """What became of every source's rows."""
+        return [receipt for split in self.splits.values() for receipt in split.receipts]
+
+    def order(self) -> Order:
+        """The endless order of training rows."""
+        return Shuffled(len(self.splits["train"]), self.seed)
+
+    def problems(self, world_size: int, accumulate: int = 1) -> list[str]:
+        """What makes this run impossible, a line each; asked before anything is read."""
+        found = []
+        for name in ("global_batch_size", "micro_batch_size", "eval_batch_size"):
+            if getattr(self, name) <= 0:
+                found.append(f"data.{name} is {getattr(self, name)}: give a number above 0")
+        if found:
+            return found
+        rows = self.micro_batch_size * world_size
+        if self.global_batch_size % rows:
+            found.append(
+                f"data.global_batch_size {self.global_batch_size} is not a multiple of "
+                f"micro_batch_size {self.micro_batch_size} × {world_size} ranks = {rows}"
+            )
+        elif accumulate not in (1, self.global_batch_size // rows):
+            found.append(
+                f"trainer.accumulate_grad_batches is {accumulate}, but global_batch_size "
+                f"{self.global_batch_size} / "
+                f"({rows} rows at once) makes it {self.global_batch_size // rows}: leave it out"
+            )
+        try:
+            _ = self.tokenizer
+        except ValueError as error:
+            found.append(str(error))
+        return found
+
+    def prepare_data(self) -> None:
+        self.read()
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.trainer is not None:
+            found = self.problems(self.trainer.world_size, self.trainer.accumulate_grad_batches)
+            if found:
+                raise ValueError("\n".join(found))
+        if not self.splits:
+            self.splits = self.read()
+        if self.trainer is not None and stage == "fit":
+            self.trainer.accumulate_grad_batches = self.plan().accumulate
+
+    def ranks(self) -> tuple[int, int]:
+        """Data-parallel ranks and which of them this is."""
+        if self.trainer is None:
+            return 1, 0
+        kwargs = getattr(self.trainer.strategy, "distributed_sampler_kwargs", None) or {}
+        return kwargs.get("num_replicas", 1), kwargs.get("rank", 0)
+
+    def plan(self) -> StepPlan:
+        """The step plan of this rank."""
+        train = self.splits["train"]
+        return StepPlan(
+            self.order(),
+            train.lengths,
+            train.weights,
+            self.global_batch_size,
+            self.micro_batch_size,
+            *self.ranks(),
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps until every row has been seen once, at least one."""
+        return max(1, len(self.splits["train"]) // self.global_batch_size)
+
+    def step_batch(self, rows: np.ndarray, places: np.ndarray) -> Batch:
+        """The training batch at some places of a step's rows."""
+        return self.collate("train", rows[places])
+
+    def train_dataloader(self) -> StepLoader:
+        steps = self.steps_per_epoch
+        if self.trainer is not None and self.trainer.max_steps > 0:
+            updates = getattr(self.trainer.lightning_module, "updates_per_batch", 1)
+            steps = -(-self.trainer.max_steps // updates)
+        return StepLoader(self.plan(), self.step_batch, steps, self.num_workers)
+
+    def eval_batches(
+        self, split: Any, make: Callable[[np.ndarray], Batch], rows: np.ndarray | None = None
+    ) -> EvalBatches:
+        """Every row of a split once (or those named), in batches of like length."""
+        rows = np.arange(len(split)) if rows is None else rows
+        return EvalBatches(rows, split.lengths[rows], split.ids, self.eval_batch_size, make, *self.ranks())
+
+    def eval_dataloader(self, split: str) -> EvalBatches | list:
+        """A split's rows for evaluation; nothing where there is no such split."""
+        if split not in self.splits:
+            return []
+        return self.eval_batches(self.splits[split], lambda rows: self.collate(split, rows))
+
+    def val_dataloader(self) -> EvalBatches | list:
+        return self.eval_dataloader("val")
+
+    def test_dataloader(self) -> EvalBatches | list:
+        return self.eval_dataloader("val")
+
+    def predict_dataloader(self) -> EvalBatches | list:
+        return self.eval_dataloader("val" if "val" in self.splits else "train")

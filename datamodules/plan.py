@@ -1,0 +1,207 @@
+"""The step plan: which rows each optimizer step trains on, as a pure function of (seed, step).
+
+Every rank computes the same plan and takes its share, so the order depends neither on ranks nor on workers,
+every micro-batch knows the normalizer of its whole step, and the position in the data is one integer.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.mixing import Schedule
+
+Batch = dict[str, Any]
+MakeBatch = Callable[[np.ndarray, np.ndarray], Batch]
+
+
+class Order(Protocol):
+    """An endless sequence of row ids."""
+
+    size: int
+
+    def __getitem__(self, index: int) -> int: ...
+
+
+class Shuffled:
+    """Row ids 0 … size − 1 in one permutation after another, an epoch each.
+
+    Args:
+        size: rows.
+        seed: of the permutations; (seed, epoch) fixes one.
+    """
+
+    def __init__(self, size: int, seed: int):
+        self.size = size
+        self.seed = seed
+        self._permutation = lru_cache(maxsize=2)(self._draw)
+
+    def __getitem__(self, index: int) -> int:
+        epoch, place = divmod(index, self.size)
+        return int(self._permutation(epoch)[place])
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, epoch)).permutation(self.size)
+
+
+class Mixed:
+    """Row ids of several sources drawn by weight; each source is shuffled on its own.
+
+    Args:
+        schedule: says which source comes when.
+        sizes: rows of each source; row ids count through the sources in order.
+        seed: of the permutations.
+    """
+
+    def __init__(self, schedule: Schedule, sizes: list[int], seed: int):
+        self.schedule = schedule
+        self.size = sum(sizes)
+        self.starts = np.concatenate([[0], np.cumsum(sizes)])
+        self.orders = [Shuffled(size, seed + 7919 * index) for index, size in enumerate(sizes)]
+
+    def __getitem__(self, index: int) -> int:
+        source, place = self.schedule[index]
+        return int(self.starts[source]) + self.orders[source][place]
+
+
+class StepPlan:
+    """Cuts an order into optimizer steps, and a step into micro-batches for ranks.
+
+    Args:
+        order: the rows.
+        lengths: (rows,) tokens of each row; a step's rows are sorted by it, so that a micro-batch pads
+            little.
+        weights: (rows,) what each row adds to the normalizer: target tokens, or 1 for a prompt with a ranked
+            pair.
+        global_batch_size: rows of an optimizer step over all ranks.
+        micro_batch_size: rows of one forward on one rank.
+        world_size: data-parallel ranks.
+        rank: this one.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        lengths: np.ndarray,
+        weights: np.ndarray,
+        global_batch_size: int,
+        micro_batch_size: int,
+        world_size: int = 1,
+        rank: int = 0,
+    ):
+        self.order, self.lengths, self.weights = order, lengths, weights
+        self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
+        self.world_size, self.rank = world_size, rank
+        self.accumulate = global_batch_size // (micro_batch_size * world_size)
+        self.rows = lru_cache(maxsize=2)(self._rows)
+
+    def _rows(self, step: int) -> np.ndarray:
+        """(global_batch_size,) row ids of an optimizer step, the longest first."""
+        start = step * self.global_batch_size
+        rows = np.array([self.order[start + place] for place in range(self.global_batch_size)])
+        return rows[np.argsort(-self.lengths[rows], kind="stable")]
+
+    def normalizer(self, step: int) -> float:
+        """What the loss of this step is divided by, over all ranks and micro-batches."""
+        return float(max(1, self.weights[self.rows(step)].sum()))
+
+    def micro_batch(self, index: int) -> tuple[int, np.ndarray]:
+        """The step that this rank's micro-batch `index` belongs to, and the micro-batch's places in that
+        step."""
+        step, part = divmod(index, self.accumulate)
+        first = (part * self.world_size + self.rank) * self.micro_batch_size
+        return step, np.arange(first, first + self.micro_batch_size)
+
+
+class _MicroBatches(Dataset):
+    def __init__(self, plan: StepPlan, make: MakeBatch):
+        self.plan, self.make = plan, make
+
+    def __getitem__(self, index: int) -> Batch:
+        step, places = self.plan.micro_batch(index)
+        rows = self.plan.rows(step)
+        return {
+            **self.make(rows, places),
+            "normalizer": torch.tensor(self.plan.normalizer(step), dtype=torch.float64),
+            "rows": torch.from_numpy(rows[places]),
+            "step": torch.tensor(step),
+        }
+
+
+class StepLoader:
+    """The endless training batches of this rank; its state is one integer, the number of steps taken.
+
+    Not a `DataLoader` subclass: Lightning would put its own sampler into one.
+
+    Args:
+        plan: the step plan of this rank.
+        make: the row ids of a step and this micro-batch's places in it → batch.
+        steps: length in optimizer steps, for progress and for Lightning's epochs.
+        num_workers: processes that prepare batches; 0 = in the training process.
+    """
+
+    def __init__(self, plan: StepPlan, make: MakeBatch, steps: int, num_workers: int):
+        self.plan, self.steps, self.num_workers = plan, steps, num_workers
+        self.data = _MicroBatches(plan, make)
+        self.position = 0  # micro-batches handed out
+
+    def __len__(self) -> int:
+        return self.steps * self.plan.accumulate
+
+    def __iter__(self) -> Iterator[Batch]:
+        sampler = range(self.position, 2**62)
+        for batch in DataLoader(self.data, batch_size=None, sampler=sampler, num_workers=self.num_workers):
+            self.position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"step": self.position // self.plan.accumulate}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = state["step"] * self.plan.accumulate
+
+
+class EvalBatches:
+    """Every row once, in batches of like length; ranks get equally many.
+
+    Not a `DataLoader`: Lightning would put its own sampler into one.
+
+    Args:
+        rows: row ids.
+        lengths: (len(rows),) tokens.
+        batch_size: rows of a batch.
+        ids: (len(split),) what `rows` in a batch says of each row: its number in the source.
+        make: row ids → batch; an id of −1 fills up the last batches and must count for nothing.
+        world_size: data-parallel ranks.
+        rank: this one.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        lengths: np.ndarray,
+        ids: np.ndarray,
+        batch_size: int,
+        make: Callable[[np.ndarray], Batch],
+        world_size: int,
+        rank: int,
+    ):
+        batches = -(-len(rows) // (batch_size * world_size)) * world_size
+        padded = np.full(batches * batch_size, -1, dtype=np.int64)
+        padded[: len(rows)] = rows[np.argsort(-lengths, kind="stable")]
+        self.batches = padded.reshape(batches, batch_size)[rank::world_size]
+        self.make, self.ids = make, ids
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Batch:
+        rows = self.batches[index]
+        numbers = np.where(rows >= 0, self.ids[rows], -1)
+        return {**self.make(rows), "rows": torch.from_numpy(numbers)}

@@ -1,0 +1,1 @@
+"""A run: the command line, configurations, callbacks, quickstart."""

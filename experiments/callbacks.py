@@ -1,0 +1,140 @@
+"""What every run does beside training: receipt, throughput, mixture, checkpoints, export, predictions."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback, ModelCheckpoint, RichProgressBar
+from rich.console import Console
+
+from datamodules.receipt import render
+
+
+class DataReceipt(Callback):
+    """Prints the data receipt before the first step and writes it to `receipt.json`."""
+
+    def __init__(self, run: str):
+        self.run = Path(run)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            receipts = trainer.datamodule.receipts  # type: ignore[attr-defined]
+            Console().print(render(receipts))
+            self.run.mkdir(parents=True, exist_ok=True)
+            text = json.dumps([receipt.to_dict() for receipt in receipts], indent=2, ensure_ascii=False)
+            (self.run / "receipt.json").write_text(text + "\n")
+
+
+class Throughput(Callback):
+    """Logs `train/tokens_per_second`: tokens that are not padding, over all ranks, since the last log."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.tokens, self.since = int(pl_module.tokens_seen), time.perf_counter()  # type: ignore[arg-type]
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        every = trainer.log_every_n_steps * trainer.accumulate_grad_batches  # type: ignore[attr-defined]
+        if (batch_idx + 1) % every == 0:
+            tokens, now = int(pl_module.tokens_seen), time.perf_counter()  # type: ignore[arg-type]
+            rate = (tokens - self.tokens) * trainer.world_size / (now - self.since)
+            pl_module.log("train/tokens_per_second", rate, prog_bar=True)
+            self.tokens, self.since = tokens, now
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if hasattr(self, "since"):
+            self.since += time.perf_counter() - self.paused
+
+
+class Mixture(Callback):
+    """Logs the realised share and the epochs of every source of a mixture."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if hasattr(data, "mixture") and trainer.global_step % every == 0:
+            for name, facts in data.mixture(trainer.global_step).items():
+                pl_module.log(f"data/share/{name}", facts["realised"])
+                pl_module.log(f"data/epochs/{name}", facts["epochs"])
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """Checkpoints by time, only between optimizer steps: never in the middle of accumulated gradients."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+class Export(Callback):
+    """Writes the stage's result to `export/` when training has ended."""
+
+    def __init__(self, run: str):
+        self.run = Path(run)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            facts: dict[str, Any] = {
+                "steps": trainer.global_step,
+                "tokens": int(pl_module.tokens_seen) * trainer.world_size,  # type: ignore[arg-type]
+                "receipt": [receipt.to_dict() for receipt in data.receipts],
+            }
+            if hasattr(data, "mixture"):
+                facts["mixture"] = data.mixture(trainer.global_step)
+            pl_module.export(str(self.run / "export"), facts)  # type: ignore[operator]
+
+
+class Predictions(BasePredictionWriter):
+    """Writes `predictions.jsonl`: one row a line, by row id, complete or not at all."""
+
+    def __init__(self, run: str):
+        super().__init__(write_interval="epoch")
+        self.file = Path(run) / "predictions.jsonl"
+
+    def write_on_epoch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        rows = [row for batch in predictions for row in batch]
+        if trainer.world_size > 1:
+            import torch.distributed as dist
+
+            parts: list[Any] = [None] * trainer.world_size
+            dist.all_gather_object(parts, rows)
+            rows = [row for part in parts for row in part]
+        if trainer.is_global_zero:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            part = self.file.with_suffix(".part")
+            lines = (json.dumps(row, ensure_ascii=False) for row in sorted(rows, key=lambda row: row["row"]))
+            part.write_text("\n".join(lines) + "\n")
+            os.replace(part, self.file)
+            print(f"{len(rows)} predictions: {self.file}")
+
+
+def default_callbacks(run: str, checkpoint_minutes: float, subcommand: str) -> list[Callback]:
+    """The callbacks of a command; a YAML that names one of these kinds replaces it."""
+    if subcommand != "fit":
+        return [Predictions(run)] if subcommand == "predict" else []
+    checkpoint = StepCheckpoint(
+        dirpath=f"{run}/checkpoints",
+        filename="{step}",
+        save_last=True,
+        train_time_interval=timedelta(minutes=checkpoint_minutes),
+    )
+    return [RichProgressBar(), DataReceipt(run), Throughput(), Mixture(), checkpoint, Export(run)]

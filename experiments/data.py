@@ -1,0 +1,41 @@
+"""`trivium data receipt --config FILE`: what a configuration's data is, before anything is trained."""
+
+import argparse
+
+from rich.console import Console
+
+from datamodules.receipt import render
+
+
+def main(argv: list[str]) -> int:
+    """Runs `trivium data …`."""
+    parser = argparse.ArgumentParser(prog="trivium data", description="Looks at data without training.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    receipt = commands.add_parser(
+        "receipt",
+        help="rows kept, truncated and dropped and why, tokens trained, one sample with its mask in colour",
+    )
+    receipt.add_argument("--config", required=True, help="the YAML of a stage")
+    receipt.add_argument(
+        "overrides", nargs="*", help="as for fit, for example --data.init_args.max_length=256"
+    )
+    options, overrides = parser.parse_known_args(argv)
+    data = read_data(options.config, [*options.overrides, *overrides])
+    data.splits = data.read()
+    Console().print(render(data.receipts))
+    return 0
+
+
+def read_data(config: str, overrides: list[str]):
+    """The data module that a stage's YAML describes; neither model nor trainer is built.
+
+    Raises:
+        ValueError: its problems, a line each.
+    """
+    from experiments.stage_cli import parse_data
+
+    data = parse_data(["fit", "--config", config, *overrides])
+    found = data.problems(1)
+    if found:
+        raise ValueError("\n".join(found))
+    return data

@@ -1,0 +1,107 @@
+"""What the quickstart measures beside the stages' own metrics: unigram baselines, reply losses, right
+sums."""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datamodules import InstructionData, MixedCorpusData
+from experiments.quickstart.judge import bigram_count, distinct_bigrams, pair_accuracy, vader
+from modules.backbone import LanguageModel, load_causal_lm
+
+Rows = list[dict[str, Any]]
+
+
+def read_rows(path: str | Path) -> Rows:
+    """The rows of a JSON lines file."""
+    with open(path, encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def unigram_losses(data: MixedCorpusData) -> dict[str, float]:
+    """Validation loss of each source, in nats per token, under a unigram model with add-one smoothing that
+    has counted all of that source's own training tokens."""
+    losses = {}
+    vocabulary = len(data.tokenizer)
+    for name, train, val in zip(
+        data.source_names, data.splits["train"].blocks, data.splits["val"].blocks, strict=True
+    ):
+        counts = np.bincount(train.tokens, minlength=vocabulary) + 1.0
+        logprobs = np.log(counts / counts.sum())
+        trained = np.ones(len(val.tokens), dtype=bool)
+        trained[np.concatenate([[0], val.ends[:-1]])] = False  # a document's first token is given
+        losses[name] = float(-logprobs[val.tokens[trained]].mean())
+    return losses
+
+
+@torch.no_grad()
+def reply_losses(directory: str, data: InstructionData) -> dict[str, float]:
+    """Loss of each task's held-out replies in nats per token, EOS not counted."""
+    model = LanguageModel(load_causal_lm(directory)).eval()
+    total, count = np.zeros(len(data.source_names)), np.zeros(len(data.source_names))
+    for batch in data.val_dataloader():
+        labels = torch.where(batch["labels"] == data.tokenizer.eos_token_id, -100, batch["labels"])
+        losses = model(batch["input_ids"], labels, batch["position_ids"], batch["document_ids"])
+        np.add.at(total, batch["source"].numpy(), losses.sum(1).double().numpy())
+        np.add.at(count, batch["source"].numpy(), (labels[:, 1:] != -100).sum(1).numpy())
+    return {name: float(s / n) for name, s, n in zip(data.source_names, total, count, strict=True) if n}
+
+
+def last_number(text: str) -> str | None:
+    """The last number in a text, as it is written."""
+    numbers = re.findall(r"-?\d+", text)
+    return numbers[-1] if numbers else None
+
+
+def share_right(replies: Iterable[str], answers: Iterable[str]) -> float:
+    """Share of replies whose last number is the answer's."""
+    pairs = list(zip(replies, answers, strict=True))
+    return sum(last_number(reply) == last_number(answer) for reply, answer in pairs) / len(pairs)
+
+
+def reward_accuracy(predictions: Rows, preferences: Rows) -> dict[str, float]:
+    """Pair accuracy of the reward model, and of the VADER lexicon, on held-out pairs with rating gap ≥ 1."""
+    scores = [score for row in predictions for score in row["scores"]]
+    rows = [preferences[row["row"]] for row in predictions]
+    ratings = [rating for row in rows for rating in row["ratings"]]
+    lexicon = vader([reply for row in rows for reply in row["replies"]])
+    accuracy, stderr, pairs = pair_accuracy(scores, ratings)
+    vader_accuracy, vader_stderr, _ = pair_accuracy(lexicon, ratings)
+    return {
+        "reward/accuracy": accuracy,
+        "reward/accuracy_stderr": stderr,
+        "reward/pairs": pairs,
+        "vader/accuracy": vader_accuracy,
+        "vader/accuracy_stderr": vader_stderr,
+    }
+
+
+def judge_responses(before: Rows, after: Rows) -> dict[str, float]:
+    """The judge's mean on continuations before and after PPO, and what shows whether it was reached honestly.
+
+    Both are continuations of the same openings; the standard error is that of the paired difference.
+    """
+    texts = [[row["response"] for row in rows] for rows in (before, after)]
+    scores = [np.array(vader(part)) for part in texts]
+    difference = scores[1] - scores[0]
+    limit = min(bigram_count(part) for part in texts)
+    lengths = [float(np.mean([row["tokens"] for row in rows])) for rows in (before, after)]
+    return {
+        "judge/before": float(scores[0].mean()),
+        "judge/after": float(scores[1].mean()),
+        "judge/stderr": float(difference.std(ddof=1) / np.sqrt(len(difference))),
+        "judge/openings": len(difference),
+        "judge/distinct_bigrams_before": distinct_bigrams(texts[0], limit),
+        "judge/distinct_bigrams_after": distinct_bigrams(texts[1], limit),
+        "judge/length_before": lengths[0],
+        "judge/length_after": lengths[1],
+        "ppo/score_before": float(np.mean([row["score"] for row in before])),
+        "ppo/score_after": float(np.mean([row["score"] for row in after])),
+        "ppo/kl_per_sequence": float(np.mean([row["kl"] for row in after])),
+        "ppo/eos_share": float(np.mean([row["ended"] for row in after])),
+    }

@@ -1,0 +1,189 @@
+"""`trivium quickstart`: fetch data, train a tokenizer, run the four stages through the CLI, judge, report."""
+
+import argparse
+import json
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+FOLDER = Path("runs/quickstart")
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+STATE = "quickstart.json"
+PACKAGES = ("torch", "lightning", "transformers", "datasets", "deepspeed", "tokenizers", "wandb")
+
+
+@dataclass(frozen=True)
+class StageBudget:
+    """How far a stage goes in the full ten minutes."""
+
+    name: str
+    title: str
+    steps: int
+    """optimizer steps"""
+    fewest: int
+    """optimizer steps, however short the budget"""
+
+
+BUDGETS = (
+    StageBudget("pretrain", "Pretraining", 800, 40),
+    StageBudget("sft", "Supervised fine-tuning", 400, 20),
+    StageBudget("reward", "Reward model", 300, 20),
+    StageBudget("ppo", "PPO", 160, 8),
+)
+
+
+def main(argv: list[str]) -> int:
+    """Runs `trivium quickstart`."""
+    parser = argparse.ArgumentParser(
+        prog="trivium quickstart",
+        description="Takes a small language model through pretraining, SFT, a reward model and PPO on real "
+        "data, "
+        f"and writes {FOLDER}/report.html.",
+    )
+    parser.add_argument("--minutes", type=float, default=10, help="scales the training budget (10)")
+    parser.add_argument("--resume", action="store_true", help="go on where the last run stopped")
+    parser.add_argument("--overwrite", action="store_true", help="begin again where there is a run already")
+    options = parser.parse_args(argv)
+    if not options.minutes > 0:
+        raise ValueError(f"--minutes is {options.minutes}: give a number above 0")
+    quickstart(options.minutes, options.resume, options.overwrite)
+    return 0
+
+
+def quickstart(minutes: float, resume: bool, overwrite: bool) -> None:
+    """Runs what is not done yet and writes the report.
+
+    Raises:
+        ValueError: there is a run already and neither `resume` nor `overwrite` is set.
+    """
+    state = State.begin(minutes, resume, overwrite)
+    console = Console()
+    console.rule("[bold]Data")
+    state.timed("data", prepare_data)
+    state.timed("tokenizer", prepare_tokenizer)
+    for budget in BUDGETS:
+        console.rule(f"[bold]{budget.title}")
+        state.timed(budget.name, partial(run_stage, budget, state.minutes))
+    console.rule("[bold]Report")
+    from experiments.quickstart.results import collect
+
+    report = state.timed("evaluation", lambda: collect(FOLDER, state.seconds, state.minutes), again=True)
+    console.print(f"report: {FOLDER / 'report.html'} and {FOLDER / 'report.json'}")
+    for bar in report["bars"]:
+        met = bar["value"] >= bar["bar"] if bar["at_least"] else bar["value"] <= bar["bar"]
+        sign = "≥" if bar["at_least"] else "≤"
+        console.print(
+            f"{'met   ' if met else 'missed'} {bar['name']}: {bar['value']:.3f} ({sign} {bar['bar']:g})"
+        )
+    console.print(f"talk to it: trivium chat {FOLDER / 'ppo' / 'export'}")
+
+
+class State:
+    """What is done and how long it took, kept in `quickstart.json` so that a run can go on."""
+
+    def __init__(self, minutes: float, seconds: dict[str, float]):
+        self.minutes = minutes
+        self.seconds = seconds
+
+    @classmethod
+    def begin(cls, minutes: float, resume: bool, overwrite: bool) -> "State":
+        """The state of the run to go on with, or a new one."""
+        file = FOLDER / STATE
+        if file.is_file() and resume:
+            return cls(**json.loads(file.read_text()))
+        if file.is_file() and not overwrite:
+            raise ValueError(
+                f"{FOLDER} holds a quickstart already: go on with `trivium quickstart --resume`, or begin "
+                "again "
+                "with `--overwrite`"
+            )
+        import shutil
+
+        for budget in BUDGETS:
+            shutil.rmtree(FOLDER / budget.name, ignore_errors=True)
+        state = cls(minutes, {})
+        state.save()
+        return state
+
+    def save(self) -> None:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        (FOLDER / STATE).write_text(json.dumps({"minutes": self.minutes, "seconds": self.seconds}, indent=2))
+
+    def timed(self, name: str, work: Callable[[], Any], again: bool = False) -> Any:
+        """Does a piece of work and adds its seconds, unless it is done already."""
+        done = name in self.seconds and (FOLDER / name).exists()
+        if done and not again:
+            Console().print(f"{name}: done already")
+            return None
+        start = time.perf_counter()
+        result = work()
+        self.seconds[name] = round(time.perf_counter() - start, 1)
+        self.save()
+        return result
+
+
+def prepare_data() -> None:
+    """Fetches the sources and builds the files."""
+    from experiments.quickstart.data import build
+    from experiments.quickstart.fetch import default_cache
+
+    build(default_cache(), FOLDER / "data")
+
+
+def prepare_tokenizer() -> None:
+    """Trains the tokenizer on the mix."""
+    files = [
+        str(FOLDER / f"data/corpus/{name}.train.jsonl") for name in ("english", "chinese", "code", "maths")
+    ]
+    trivium(
+        "tokenizer",
+        "--vocab-size",
+        "4096",
+        "--max-bytes",
+        "8000000",
+        "--output",
+        str(FOLDER / "tokenizer"),
+        *files,
+    )
+
+
+def run_stage(budget: StageBudget, minutes: float) -> None:
+    """Trains a stage through the CLI with its YAML, going on from its last checkpoint where there is one."""
+    steps = max(budget.fewest, round(budget.steps * minutes / 10))
+    arguments = ["--config", str(CONFIGS / f"{budget.name}.yaml"), "--trainer.max_steps", str(steps)]
+    arguments += ["--checkpoint_minutes", "0.5"]
+    if (FOLDER / budget.name / "checkpoints" / "last.ckpt").is_file():
+        arguments += ["--ckpt_path", "last"]
+    trivium("fit", *arguments)
+
+
+def predict(stage: str, folder: str, *overrides: str) -> Path:
+    """Runs `trivium predict` and names the file it wrote."""
+    run = FOLDER / folder
+    trivium("predict", "--config", str(CONFIGS / f"{stage}.yaml"), "--run", str(run), *overrides)
+    return run / "predictions.jsonl"
+
+
+def trivium(*arguments: str) -> None:
+    """Runs a command of the program in this process, and shows it so that it can be repeated.
+
+    Raises:
+        ValueError: it was refused; what it printed says why.
+    """
+    from experiments.cli import main as program
+
+    Console().print(f"[dim]$ trivium {shlex.join(arguments)}", highlight=False)
+    if program(list(arguments)) != 0:
+        raise ValueError(f"`trivium {arguments[0]}` was refused; see above")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the results depend on."""
+    return {name: version(name) for name in PACKAGES}

@@ -1,0 +1,27 @@
+"""A user's mistake is told in one line, without a stack trace, with exit code 2."""
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = tuple(str(ROOT / folder) for folder in ("modules", "datamodules", "strategies", "experiments"))
+
+
+def refusing(run: Callable[[], int]) -> int:
+    """Runs a command. A `ValueError` raised by a line of this project is a refusal: its text is printed and 2
+    is returned. Every other exception is a bug and keeps its trace."""
+    try:
+        return run()
+    except ValueError as error:
+        if not _raised_here(error):
+            raise
+        for line in str(error).splitlines():
+            print(f"trivium: {line}", file=sys.stderr)
+        return 2
+
+
+def _raised_here(error: ValueError) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.startswith(OURS)

@@ -1,0 +1,153 @@
+"""`trivium fit|validate|test|predict`: Lightning's own command line with Trivium's defaults."""
+
+import logging
+import os
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import transformers
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from datamodules.base import PlannedData
+from experiments.callbacks import default_callbacks
+from experiments.loggers import default_loggers
+from modules.stage import Stage
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the resolved configuration to the run's folder."""
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            file = Path(self.config["run"]) / "config.yaml"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, file, skip_none=False, overwrite=True, multifile=False)
+
+
+class TriviumCLI(LightningCLI):
+    """Lightning's CLI: the YAML names stage and data; `--run` is the folder that everything is written to."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--run",
+            type=str,
+            default="runs/run",
+            help="folder of this run: config, metrics, checkpoints, export",
+        )
+        parser.add_argument(
+            "--overwrite", type=bool, default=False, help="train again in a folder that holds a finished run"
+        )
+        parser.add_argument(
+            "--checkpoint_minutes", type=float, default=10.0, help="minutes between checkpoints"
+        )
+
+    def _option(self, name: str) -> Any:
+        return self.config[self.subcommand][name]
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> L.Trainer:
+        run = self._option("run")
+        given = {cls for callback in config["callbacks"] or [] for cls in type(callback).__mro__[:-2]}
+        if not config["fast_dev_run"]:
+            defaults = default_callbacks(run, self._option("checkpoint_minutes"), str(self.subcommand))
+            callbacks = [*callbacks, *(callback for callback in defaults if type(callback) not in given)]
+        if config["logger"] is None:
+            fits = self.subcommand == "fit" and not config["fast_dev_run"]
+            config["logger"] = default_loggers(run) if fits else False
+        return super()._instantiate_trainer({**config, "default_root_dir": run}, callbacks)
+
+    def refuse(self) -> None:
+        """Gathers every problem of the run and names them together.
+
+        Raises:
+            ValueError: a line each.
+        """
+        trainer: Any = self.trainer
+        found = []
+        run = Path(self._option("run"))
+        if self.subcommand == "fit" and not trainer.fast_dev_run and self._option("ckpt_path") is None:
+            old = [run / name for name in ("export", "checkpoints", "metrics") if (run / name).exists()]
+            if old and not self._option("overwrite"):
+                found.append(
+                    f"run: {run} already holds {', '.join(path.name for path in old)}: go on with "
+                    "`--ckpt_path last`, "
+                    "give another `--run`, or begin again with `--overwrite true`"
+                )
+        found += self.model.problems()
+        found += self.datamodule.problems(trainer.world_size, trainer.accumulate_grad_batches)
+        if found:
+            raise ValueError("\n".join(found))
+
+    def before_fit(self) -> None:
+        self.refuse()
+        trainer: Any = self.trainer
+        if self._option("overwrite") and trainer.is_global_zero and not trainer.fast_dev_run:
+            for name in ("export", "checkpoints", "metrics"):
+                shutil.rmtree(Path(self._option("run")) / name, ignore_errors=True)
+
+    def before_validate(self) -> None:
+        self.refuse()
+
+    def before_test(self) -> None:
+        self.refuse()
+
+    def before_predict(self) -> None:
+        self.refuse()
+
+
+class _ReadOnly(TriviumCLI):
+    """Builds what a command line describes and runs nothing."""
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> L.Trainer:
+        return L.Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def build(argv: list[str], cli: type[TriviumCLI] = TriviumCLI) -> TriviumCLI:
+    """Parses `fit|validate|test|predict …`, builds what it names, and runs it."""
+    return cli(
+        model_class=Stage,
+        datamodule_class=PlannedData,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        args=argv,
+    )
+
+
+def parse_data(argv: list[str]) -> PlannedData:
+    """The data module of a command line."""
+    return build(argv, _ReadOnly).datamodule
+
+
+def main(argv: list[str]) -> int:
+    """Runs `trivium fit|validate|test|predict …`."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
+    for noise in (
+        ".*does not have many workers.*",
+        ".*sync_dist=True.*",
+        ".*LightningCLI's args parameter.*",
+        ".*LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", noise)
+    build(argv)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

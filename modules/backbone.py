@@ -1,0 +1,190 @@
+"""Any Hugging Face causal language model with its loss, or with a scalar head, inside one `forward`.
+
+The head and the loss are inside so that these modules can be the root of sharding: a weight read from outside
+is empty under ZeRO-3 and a shard under FSDP2.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+
+LOSS_CHUNK = 512  # tokens whose logits exist at the same time
+
+
+def attention_mask(document_ids: Tensor) -> Tensor | None:
+    """Which token may attend to which: causal and within one document.
+
+    Args:
+        document_ids: (B, T) int64, −1 = padding.
+
+    Returns:
+        (B, 1, T, T) bool, or None where plain causal attention says the same: every row is one document,
+        padded on the right (padding attends to the document, no document token attends to padding).
+    """
+    padding = document_ids < 0
+    padded_left = (padding[:, :-1] & ~padding[:, 1:]).any()
+    if not (padded_left | (document_ids > 0).any()):
+        return None
+    same = document_ids[:, None, :, None] == document_ids[:, None, None, :]
+    return same.tril()
+
+
+class _Backbone(nn.Module):
+    """The transformer without its head."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def hidden_states(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor) -> Tensor:
+        """(B, T) ids → (B, T, D) hidden states after the last norm."""
+        output = self.model.base_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask(document_ids),
+            position_ids=position_ids,
+            use_cache=False,
+        )
+        return output.last_hidden_state
+
+
+class LanguageModel(_Backbone):
+    """A causal language model that returns the loss of every token; its logits never exist as a whole.
+
+    Args:
+        model: a Hugging Face causal language model with a linear head.
+        fp32_head: compute the head in fp32 under autocast. PPO needs it: a bf16 log-probability of −6 is
+            rounded to a multiple of 0.03, a visible part of the clip range.
+    """
+
+    def __init__(self, model: PreTrainedModel, fp32_head: bool = False):
+        super().__init__(model)
+        self.fp32_head = fp32_head
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        position_ids: Tensor,
+        document_ids: Tensor,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """The negative log-probability of each label, at the label's own place.
+
+        Args:
+            input_ids: (B, T) int64.
+            labels: (B, T) int64: the token itself where it is trained on, −100 elsewhere. The label at t is
+                predicted from the hidden state at t − 1.
+            position_ids: (B, T) int64, restart with each document.
+            document_ids: (B, T) int64, −1 = padding.
+            temperature: the logits are divided by it.
+
+        Returns:
+            (B, T) fp32, 0 where nothing is trained.
+        """
+        hidden = self.hidden_states(input_ids, position_ids, document_ids)
+        losses = self.token_losses(hidden[:, :-1] / temperature, labels[:, 1:])
+        return F.pad(losses, (1, 0))
+
+    def token_losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """(…, D) hidden states and (…) labels → (…) fp32 losses through the chunked linear cross-entropy."""
+        head = self.model.get_output_embeddings()
+        dtype = torch.float32 if self.fp32_head else _matmul_dtype(hidden)
+        losses = F.linear_cross_entropy(
+            hidden.reshape(-1, hidden.shape[-1]).to(dtype),
+            head.weight.to(dtype),
+            labels.reshape(-1),
+            linear_bias=None if head.bias is None else head.bias.to(dtype),
+            reduction="none",
+            options=nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK),
+        )
+        return losses.float().view(labels.shape)
+
+
+class ScalarModel(_Backbone):
+    """A transformer with one number per token: a reward model, or PPO's critic.
+
+    Args:
+        model: a Hugging Face sequence classifier with one label and no bias.
+        offset: what is subtracted from every number, so that scores are centred.
+    """
+
+    offset: Tensor
+
+    def __init__(self, model: PreTrainedModel, offset: float = 0.0):
+        super().__init__(model)
+        self.register_buffer("offset", torch.tensor(float(offset)))
+
+    @property
+    def head(self) -> nn.Linear:
+        """D → 1, no bias."""
+        return cast(nn.Linear, self.model.score)
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor) -> Tensor:
+        """(B, T) ids → (B, T) fp32 values. The head runs in fp32: rankings turn on small differences."""
+        hidden = self.hidden_states(input_ids, position_ids, document_ids)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.head(hidden.float()).squeeze(-1) - self.offset
+
+
+def _matmul_dtype(tensor: Tensor) -> torch.dtype:
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
+
+
+def new_causal_lm(config: dict, vocab_size: int, special_ids: dict[str, int | None]) -> PreTrainedModel:
+    """A causal language model from scratch.
+
+    Args:
+        config: a Hugging Face config as a dict with its `model_type`; `vocab_size` is filled in when missing.
+        vocab_size: the tokenizer's.
+        special_ids: `pad_token_id`, `bos_token_id`, `eos_token_id`. Set after building: under ZeRO-3 a
+            padding row of a parameter that is not there yet cannot be zeroed.
+
+    Raises:
+        ValueError: no or an unknown `model_type`, or an unknown key.
+    """
+    options = {"vocab_size": vocab_size, **config}
+    model_type = options.pop("model_type", None)
+    if model_type is None:
+        raise ValueError("model config has no `model_type`: add one, for example `model_type: llama`")
+    try:
+        hf_config = AutoConfig.for_model(model_type)
+    except ValueError as error:
+        raise ValueError(f"model config: `model_type: {model_type}` is not one transformers knows") from error
+    unknown = [key for key in options if not hasattr(hf_config, key)]
+    if unknown:
+        raise ValueError(
+            f"model config of `{model_type}` has no field {', '.join(f'`{key}`' for key in unknown)}"
+        )
+    hf_config = AutoConfig.for_model(model_type, **options, pad_token_id=None)
+    model = AutoModelForCausalLM.from_config(hf_config, attn_implementation="sdpa")
+    for name, value in special_ids.items():
+        setattr(model.config, name, value)
+        setattr(model.generation_config, name, value)
+    return model.float()
+
+
+def load_causal_lm(path: str) -> PreTrainedModel:
+    """A pretrained causal language model in fp32, from a directory or a hub name already cached."""
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+
+
+def load_scalar_model(path: str) -> PreTrainedModel:
+    """A sequence classifier with one label and no bias, in fp32; the head is new where the checkpoint has
+    none."""
+    return AutoModelForSequenceClassification.from_pretrained(
+        path, num_labels=1, dtype=torch.float32, attn_implementation="sdpa"
+    )
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Sets every dropout of `model` to zero, those that attention reads from attributes too."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "attn_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)

@@ -1,0 +1,119 @@
+"""Stage one: pretraining, the next token of everything."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from modules.backbone import LanguageModel, load_causal_lm, new_causal_lm
+from modules.checkpoint import export_causal_lm
+from modules.metrics import GroupedMean
+from modules.stage import Batch, Stage
+
+
+class CausalLM(Stage):
+    """Pretrains a causal language model; the loss of a step is Σ token losses / tokens trained in that step.
+
+    Args:
+        config: a Hugging Face config to build the network from scratch, for example
+            `{model_type: llama, hidden_size: 128, …}`; `vocab_size` comes from the tokenizer when missing.
+        pretrained: a Hugging Face directory (or cached hub name) to go on from, instead of `config`.
+        optimizer: makes the optimizer from parameter groups; weight decay reaches matrices only.
+        warmup_steps: optimizer steps of linear warm-up.
+        min_lr_ratio: where the cosine ends, as a share of the peak.
+    """
+
+    stage: ClassVar[str] = "pretrain"
+    parents: ClassVar[tuple[str, ...]] = ("pretrain",)
+
+    def __init__(
+        self,
+        config: dict[str, Any] | None = None,
+        pretrained: str | None = None,
+        optimizer: Callable[[Iterable], Optimizer] = lambda p: torch.optim.AdamW(
+            p, lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+        ),
+        warmup_steps: int = 100,
+        min_lr_ratio: float = 0.1,
+    ):
+        super().__init__(optimizer, warmup_steps, min_lr_ratio)
+        self.config = config
+        self.pretrained = pretrained
+        self.network: LanguageModel | None = None
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if (self.config is None) == (self.pretrained is None):
+            found.append(
+                "model: give either `config` (from scratch) or `pretrained` (a directory), not both or none"
+            )
+        return found
+
+    def inputs(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
+        return [("pretrained", self.pretrained, self.parents)]
+
+    def trained(self) -> list[nn.Module]:
+        assert self.network is not None
+        return [self.network]
+
+    def configure_model(self) -> None:
+        if self.network is not None:
+            return
+        if self.pretrained is not None:
+            model = load_causal_lm(self.pretrained)
+        else:
+            tokenizer = self.tokenizer
+            ids = {
+                f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")
+            }
+            model = new_causal_lm(self.config or {}, len(tokenizer), ids)
+        self.network = LanguageModel(model).train()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of every token, (B, T) fp32; 0 where nothing is trained."""
+        assert self.network is not None
+        return self.network(batch["input_ids"], batch["labels"], batch["position_ids"], batch["document_ids"])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.normalized(self(batch).sum(), batch)
+
+    def on_validation_epoch_start(self) -> None:
+        self.source_loss = GroupedMean(len(self.trainer.datamodule.source_names)).to(self.device)  # type: ignore[attr-defined]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        trained = batch["labels"][:, 1:] != -100
+        self.source_loss.update(self(batch).sum(1), trained.sum(1), batch["source"])
+
+    def on_validation_epoch_end(self) -> None:
+        total, count = self.source_loss.compute()
+        self.log("val/loss", (total.sum() / count.sum()).float(), prog_bar=True)
+        names = self.trainer.datamodule.source_names  # type: ignore[attr-defined]
+        for source, losses, tokens in zip(names, total, count, strict=True):
+            if tokens:
+                loss = (losses / tokens).float()
+                self.log(f"val/loss/{source}", loss)
+                self.log(f"val/perplexity/{source}", loss.exp())
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """The mean loss of each document in nats per token, and how many tokens it has."""
+        losses, tokens = self(batch).sum(1).tolist(), (batch["labels"][:, 1:] != -100).sum(1).tolist()
+        rows = zip(batch["rows"].tolist(), losses, tokens, strict=True)
+        return [{"row": row, "loss": loss / max(1, n), "tokens": n} for row, loss, n in rows if row >= 0]
+
+    def export(self, directory: str, provenance: dict[str, Any]) -> None:
+        """Writes the Hugging Face directory that hands this stage's result on."""
+        assert self.network is not None
+        export_causal_lm(
+            self.network.model, self.tokenizer, directory, self.stage, self.pretrained, provenance
+        )

@@ -1,0 +1,82 @@
+"""The PPO doctor: what every iteration reports, and what must never happen."""
+
+import torch
+from torch import Tensor
+
+from modules import rl
+from modules.rollout import Rollout
+
+FP32_TOLERANCE = 1e-4  # |log ρ| at the first inner step: two forwards of other shapes round differently
+BF16_TOLERANCE = 0.02  # mean |log ρ| under bf16 matrix products
+
+
+def check_first_ratio(log_ratio: Tensor, mask: Tensor, precision: str) -> None:
+    """ρ is 1 at the first inner step, since nothing has been trained yet.
+
+    Raises:
+        RuntimeError: it is not: rollout and update disagree on temperature, dropout, padding or precision.
+    """
+    _check(log_ratio, mask, precision, "ρ ≠ 1 before the first update of an iteration")
+
+
+def check_same_policy(rollout: Rollout, precision: str) -> None:
+    """At the first iteration actor and reference are the same model, so their log-probs are the same.
+
+    Raises:
+        RuntimeError: they are not.
+    """
+    gap = rollout.logprobs - rollout.ref_logprobs
+    _check(gap, rollout.response_mask, precision, "KL to the reference ≠ 0 at the first iteration")
+
+
+def _check(log_ratio: Tensor, mask: Tensor, precision: str, what: str) -> None:
+    distance = log_ratio.detach()[mask].abs()
+    if not distance.numel():
+        return
+    exact = precision.startswith("32")
+    found, limit = (distance.max(), FP32_TOLERANCE) if exact else (distance.mean(), BF16_TOLERANCE)
+    if not found <= limit:
+        raise RuntimeError(
+            f"{what}: {'largest' if exact else 'mean'} |Δ log-prob| is {found:.2e}, rounding explains "
+            f"{limit:g}. "
+            "Rollout and update see different distributions: look for dropout, padding, temperature or "
+            "precision."
+        )
+
+
+@torch.no_grad()
+def rollout_metrics(rollout: Rollout, eos_token_id: int, score_clip: float) -> dict[str, Tensor]:
+    """What an iteration's samples say, over all ranks.
+
+    Args:
+        rollout: with rewards, advantages and returns filled in.
+        eos_token_id: to tell responses that ended.
+        score_clip: scores at ± this count as clipped.
+
+    Returns:
+        metric name → scalar. KL in nats (per token, and `per_sequence`), lengths in tokens. The entropy is
+        the Monte-Carlo estimate −log p of the sampled tokens, in nats per token.
+    """
+    mask, scores = rollout.response_mask, rollout.scores
+    k1, _, k3 = rl.kl_estimates(rollout.logprobs, rollout.ref_logprobs)
+    lengths = mask.sum(1).float()
+    ended = ((rollout.response_ids == eos_token_id) & mask).any(1).float()
+    return {
+        "ppo/score": scores.mean(),
+        "ppo/score_std": scores.std(correction=0),
+        "ppo/score_clipped": (scores.abs() >= score_clip).float().mean(),
+        "ppo/reward": rollout.rewards.sum(1).mean(),
+        "ppo/kl": rl.masked_mean(k1, mask),
+        "ppo/kl_k3": rl.masked_mean(k3, mask),
+        "ppo/kl_per_sequence": (k1 * mask).sum(1).mean(),
+        "ppo/entropy": rl.masked_mean(-rollout.logprobs, mask),
+        "ppo/explained_variance": rl.explained_variance(rollout.values, rollout.returns, mask),
+        "ppo/eos_share": ended.mean(),
+        "ppo/response_length": lengths.mean(),
+        "ppo/length_correlation": _correlation(scores, lengths),
+    }
+
+
+def _correlation(x: Tensor, y: Tensor) -> Tensor:
+    x, y = x - x.mean(), y - y.mean()
+    return (x * y).sum() / (x.norm() * y.norm()).clamp(min=1e-12)

@@ -1,0 +1,77 @@
+"""Sampling with a key-value cache; what is drawn depends on the prompt and the seed, never on batch, order or
+rank."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
+
+
+def uniforms(seed: int, iteration: int, prompt_index: Sequence[int], length: int) -> Tensor:
+    """(B, length) numbers in [0, 1), a function of (seed, iteration, prompt, position) alone."""
+    rows = [np.random.default_rng((seed, iteration, index)).random(length) for index in prompt_index]
+    return torch.from_numpy(np.stack(rows)).float()
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    max_new_tokens: int,
+    eos_token_id: int,
+    pad_token_id: int,
+    temperature: float = 1.0,
+    noise: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Continues every prompt until its eos or the limit.
+
+    Args:
+        model: a Hugging Face causal language model.
+        prompt_ids: (B, P) int64, padded on the left.
+        prompt_mask: (B, P) bool, True = prompt.
+        max_new_tokens: the limit R.
+        eos_token_id: ends a response and is part of it.
+        pad_token_id: fills what comes after.
+        temperature: the logits are divided by it before sampling.
+        noise: (B, R) in [0, 1) to sample with by inverting the distribution function; None = greedy.
+
+    Returns:
+        response_ids (B, R) int64 and response_mask (B, R) bool, True up to and with the eos.
+    """
+    size, device = prompt_ids.shape[0], prompt_ids.device
+    responses = torch.full((size, max_new_tokens), pad_token_id, dtype=torch.int64, device=device)
+    mask = torch.zeros((size, max_new_tokens), dtype=torch.bool, device=device)
+    alive = torch.ones(size, dtype=torch.bool, device=device)
+    cache = DynamicCache(config=model.config)
+    seen = prompt_mask
+    tokens, positions = prompt_ids, (prompt_mask.cumsum(1) - 1).clamp(min=0)
+    for step in range(max_new_tokens):
+        output = model(
+            input_ids=tokens,
+            attention_mask=seen.long(),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits = output.logits[:, -1].float()
+        chosen = logits.argmax(-1) if noise is None else _sample(logits / temperature, noise[:, step])
+        responses[:, step] = torch.where(alive, chosen, pad_token_id)
+        mask[:, step] = alive
+        alive = alive & (chosen != eos_token_id)
+        if not alive.any():
+            break
+        tokens, positions = chosen[:, None], positions[:, -1:] + 1
+        seen = torch.cat([seen, torch.ones_like(alive)[:, None]], dim=1)
+    return responses, mask
+
+
+def _sample(logits: Tensor, noise: Tensor) -> Tensor:
+    """(B, V) logits and (B,) numbers in [0, 1) → (B,) int64 tokens by inverting the distribution function."""
+    cumulative = logits.softmax(-1).cumsum(-1)
+    threshold = noise.to(cumulative)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)

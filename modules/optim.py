@@ -1,0 +1,38 @@
+"""Parameter groups and the learning rate's schedule."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def decay_groups(modules: Iterable[nn.Module]) -> list[dict]:
+    """Two parameter groups: matrices decay as the optimizer says, vectors (norms, biases) never."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim >= 2]},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def warmup_cosine(optimizer: Optimizer, warmup: int, total: int, floor: float) -> LambdaLR:
+    """Linear warm-up over `warmup` steps, then a cosine down to `floor` × the peak at step `total`.
+
+    Args:
+        optimizer: its learning rates are the peaks.
+        warmup: optimizer steps; the first step already has 1/(warmup + 1) of the peak, never 0.
+        total: optimizer steps of the whole run.
+        floor: a share of the peak; 1 keeps the peak.
+    """
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        progress = min(1.0, (step - warmup) / max(1, total - warmup))
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,389 @@
+"""Stage four: PPO from a reward model, with actor, critic, reference and reward model in one
+LightningModule."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric
+
+from modules import rl
+from modules.actor_critic import ActorCritic, logprobs, scores, values
+from modules.backbone import LanguageModel, ScalarModel, load_causal_lm, load_scalar_model
+from modules.checkpoint import export_ppo, read_provenance
+from modules.doctor import check_first_ratio, check_same_policy, rollout_metrics
+from modules.generation import generate, uniforms
+from modules.optim import decay_groups, warmup_cosine
+from modules.rollout import Rollout, join
+from modules.stage import Batch, Stage
+
+EVALUATION = 2**31  # the "iteration" whose random numbers validation and predict use
+
+
+class PPOModule(Stage):
+    """Proximal policy optimisation of a language model against a reward model.
+
+    One batch is one iteration: sample a response to each of its prompts, score, estimate advantages, then
+    `epochs` passes of `minibatches` optimizer steps each.
+
+    Args:
+        actor: a Hugging Face directory, usually SFT's `export/` (or PPO's, to go on or to predict).
+        reward: the reward model's directory; the critic starts from it too.
+        reference: what the KL is measured to; the actor's start when missing.
+        optimizer: makes the one optimizer from the groups of actor and critic.
+        actor_lr: peak learning rate of the actor.
+        critic_lr: peak learning rate of the critic.
+        warmup_steps: optimizer steps of linear warm-up.
+        min_lr_ratio: where the cosine ends, as a share of the peak; 1 = constant.
+        max_new_tokens: limit of a response, in tokens.
+        temperature: of sampling, and of every log-prob.
+        epochs: passes over an iteration's samples.
+        minibatches: optimizer steps in a pass.
+        micro_batch_size: sequences of one training forward.
+        rollout_batch_size: sequences sampled together.
+        clip_eps: ε of the policy's clip.
+        value_clip_eps: ε_v of the value's clip.
+        value_coef: weight of the value loss.
+        gamma: discount.
+        gae_lambda: λ of generalised advantage estimation.
+        kl_coef: weight of the KL penalty in the rewards.
+        kl_target: nats per sequence that the coefficient is adapted to; None = fixed coefficient.
+        kl_horizon: sequences over which the adapted coefficient may move by a fifth.
+        score_clip: scores are clipped to ± this.
+        missing_eos_penalty: off the score of a response that did not end within the limit.
+        max_approx_kl: ends an iteration's passes early when the mean approximate KL old → new is above it;
+            None = never.
+        max_grad_norm: one norm over actor and critic, clipped to this.
+        seed: of the sampling.
+    """
+
+    stage: ClassVar[str] = "ppo"
+    parents: ClassVar[tuple[str, ...]] = ("sft", "ppo")
+
+    def __init__(
+        self,
+        actor: str,
+        reward: str,
+        reference: str | None = None,
+        optimizer: Callable[[Iterable], Optimizer] = lambda p: torch.optim.AdamW(
+            p, lr=1e-6, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0, fused=True
+        ),
+        actor_lr: float = 2e-6,
+        critic_lr: float = 5e-6,
+        warmup_steps: int = 0,
+        min_lr_ratio: float = 1.0,
+        max_new_tokens: int = 64,
+        temperature: float = 1.0,
+        epochs: int = 4,
+        minibatches: int = 4,
+        micro_batch_size: int = 16,
+        rollout_batch_size: int = 64,
+        clip_eps: float = 0.2,
+        value_clip_eps: float = 0.2,
+        value_coef: float = 0.1,
+        gamma: float = 1.0,
+        gae_lambda: float = 0.95,
+        kl_coef: float = 0.05,
+        kl_target: float | None = None,
+        kl_horizon: int = 10_000,
+        score_clip: float = 10.0,
+        missing_eos_penalty: float = 1.0,
+        max_approx_kl: float | None = None,
+        max_grad_norm: float = 1.0,
+        seed: int = 0,
+    ):
+        super().__init__(optimizer, warmup_steps, min_lr_ratio)
+        self.automatic_optimization = False
+        self.actor, self.reward, self.reference = actor, reward, reference or actor
+        self.actor_lr, self.critic_lr = actor_lr, critic_lr
+        self.max_new_tokens, self.temperature = max_new_tokens, temperature
+        self.epochs, self.minibatches = epochs, minibatches
+        self.micro_batch_size, self.rollout_batch_size = micro_batch_size, rollout_batch_size
+        self.clip_eps, self.value_clip_eps, self.value_coef = clip_eps, value_clip_eps, value_coef
+        self.gamma, self.gae_lambda = gamma, gae_lambda
+        self.kl_target, self.kl_horizon = kl_target, kl_horizon
+        self.score_clip, self.missing_eos_penalty = score_clip, missing_eos_penalty
+        self.max_approx_kl, self.max_grad_norm, self.seed = max_approx_kl, max_grad_norm, seed
+        self.register_buffer("kl_coef", torch.tensor(float(kl_coef), dtype=torch.float64))
+        self.network: ActorCritic | None = None
+
+    kl_coef: Tensor
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        for name in (
+            "epochs",
+            "minibatches",
+            "micro_batch_size",
+            "rollout_batch_size",
+            "max_new_tokens",
+            "temperature",
+        ):
+            if getattr(self, name) <= 0:
+                found.append(f"model.{name} is {getattr(self, name)}: give a number above 0")
+        return found
+
+    def setup(self, stage: str) -> None:
+        prompts, ranks = self.trainer.datamodule.global_batch_size, self.trainer.world_size  # type: ignore[attr-defined]
+        if stage == "fit" and prompts % (self.minibatches * ranks):
+            raise ValueError(
+                f"data.global_batch_size {prompts} is not a multiple of model.minibatches {self.minibatches} "
+                "× "
+                f"{ranks} ranks = {self.minibatches * ranks}: every rank needs a share of every minibatch"
+            )
+
+    def inputs(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
+        return [
+            ("actor", self.actor, self.parents),
+            ("reference", self.reference, self.parents),
+            ("reward", self.reward, ("reward",)),
+        ]
+
+    def trained(self) -> list[nn.Module]:
+        assert self.network is not None
+        return [self.network.actor, self.network.critic]
+
+    def configure_model(self) -> None:
+        if self.network is not None:
+            return
+        offset = read_provenance(self.reward).get("offset", 0.0)
+        self.network = ActorCritic(
+            actor=LanguageModel(load_causal_lm(self.actor), fp32_head=True),
+            critic=ScalarModel(load_scalar_model(self.reward), offset),
+            reference=LanguageModel(load_causal_lm(self.reference), fp32_head=True),
+            reward=ScalarModel(load_scalar_model(self.reward), offset),
+        )
+
+    @property
+    def updates_per_batch(self) -> int:
+        """Optimizer steps of one iteration."""
+        return self.epochs * self.minibatches
+
+    def total_steps(self) -> int:
+        steps = super().total_steps()
+        return steps if self.trainer.max_steps > 0 else steps * self.updates_per_batch
+
+    def configure_optimizers(self) -> Any:
+        assert self.network is not None
+        groups = [{**group, "lr": self.actor_lr} for group in decay_groups([self.network.actor])]
+        groups += [{**group, "lr": self.critic_lr} for group in decay_groups([self.network.critic])]
+        optimizer = self.optimizer(groups)
+        return [optimizer], [
+            warmup_cosine(optimizer, self.warmup_steps, self.total_steps(), self.min_lr_ratio)
+        ]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        # 1 sample, 2 score, 3 estimate advantages over the samples of all ranks, 4 update
+        rollout = self.estimate(self.gather(batch, self.sample(batch, int(batch["step"]))))
+        self.tokens_seen += (
+            rollout.prompt_mask.sum() + rollout.response_mask.sum()
+        ) // self.trainer.world_size
+        self.log_dict(rollout_metrics(rollout, self.tokenizer.eos_token_id, self.score_clip))
+        if self.global_step == 0 and self.reference == self.actor:
+            check_same_policy(rollout, self.trainer.precision)
+        self.update_metrics = _update_metrics(self.device)
+        generator = torch.Generator().manual_seed(hash((self.seed, int(batch["step"]))) % 2**63)
+        for epoch in range(self.epochs):
+            order = torch.randperm(len(rollout.scores), generator=generator).to(self.device)
+            for index, rows in enumerate(order.chunk(self.minibatches)):
+                self.update(rollout.select(rows), first=epoch == index == 0)
+            if self.max_approx_kl and self.update_metrics["ppo/approx_kl"].compute() > self.max_approx_kl:
+                break
+        self.log_dict({name: metric.compute() for name, metric in self.update_metrics.items()})
+        self.adapt_kl(rollout)
+
+    @torch.no_grad()
+    def sample(self, batch: Batch, iteration: int) -> Rollout:
+        """Samples and scores this rank's prompts; rewards, advantages and returns are still empty."""
+        chunks = zip(
+            *(
+                batch[key].split(self.rollout_batch_size)
+                for key in ("prompt_ids", "prompt_mask", "prompt_index")
+            ),
+            strict=True,
+        )
+        parts = [self._sample(ids, mask, index, iteration) for ids, mask, index in chunks]
+        return Rollout(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+
+    def _sample(
+        self, prompt_ids: Tensor, prompt_mask: Tensor, prompt_index: Tensor, iteration: int
+    ) -> Rollout:
+        assert self.network is not None
+        tokenizer, width, network = self.tokenizer, self.max_new_tokens, self.network
+        noise = uniforms(self.seed, iteration, prompt_index.tolist(), width).to(self.device)
+        response_ids, mask = generate(
+            network.actor.model,
+            prompt_ids,
+            prompt_mask,
+            width,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+            self.temperature,
+            noise,
+        )
+        rows = join(prompt_ids, prompt_mask, response_ids, mask)
+        raw = scores(network.reward, rows).clamp(-self.score_clip, self.score_clip)
+        ended = ((response_ids == tokenizer.eos_token_id) & mask).any(1)
+        empty = torch.zeros_like(response_ids, dtype=torch.float32)
+        return Rollout(
+            prompt_ids=prompt_ids,
+            prompt_mask=prompt_mask,
+            response_ids=response_ids,
+            response_mask=mask,
+            logprobs=logprobs(network.actor, rows, width, self.temperature),
+            ref_logprobs=logprobs(network.reference, rows, width, self.temperature),
+            values=values(network.critic, rows, width) * mask,
+            scores=raw - self.missing_eos_penalty * ~ended,
+            rewards=empty,
+            advantages=empty,
+            returns=empty,
+        )
+
+    def gather(self, batch: Batch, rollout: Rollout) -> Rollout:
+        """Every rank's samples, in the order of the prompts whatever the number of ranks."""
+        if self.trainer.world_size == 1:
+            index, fields = batch["prompt_index"], rollout
+        else:
+            index = self._gathered(batch["prompt_index"])
+            fields = Rollout(*(self._gathered(field) for field in rollout))
+        return fields.select(index.argsort())
+
+    def _gathered(self, tensor: Tensor) -> Tensor:
+        gathered = self.all_gather(tensor)
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten(0, 1)
+
+    def estimate(self, rollout: Rollout) -> Rollout:
+        """Fills in rewards, advantages (whitened over the iteration) and returns."""
+        mask = rollout.response_mask
+        kl, _, _ = rl.kl_estimates(rollout.logprobs, rollout.ref_logprobs)
+        rewards = rl.token_rewards(rollout.scores, kl, mask, float(self.kl_coef))
+        advantages, returns = rl.gae(rewards, rollout.values, mask, self.gamma, self.gae_lambda)
+        return rollout._replace(rewards=rewards, advantages=rl.whiten(advantages, mask), returns=returns)
+
+    def update(self, minibatch: Rollout, first: bool) -> None:
+        """One optimizer step on a minibatch that every rank holds whole and takes its share of."""
+        assert self.network is not None
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        normalizer = minibatch.response_mask.sum()
+        share = torch.arange(
+            self.global_rank, len(minibatch.scores), self.trainer.world_size, device=self.device
+        )
+        for rows in share.split(self.micro_batch_size):
+            part = minibatch.select(rows)
+            new_logprobs, new_values = self.network(part, self.temperature)
+            mask = part.response_mask
+            if first:
+                check_first_ratio(new_logprobs - part.logprobs, mask, self.trainer.precision)
+            policy, clipped = rl.policy_loss(
+                new_logprobs, part.logprobs, part.advantages, mask, self.clip_eps
+            )
+            value = rl.value_loss(new_values, part.values, part.returns, mask, self.value_clip_eps)
+            self.manual_backward((policy + self.value_coef * value) / normalizer * self.trainer.world_size)
+            self.track(new_logprobs - part.logprobs, policy, value, clipped, mask)
+        for name in ("actor", "critic"):
+            gradients = [p.grad for p in getattr(self.network, name).parameters() if p.grad is not None]
+            self.update_metrics[f"ppo/grad_norm_{name}"].update(torch.nn.utils.get_total_norm(gradients))
+        self.clip_norm(optimizer, self.max_grad_norm)  # type: ignore[arg-type]
+        optimizer.step()  # type: ignore[union-attr]
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        scheduler.step()  # type: ignore[union-attr, call-arg]
+
+    @torch.no_grad()
+    def track(self, log_ratio: Tensor, policy: Tensor, value: Tensor, clipped: Tensor, mask: Tensor) -> None:
+        """Adds one forward's sums to the metrics of this iteration's updates."""
+        tokens, ratio = mask.sum(), log_ratio[mask].exp()
+        for name, total in {
+            "ppo/policy_loss": policy,
+            "ppo/value_loss": value,
+            "ppo/clip_fraction": clipped.sum(),
+            "ppo/approx_kl": (ratio - 1 - log_ratio[mask]).sum(),
+            "ppo/ratio_mean": ratio.sum(),
+        }.items():
+            self.update_metrics[name].update(total / tokens, tokens)
+        self.update_metrics["ppo/ratio_min"].update(ratio)
+        self.update_metrics["ppo/ratio_max"].update(ratio)
+
+    def adapt_kl(self, rollout: Rollout) -> None:
+        """Logs the coefficient of this iteration and adapts the next one's."""
+        self.log("ppo/kl_coef", self.kl_coef.float())
+        if self.kl_target is not None:
+            kl = float(((rollout.logprobs - rollout.ref_logprobs) * rollout.response_mask).sum(1).mean())
+            self.kl_coef.fill_(
+                rl.adapted_kl_coef(
+                    float(self.kl_coef), kl, self.kl_target, len(rollout.scores), self.kl_horizon
+                )
+            )
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_score, self.val_kl = MeanMetric().to(self.device), MeanMetric().to(self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        rollout = self.sample(batch, EVALUATION).select(batch["rows"] >= 0)
+        if len(rollout.scores):
+            self.val_score.update(rollout.scores)
+            self.val_kl.update(((rollout.logprobs - rollout.ref_logprobs) * rollout.response_mask).sum(1))
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/score", self.val_score.compute(), prog_bar=True)
+        self.log("val/kl_per_sequence", self.val_kl.compute())
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """The sampled response to each prompt, its score, its KL in nats, and whether it ended by itself."""
+        rollout, tokenizer = self.sample(batch, EVALUATION), self.tokenizer
+        kl = ((rollout.logprobs - rollout.ref_logprobs) * rollout.response_mask).sum(1)
+        ids = [row[kept] for row, kept in zip(rollout.response_ids, rollout.response_mask, strict=True)]
+        return [
+            {
+                "row": row,
+                "response": tokenizer.decode(ids[i], skip_special_tokens=True),
+                "score": float(rollout.scores[i]),
+                "kl": float(kl[i]),
+                "tokens": len(ids[i]),
+                "ended": bool((ids[i] == tokenizer.eos_token_id).any()),
+            }
+            for i, row in enumerate(batch["rows"].tolist())
+            if row >= 0
+        ]
+
+    def export(self, directory: str, provenance: dict[str, Any]) -> None:
+        """Writes the actor's Hugging Face directory, with the critic's inside it."""
+        assert self.network is not None
+        actor, critic = self.network.actor.model, self.network.critic
+        facts = {"reward": self.reward, **provenance}
+        export_ppo(
+            actor,
+            critic.model,
+            critic.head,
+            float(critic.offset),
+            self.tokenizer,
+            directory,
+            self.actor,
+            facts,
+        )
+
+
+def _update_metrics(device: torch.device) -> dict[str, Metric]:
+    means = (
+        "policy_loss",
+        "value_loss",
+        "clip_fraction",
+        "approx_kl",
+        "ratio_mean",
+        "grad_norm_actor",
+        "grad_norm_critic",
+    )
+    metrics: dict[str, Metric] = {f"ppo/{name}": MeanMetric() for name in means}
+    metrics |= {"ppo/ratio_min": MinMetric(), "ppo/ratio_max": MaxMetric()}
+    return {name: metric.to(device) for name, metric in metrics.items()}

@@ -1,0 +1,152 @@
+"""Stage three: a reward model from ranked replies."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric, PearsonCorrCoef
+from torchmetrics.classification import BinaryCalibrationError
+
+from modules.backbone import ScalarModel, load_scalar_model
+from modules.checkpoint import export_reward, read_provenance
+from modules.losses import ranking_loss, untied_pairs
+from modules.metrics import GroupedMean
+from modules.stage import Batch, Stage
+
+RATING_GAPS = (0.0, 1.0, 2.0)  # lower edges of the bins in which accuracy is told
+
+
+class RewardModule(Stage):
+    """Trains a scalar head on the SFT model so that better replies score higher (InstructGPT's K-wise loss).
+
+    Args:
+        pretrained: a Hugging Face directory, usually SFT's `export/`.
+        centring: coefficient c of + c · mean(score²), 0 = off.
+        offset_replies: how many training replies, at most, the mean score is taken over that PPO subtracts.
+        optimizer: makes the optimizer from parameter groups; weight decay reaches matrices only.
+        warmup_steps: optimizer steps of linear warm-up.
+        min_lr_ratio: where the cosine ends, as a share of the peak.
+    """
+
+    stage: ClassVar[str] = "reward"
+    parents: ClassVar[tuple[str, ...]] = ("sft", "pretrain", "reward")
+
+    def __init__(
+        self,
+        pretrained: str,
+        centring: float = 0.0,
+        offset_replies: int = 2048,
+        optimizer: Callable[[Iterable], Optimizer] = lambda p: torch.optim.AdamW(
+            p, lr=1e-5, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        ),
+        warmup_steps: int = 20,
+        min_lr_ratio: float = 0.1,
+    ):
+        super().__init__(optimizer, warmup_steps, min_lr_ratio)
+        self.pretrained = pretrained
+        self.centring = centring
+        self.offset_replies = offset_replies
+        self.network: ScalarModel | None = None
+        self.mean_score = MeanMetric()
+
+    def inputs(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
+        return [("pretrained", self.pretrained, self.parents)]
+
+    def trained(self) -> list[nn.Module]:
+        assert self.network is not None
+        return [self.network]
+
+    def configure_model(self) -> None:
+        if self.network is not None:
+            return
+        self.network = ScalarModel(load_scalar_model(self.pretrained)).train()
+        head = self.network.head
+        if read_provenance(self.pretrained).get("stage") != self.stage:
+            nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The score of every reply, (K_total,) fp32, read at its last token."""
+        assert self.network is not None
+        scores = self.network(batch["input_ids"], batch["position_ids"], batch["document_ids"])
+        row, column = batch["reply_ends"].unbind(1)
+        return scores[row, column]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        scores = self(batch)
+        loss_sum = ranking_loss(scores, batch["prompt_index"], batch["ratings"])
+        if self.centring:
+            replies = torch.bincount(batch["prompt_index"])[batch["prompt_index"]]
+            loss_sum = loss_sum + self.centring * (scores.square() / replies).sum()
+        return self.normalized(loss_sum, batch)
+
+    def on_validation_epoch_start(self) -> None:
+        self.pair_metrics = GroupedMean(len(RATING_GAPS)).to(self.device)
+        self.margin = MeanMetric().to(self.device)
+        self.ranking = MeanMetric().to(self.device)
+        self.calibration = BinaryCalibrationError(n_bins=10).to(self.device)
+        self.length_correlation = PearsonCorrCoef().to(self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        real = batch["rows"] >= 0
+        if not real.any():
+            return
+        kept = real[batch["prompt_index"]]
+        prompt, ratings, scores = batch["prompt_index"][kept], batch["ratings"][kept], self(batch)[kept]
+        winners, losers = untied_pairs(prompt, ratings)
+        difference, gap = scores[winners] - scores[losers], ratings[winners] - ratings[losers]
+        right = (difference > 0).float() + 0.5 * (difference == 0).float()
+        edges = torch.tensor(RATING_GAPS[1:], device=gap.device)
+        self.pair_metrics.update(right, torch.ones_like(right), torch.bucketize(gap, edges, right=True))
+        self.margin.update(difference)
+        prompts = prompt[winners].unique().numel()
+        self.ranking.update(ranking_loss(scores, prompt, ratings) / max(1, prompts), prompts)
+        chance = torch.sigmoid(difference)  # each pair both ways round: once won, once lost
+        outcome = torch.cat([torch.ones_like(chance), torch.zeros_like(chance)]).long()
+        self.calibration.update(torch.cat([chance, 1 - chance]), outcome)
+        lengths = batch["position_ids"][batch["reply_ends"][kept].unbind(1)] + 1
+        self.length_correlation.update(scores, lengths.float())
+
+    def on_validation_epoch_end(self) -> None:
+        right, pairs = self.pair_metrics.compute()
+        self.log("val/loss", self.ranking.compute(), prog_bar=True)
+        self.log("reward/accuracy", (right.sum() / pairs.sum()).float(), prog_bar=True)
+        for edge, r, n in zip(RATING_GAPS, right, pairs, strict=True):
+            self.log(f"reward/accuracy/gap_from_{edge:g}", (r / n).float())
+        self.log("reward/margin", self.margin.compute())
+        self.log("reward/calibration_error", self.calibration.compute())
+        self.log("reward/length_correlation", self.length_correlation.compute())
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end()
+
+    @torch.no_grad()
+    def on_train_end(self) -> None:
+        """Takes the mean score over training replies, which PPO subtracts."""
+        self.mean_score.reset()
+        self.eval()
+        for batch in self.trainer.datamodule.training_sample(self.offset_replies):  # type: ignore[attr-defined]
+            self.mean_score.update(self(self.trainer.strategy.batch_to_device(batch)))
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """The scores of each prompt's replies, in the replies' order."""
+        scores, prompt = self(batch), batch["prompt_index"]
+        return [
+            {"row": row, "scores": scores[prompt == index].tolist()}
+            for index, row in enumerate(batch["rows"].tolist())
+            if row >= 0
+        ]
+
+    def export(self, directory: str, provenance: dict[str, Any]) -> None:
+        """Writes the Hugging Face directory that hands this stage's result on."""
+        assert self.network is not None
+        offset = float(self.mean_score.compute())
+        export_reward(self.network.model, self.tokenizer, directory, self.pretrained, offset, provenance)

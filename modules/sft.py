@@ -1,0 +1,64 @@
+"""Stage two: supervised fine-tuning, the loss on the reply alone."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch.optim import Optimizer
+
+from modules.causal_lm import CausalLM
+from modules.generation import generate
+from modules.stage import Batch
+
+
+class SFTModule(CausalLM):
+    """Fine-tunes a language model on replies; the network and the loss are pretraining's, the labels are the
+    reply's.
+
+    Args:
+        pretrained: a Hugging Face directory (or cached hub name), usually pretraining's `export/`.
+        optimizer: makes the optimizer from parameter groups; weight decay reaches matrices only.
+        warmup_steps: optimizer steps of linear warm-up.
+        min_lr_ratio: where the cosine ends, as a share of the peak.
+        max_new_tokens: limit of the greedy replies that `predict` writes, in tokens.
+    """
+
+    stage: ClassVar[str] = "sft"
+    parents: ClassVar[tuple[str, ...]] = ("pretrain", "sft")
+
+    def __init__(
+        self,
+        pretrained: str,
+        optimizer: Callable[[Iterable], Optimizer] = lambda p: torch.optim.AdamW(
+            p, lr=2e-5, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        ),
+        warmup_steps: int = 20,
+        min_lr_ratio: float = 0.1,
+        max_new_tokens: int = 128,
+    ):
+        super().__init__(
+            pretrained=pretrained, optimizer=optimizer, warmup_steps=warmup_steps, min_lr_ratio=min_lr_ratio
+        )
+        self.max_new_tokens = max_new_tokens
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """The greedy reply to each prompt, and whether it ended by itself."""
+        assert self.network is not None
+        tokenizer = self.tokenizer
+        replies, mask = generate(
+            self.network.model,
+            batch["prompt_ids"],
+            batch["prompt_mask"],
+            self.max_new_tokens,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+        )
+        rows = []
+        for row, ids, kept in zip(batch["rows"].tolist(), replies, mask, strict=True):
+            if row >= 0:
+                reply = ids[kept]
+                ended = bool((reply == tokenizer.eos_token_id).any())
+                rows.append(
+                    {"row": row, "reply": tokenizer.decode(reply, skip_special_tokens=True), "ended": ended}
+                )
+        return rows

@@ -1,0 +1,142 @@
+"""What the four stages share: where weights come from, how a loss is normalised, the optimizer, who may be
+the parent."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import SumMetric
+
+from modules.checkpoint import parent_problem
+from modules.optim import decay_groups, warmup_cosine
+
+Batch = dict[str, Any]
+
+
+class Stage(L.LightningModule):
+    """A stage of the curriculum.
+
+    A subclass names itself (`stage`) and the stages it may start from (`parents`), builds its network in
+    `configure_model` and reads its batch in `training_step`.
+
+    Args:
+        optimizer: makes the optimizer from parameter groups.
+        warmup_steps: optimizer steps of linear warm-up.
+        min_lr_ratio: where the cosine ends, as a share of the peak; 1 keeps the learning rate constant.
+    """
+
+    stage: ClassVar[str]
+    parents: ClassVar[tuple[str, ...]]
+    tokens_seen: Tensor
+    """() int64, tokens this rank has trained on, padding not counted"""
+
+    def __init__(self, optimizer: Callable[[Iterable], Optimizer], warmup_steps: int, min_lr_ratio: float):
+        super().__init__()
+        self.optimizer = optimizer
+        self.warmup_steps = warmup_steps
+        self.min_lr_ratio = min_lr_ratio
+        self.step_loss = SumMetric()
+        self.register_buffer("tokens_seen", torch.zeros((), dtype=torch.int64))
+
+    def problems(self) -> list[str]:
+        """What makes this run impossible, a line each; asked before anything is built."""
+        lines = [parent_problem(name, path, parents) for name, path, parents in self.inputs() if path]
+        found = [line for line in lines if line]
+        if self.warmup_steps < 0:
+            found.append(f"model.warmup_steps is {self.warmup_steps}: give 0 or more")
+        if not 0 <= self.min_lr_ratio <= 1:
+            found.append(
+                f"model.min_lr_ratio is {self.min_lr_ratio}: give a share of the peak between 0 and 1"
+            )
+        return found
+
+    def inputs(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
+        """The checkpoints this stage starts from: argument, path, the stages it may come from."""
+        raise NotImplementedError
+
+    def trained(self) -> list[nn.Module]:
+        """The modules the optimizer trains."""
+        raise NotImplementedError
+
+    @property
+    def tokenizer(self):
+        """The data module's tokenizer."""
+        return self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+
+    def normalized(self, loss_sum: Tensor, batch: Batch) -> Tensor:
+        """The loss to return from `training_step`: Σ / normalizer over the whole optimizer step.
+
+        Engines average gradients over ranks and over accumulated micro-batches; multiplying by both undoes
+        it, so that the gradient is that of one sum over the step, however it was split.
+        """
+        loss = loss_sum / batch["normalizer"].to(loss_sum.dtype)
+        self.step_loss.update(loss.detach())
+        self.tokens_seen += (batch["document_ids"] >= 0).sum()
+        return loss * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self.automatic_optimization and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+            self.log("train/loss", self.step_loss.compute(), prog_bar=True)
+            self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.step_loss.reset()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        by_value = gradient_clip_algorithm == "value"
+        self.log("train/grad_norm", self.clip_norm(optimizer, None if by_value else gradient_clip_val))
+        if by_value:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def clip_norm(self, optimizer: Optimizer, max_norm: float | None) -> Tensor:
+        """The norm of all gradients of `optimizer`, clipped to `max_norm` where it is given.
+
+        Lightning refuses to clip for a fused optimizer under mixed precision, which is right only where a
+        gradient scaler is at work (fp16).
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if max_norm and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            self.clip_gradients(optimizer, max_norm, "norm")
+        elif max_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        return norm
+
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run, from the configuration alone.
+
+        Lightning's own estimate would set the data up early, and its position would not be restored on
+        resume.
+        """
+        if self.trainer.max_steps > 0:
+            return self.trainer.max_steps
+        steps = self.trainer.datamodule.steps_per_epoch  # type: ignore[attr-defined]
+        limit = self.trainer.limit_train_batches
+        if isinstance(limit, int):
+            steps = min(steps, limit // self.trainer.accumulate_grad_batches)
+        elif limit is not None:
+            steps = int(steps * limit)
+        return max(1, steps) * max(1, self.trainer.max_epochs or 1)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(decay_groups(self.trained()))
+        schedule = warmup_cosine(optimizer, self.warmup_steps, self.total_steps(), self.min_lr_ratio)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["stage"] = self.stage
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        stage = checkpoint.get("stage", "unknown")
+        if stage != self.stage:
+            raise ValueError(
+                f"ckpt_path is a checkpoint of stage `{stage}`, this run is stage `{self.stage}`: "
+                f"resume with a `{self.stage}` checkpoint, or start from the other stage's `export/` "
+                "directory"
+            )

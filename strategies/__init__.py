@@ -1,0 +1,5 @@
+"""Devices and memory: strategies as functions that YAML names, `--trainer.strategy strategies.ddp`."""
+
+from strategies.factory import ddp
+
+__all__ = ["ddp"]

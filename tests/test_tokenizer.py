@@ -1,0 +1,121 @@
+"""The tokenizer command: every text comes back exactly, numbers are read digit by digit, pad is never eos."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from experiments.tokenizer import main, train
+
+ENGLISH = (
+    "The film is a quiet story about a teacher and her film about the quiet teachers. It's what they'd film. "
+)
+CHINESE = "这家酒店的服务很好，房间也很干净。这本书的内容很好，孩子很喜欢。"
+TEXTS = [
+    "Hello, world! It's a film – they'd don't",
+    "你好，世界！这家酒店 very good 很好。",
+    "🎬👩‍👩‍👧 émigré naïve Łódź עברית हिन्दी",
+    "def f(x):\n\treturn  x ** 2\r\n\n\n    # two  spaces  \n",
+    "  leading, trailing and\u3000wide\u2028odd\x00 spaces \t ",
+    "40 + 30 = 70. 7 + 8 = 15. 1,234.56",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("text")
+    rows = [{"text": CHINESE + str(n)} for n in range(100)]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "chinese.jsonl").write_text(lines, encoding="utf-8")
+    (folder / "english.txt").write_text("\n\n".join(ENGLISH + str(n) for n in range(100)), encoding="utf-8")
+    return [str(folder / "english.txt"), str(folder / "chinese.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
+    folder = str(tmp_path_factory.mktemp("tokenizer"))
+    train(files, 400, folder)
+    loaded: Any = AutoTokenizer.from_pretrained(folder)
+    return loaded
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_decoding_gives_back_exactly_what_was_encoded(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_pad_bos_and_eos_are_three_tokens_and_encoding_adds_none(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
+    assert min(tokenizer.encode("a film")) > 2
+    assert tokenizer.encode("</s>") == [2]
+    assert len(tokenizer) <= 400
+
+
+def test_numbers_are_read_digit_by_digit(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert [tokenizer.decode([token]) for token in tokenizer.encode("100 11")] == [
+        "1",
+        "0",
+        "0",
+        " ",
+        "1",
+        "1",
+    ]
+
+
+def test_frequent_words_of_both_languages_become_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert len(tokenizer.encode(" film")) == 1
+    assert len(tokenizer.encode("很")) == 1
+
+
+def test_training_again_gives_the_same_tokenizer(files: list[str], tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        train(files, 400, str(tmp_path / folder))
+    assert (tmp_path / "a/tokenizer.json").read_bytes() == (tmp_path / "b/tokenizer.json").read_bytes()
+
+
+def test_a_large_file_does_not_crowd_out_a_small_one(tmp_path: Path) -> None:
+    large, small = tmp_path / "large.txt", tmp_path / "small.txt"
+    words = [f"{a}{b}{c}{d}" for a in "bcdf" for b in "aeio" for c in "ghjk" for d in "aeio"]
+    large.write_text("\n\n".join(" ".join(words) for _ in range(40)), encoding="utf-8")
+    small.write_text("zyx " * 100, encoding="utf-8")
+    kept = train([str(large), str(small)], 270, str(tmp_path / "fair"), max_bytes=2_000)
+    crowded = train([str(large), str(small)], 270, str(tmp_path / "unfair"), max_bytes=2_000_000)
+    assert len(kept.encode("zyx")) < len(crowded.encode("zyx")) == 3
+
+
+def test_chat_template_renders_the_prompt_and_masks_the_reply(tokenizer: PreTrainedTokenizerFast) -> None:
+    user = [{"role": "user", "content": "What is 1 + 1?"}]
+    chat = [{"role": "system", "content": "Be brief."}, *user, {"role": "assistant", "content": "2"}]
+    prompt = "### Instruction:\nWhat is 1 + 1?\n\n### Response:\n"
+    assert tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True) == prompt
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == f"Be brief.\n\n{prompt}2</s>"
+    encoded: Any = tokenizer.apply_chat_template(chat, return_dict=True, return_assistant_tokens_mask=True)
+    trained = zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)
+    assert [token for token, kept in trained if kept] == [*tokenizer.encode("2"), 2]
+
+
+def test_the_command_saves_what_transformers_loads(files: list[str], tmp_path: Path) -> None:
+    assert main(["--vocab-size", "300", "--output", str(tmp_path / "saved"), *files]) == 0
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "saved")) == 300
+
+
+def test_wrong_inputs_each_give_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    wrong = {
+        "missing.txt": "missing.txt is not a file",
+        "empty.txt": "needs at least one non-empty text",
+        "rows.jsonl": "row 2: no text under 'text'; say with --field",
+        "latin.txt": "is not UTF-8 text",
+    }
+    for name, message in wrong.items():
+        with pytest.raises(ValueError, match=message) as refused:
+            train([str(tmp_path / name)], 300, str(tmp_path / "out"))
+        assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match="at least 259"):
+        train([str(tmp_path / "rows.jsonl")], 258, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
