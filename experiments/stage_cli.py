@@ -12,10 +12,12 @@ import lightning as L
 import transformers
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.strategies import Strategy
 
+import strategies
 from datamodules.base import PlannedData
 from experiments.callbacks import default_callbacks
-from experiments.loggers import default_loggers
+from experiments.loggers import default_loggers, finish_wandb
 from modules.stage import Stage
 
 
@@ -58,6 +60,11 @@ class TriviumCLI(LightningCLI):
         if config["logger"] is None:
             fits = self.subcommand == "fit" and not config["fast_dev_run"]
             config["logger"] = default_loggers(run) if fits else False
+        if config["max_steps"] > 0:
+            config["max_epochs"] = -1  # steps alone decide, so that a finished run can be taken further
+        strategy = config["strategy"]
+        if isinstance(strategy, str) and strategy.startswith("strategies."):
+            config["strategy"] = _named(strategy)
         return super()._instantiate_trainer({**config, "default_root_dir": run}, callbacks)
 
     def refuse(self) -> None:
@@ -99,6 +106,20 @@ class TriviumCLI(LightningCLI):
         self.refuse()
 
 
+def _named(name: str) -> Strategy:
+    """The strategy that `strategies.NAME` makes with its defaults; options go into YAML as `class_path` and
+    `init_args`.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    make = getattr(strategies, name.removeprefix("strategies."), None)
+    if make is None:
+        known = ", ".join(f"strategies.{each}" for each in strategies.__all__)
+        raise ValueError(f"trainer.strategy: there is no {name}; there is {known}")
+    return make()
+
+
 class _ReadOnly(TriviumCLI):
     """Builds what a command line describes and runs nothing."""
 
@@ -134,6 +155,7 @@ def parse_data(argv: list[str]) -> PlannedData:
 def main(argv: list[str]) -> int:
     """Runs `trivium fit|validate|test|predict …`."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("WANDB_SILENT", "true")
     transformers.logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
@@ -145,7 +167,10 @@ def main(argv: list[str]) -> int:
         ".*LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", noise)
-    build(argv)
+    try:
+        build(argv)
+    finally:
+        finish_wandb()
     return 0
 
 

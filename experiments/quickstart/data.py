@@ -33,7 +33,7 @@ SUMS = 9_000
 TRAIN_ROWS = {
     ("review", "en"): 4_000,
     ("review_opening", "en"): 1_500,
-    ("review_opening", "zh"): 1_500,
+    ("review_opening", "zh"): 2_000,
     ("sentiment", "en"): 1_000,
     ("sentiment", "zh"): 800,
     ("docs", "en"): 1_200,

@@ -12,7 +12,7 @@ from experiments.quickstart.sources import ChineseReview, Module, Review, prose
 
 REVIEW_PROMPT = "Write a movie review in one sentence."
 WORDS = 40  # longest English reply
-CHARACTERS = 48  # longest Chinese reply
+CHARACTERS = 30  # longest Chinese reply
 SENTENCE_END = re.compile(r"""(?<=[\w)"'*][\w)"'*][.!?])\s+(?=[A-Z])""")
 
 

@@ -11,7 +11,6 @@ import math
 import os
 import re
 import shlex
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,22 +27,22 @@ from experiments.quickstart.instructions import REVIEW_PROMPT
 
 Curve = list[tuple[int, float]]
 Row = tuple[str, float, float]
-Numbers = Mapping[str, float | None]
+Rows = Mapping[str, Sequence[float | None]]
 
 INK, MUTED, RULE, PAPER = "#000001", "#000002", "#000003", "#000004"  # stand for CSS variables, as SERIES do
 SERIES = [f"#0000a{n}" for n in range(1, 7)]
 VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper"}
 VARIABLES |= {colour: f"series-{n}" for n, colour in enumerate(SERIES, 1)}
 STYLE: dict[str, Any] = {
-    **{"svg.fonttype": "none", "svg.hashsalt": "trivium", "text.parse_math": False, "font.size": 11.5},
+    **{"svg.fonttype": "none", "svg.hashsalt": "trivium", "text.parse_math": False, "font.size": 12.5},
     **{"text.color": MUTED, "axes.labelcolor": MUTED, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED},
     **{"axes.edgecolor": RULE, "grid.color": RULE, "axes.axisbelow": True, "legend.frameon": False},
     **{"lines.linewidth": 2, "lines.solid_capstyle": "round", "axes.xmargin": 0.02, "axes.ymargin": 0.08},
 }
 # px at scale 1, a phone's: a chart, the space above and below its axes, lines, a row, a mean character.
-WIDTH, ABOVE, BELOW, LINES, LINE, CHARACTER = 360, 30, 40, 150, 24, 6.2
+WIDTH, ABOVE, BELOW, LINES, LINE, CHARACTER = 360, 28, 42, 160, 26, 6.9
 SMOOTHED = 60  # points from which on a curve is drawn with its running mean
-BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def write_report(report: dict[str, Any], curves: Mapping[str, Mapping[str, Curve]], folder: Path) -> None:
@@ -95,24 +94,16 @@ def finite(value: Any) -> Any:
 
 
 def visible(text: str) -> str:
-    """Text whose control characters can be seen (ESC as ␛) and in which nothing turns the reading
-    direction."""
-    return text if isinstance(text, Markup) else "".join(map(_visible, text))
+    """Text in which control characters, and what turns the reading direction, are shown by their numbers."""
+    return text if isinstance(text, Markup) else UNSEEN.sub(lambda found: rf"\u{ord(found[0]):04x}", text)
 
 
-def _visible(character: str) -> str:
-    code = ord(character)
-    if code < 0x20 and character not in "\n\t":
-        return chr(0x2400 + code)
-    unreadable = unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
-    return "�" if unreadable or character in BIDI else character
-
-
-def number(value: float | None) -> str:
-    """Four significant digits, a real minus sign, thousands kept apart."""
+def number(value: float | None, decimals: int | None = None) -> str:
+    """Four significant digits or as many `decimals` as asked for, a real minus sign, thousands kept apart."""
     if value is None:
         return "–"
-    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}").replace("-", "−")
+    decimals = 0 if abs(value) >= 1000 else decimals
+    return (f"{value:.4g}" if decimals is None else f"{value:,.{decimals}f}").replace("-", "−")
 
 
 def duration(seconds: float | None) -> str:
@@ -132,7 +123,7 @@ def verdict(bar: Mapping[str, Any]) -> str:
     return "met" if met else "missed"
 
 
-def pivot(metrics: Numbers, prefixes: Sequence[str]) -> dict[str, list[float | None]]:
+def pivot(metrics: Mapping[str, float | None], prefixes: Sequence[str]) -> dict[str, list[float | None]]:
     """Metrics that exist once per source or task: its name to one value per prefix."""
     names = dict.fromkeys(m.removeprefix(p) for p in prefixes for m in metrics if m.startswith(p))
     return {name: [metrics.get(prefix + name) for prefix in prefixes] for name in names}
@@ -156,23 +147,23 @@ class Charts:
         told = [f"{name} from {number(c[0][1])} to {number(c[-1][1])}".strip() for name, c in series.items()]
         return self._inline(_lines(series, unit), title, unit, told) if series else Markup()
 
-    def changes(self, rows: Sequence[Row], title: str, unit: str, names: tuple[str, str]) -> Markup:
+    def changes(self, rows: Rows, title: str, unit: str, names: tuple[str, str]) -> Markup:
         """Two values a row, a line between them and the change on the right."""
-        rows = [row for row in rows if None not in row]
-        told = [f"{name} from {number(old)} to {number(new)}" for name, old, new in rows]
-        return self._inline(_changes(rows, unit, names), title, unit, told) if rows else Markup()
+        found = _complete(rows)
+        told = [f"{name} from {number(old)} to {number(new)}" for name, old, new in found]
+        return self._inline(_changes(found, unit, names), title, unit, told) if found else Markup()
 
-    def estimates(self, rows: Sequence[Row], title: str, unit: str, reference: float) -> Markup:
+    def estimates(self, rows: Rows, title: str, unit: str, reference: float) -> Markup:
         """A value and its standard error a row, drawn ± 2 standard errors, beside a reference."""
-        rows = [(name, value, error or 0.0) for name, value, error in rows if value is not None]
-        told = [f"{name} {number(value)}" for name, value, _ in rows]
-        return self._inline(_estimates(rows, unit, reference), title, unit, told) if rows else Markup()
+        found = _complete({name: (value, error or 0.0) for name, (value, error) in rows.items()})
+        told = [f"{name} {number(value)}" for name, value, _ in found]
+        return self._inline(_estimates(found, unit, reference), title, unit, told) if found else Markup()
 
-    def shares(self, rows: Sequence[Row], title: str, unit: str, names: tuple[str, str]) -> Markup:
+    def shares(self, rows: Rows, title: str, unit: str, names: tuple[str, str]) -> Markup:
         """A bar a row, and a mark where it was to end."""
-        rows = [row for row in rows if None not in row]
-        told = [f"{name} {number(value)}" for name, value, _ in rows]
-        return self._inline(_shares(rows, unit, names), title, unit, told) if rows else Markup()
+        found = _complete(rows)
+        told = [f"{name} {number(value)}" for name, value, _ in found]
+        return self._inline(_shares(found, unit, names), title, unit, told) if found else Markup()
 
     def _inline(self, figure: Figure, title: str, unit: str, told: list[str]) -> Markup:
         """The figure as SVG for the page: nothing external, no date, ids of its own, described in words."""
@@ -188,6 +179,11 @@ class Charts:
         label = escape(visible(f"{title}, {unit}: {'; '.join(told)}"))
         xlink = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
         return Markup(f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}" {xlink}>{inner}')
+
+
+def _complete(rows: Rows) -> list[Row]:
+    """The rows whose first two values were measured."""
+    return [(name, x, y) for name, (x, y, *_) in rows.items() if x is not None and y is not None]
 
 
 def _matches(name: str, metric: str) -> bool:
@@ -206,7 +202,7 @@ def _axes(height: float, left: float, right: float, unit: str) -> Axes:
 
 
 def _ticks(axis: Any, count: int, whole: bool = False) -> None:
-    axis.set_major_locator(MaxNLocator(count, integer=whole, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_locator(MaxNLocator(count, integer=whole, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
     axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
 
 
@@ -223,7 +219,7 @@ def _lines(series: Mapping[str, Curve], unit: str) -> Figure:
     axes.grid(axis="y")
     axes.set_xlabel("optimizer step", loc="right")
     _ticks(axes.xaxis, 4, whole=True)
-    _ticks(axes.yaxis, 4)
+    _ticks(axes.yaxis, 5)
     low, high = axes.get_ylim()
     places = spread([(values[-1] - low) / (high - low) for values in smooth.values()], 14 / LINES)
     for colour, place, label in zip(itertools.cycle(SERIES), places, labels, strict=False):
@@ -234,30 +230,30 @@ def _lines(series: Mapping[str, Curve], unit: str) -> Figure:
 @rc_context(STYLE)
 def _changes(rows: Sequence[Row], unit: str, names: tuple[str, str]) -> Figure:
     labels, before, after = zip(*rows, strict=True)
-    axes, places = _rows(labels, 44, unit), range(len(rows))
+    axes, places = _rows(labels, 50, unit), range(len(rows))
     axes.hlines(places, before, after, color=MUTED, linewidth=1.5)
     axes.plot(before, places, "o", color=MUTED, markerfacecolor=PAPER, markeredgewidth=1.5, label=names[0])
     axes.plot(after, places, "o", color=SERIES[0], label=names[1])
     for place, (_, old, new) in zip(places, rows, strict=True):
-        _beside(axes, f"{new - old:+.2f}".replace("-", "−"), 1 - (place + 0.5) / len(rows), INK)
+        _beside(axes, ("+" if new > old else "") + number(new - old, 2), 1 - (place + 0.5) / len(rows), INK)
     return _legend(axes)
 
 
 @rc_context(STYLE)
 def _estimates(rows: Sequence[Row], unit: str, reference: float) -> Figure:
     labels, values, errors = zip(*rows, strict=True)
-    axes = _rows(labels, 44, unit)
+    axes = _rows(labels, 50, unit)
     axes.axvline(reference, color=MUTED, linestyle=(0, (3, 3)), linewidth=1)
     for place, (value, error) in enumerate(zip(values, errors, strict=True)):
         axes.errorbar(value, place, xerr=2 * error or None, color=SERIES[place % len(SERIES)], fmt="o")
-        _beside(axes, number(float(f"{value:.3g}")), 1 - (place + 0.5) / len(rows), INK)
+        _beside(axes, number(value, 3), 1 - (place + 0.5) / len(rows), INK)
     return _figure(axes)
 
 
 @rc_context(STYLE)
 def _shares(rows: Sequence[Row], unit: str, names: tuple[str, str]) -> Figure:
     labels, found, wanted = zip(*rows, strict=True)
-    axes, places = _rows(labels, 44, unit), range(len(rows))
+    axes, places = _rows(labels, 50, unit), range(len(rows))
     axes.barh(places, found, height=0.5, color=SERIES[0], label=names[0])
     axes.plot(wanted, places, "|", color=INK, markersize=20, markeredgewidth=2, label=names[1])
     for place, share in enumerate(found):

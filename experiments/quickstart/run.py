@@ -32,10 +32,10 @@ class StageBudget:
 
 
 BUDGETS = (
-    StageBudget("pretrain", "Pretraining", 800, 40),
-    StageBudget("sft", "Supervised fine-tuning", 400, 20),
-    StageBudget("reward", "Reward model", 300, 20),
-    StageBudget("ppo", "PPO", 160, 8),
+    StageBudget("pretrain", "Pretraining", 640, 40),
+    StageBudget("sft", "Supervised fine-tuning", 300, 20),
+    StageBudget("reward", "Reward model", 180, 20),
+    StageBudget("ppo", "PPO", 136, 8),
 )
 
 

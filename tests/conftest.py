@@ -1,0 +1,154 @@
+"""A tiny tokenizer, tiny files, and the four stages run once on them through the CLI."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("WANDB_MODE", "disabled")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+CONFIGS = Path(__file__).resolve().parent.parent / "experiments" / "configs"
+WORDS = "the film is good bad great dull a and story acting music plot very not slow fun sad 电影 很好 不错".split()
+TINY = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def write_rows(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def rows():
+    """The function that writes JSON lines."""
+    return write_rows
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """A Hugging Face config of a network of some ten thousand parameters."""
+    return dict(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_files(tmp_path_factory):
+    """A folder of JSON lines for every kind of data: rows of uneven length whose ratings follow their words."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = random.Random(0)
+
+    def text(low, high):
+        return " ".join(rng.choice(WORDS) for _ in range(rng.randint(low, high)))
+
+    def rating(reply):
+        return float(sum(reply.count(w) for w in ("good", "great", "fun")) - reply.count("bad") - reply.count("dull"))
+
+    for split, size in (("train", 96), ("val", 12)):
+        for source in ("a", "b"):
+            write_rows(folder / f"{source}.{split}.jsonl", [{"text": text(5, 60)} for _ in range(size * 2)])
+        write_rows(
+            folder / f"instructions.{split}.jsonl",
+            [
+                {"instruction": f"Write {text(1, 4)}", "output": text(2, 15), "task": task, "language": "en"}
+                for task in ("x", "y")
+                for _ in range(size // 2)
+            ],
+        )
+        groups = [[text(3, 9) for _ in range(4)] for _ in range(size)]
+        write_rows(
+            folder / f"preferences.{split}.jsonl",
+            [{"instruction": "Write.", "replies": g, "ratings": [rating(r) for r in g]} for g in groups],
+        )
+        write_rows(
+            folder / f"prompts.{split}.jsonl",
+            [{"instruction": "Write.", "reply_prefix": text(1, 3)} for _ in range(size)],
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_files):
+    """The directory of a small BPE tokenizer."""
+    from experiments.tokenizer import train
+
+    files = [str(tiny_files / "a.train.jsonl"), str(tiny_files / "b.train.jsonl")]
+    train(files, 330, str(tiny_files / "tokenizer"))
+    return str(tiny_files / "tokenizer")
+
+
+class Commands:
+    """Command lines of the four stages on the tiny files; each stage starts from the one before."""
+
+    def __init__(self, files: Path, tokenizer: str, out: Path):
+        self.files, self.tokenizer, self.out = files, tokenizer, out
+
+    def stage(self, name: str, command: str = "fit", run: str | None = None) -> list[str]:
+        """`trivium COMMAND …` for a stage, to be continued with overrides."""
+        line = [command, "--config", str(CONFIGS / f"{name}.yaml"), "--run", str(self.out / (run or name))]
+        options = {
+            "pretrain": {
+                "model.init_args.config": json.dumps(TINY),
+                "data.init_args.tokenizer": self.tokenizer,
+                "data.init_args.sequence_length": "32",
+                "data.init_args.sources": json.dumps(
+                    {
+                        source: {
+                            "train": str(self.files / f"{source}.train.jsonl"),
+                            "val": str(self.files / f"{source}.val.jsonl"),
+                            "weight": weight,
+                        }
+                        for source, weight in (("a", 0.7), ("b", 0.3))
+                    }
+                ),
+            },
+            "sft": {"model.init_args.pretrained": self.export("pretrain"), **self._data("instructions", "pretrain")},
+            "reward": {"model.init_args.pretrained": self.export("sft"), **self._data("preferences", "sft")},
+            "ppo": {
+                "model.init_args.actor": self.export("sft"),
+                "model.init_args.reward": self.export("reward"),
+                "model.init_args.max_new_tokens": "8",
+                "data.init_args.global_batch_size": "32",
+                "data.init_args.eval_batch_size": "8",
+                **self._data("prompts", "sft"),
+            },
+        }[name]
+        return line + [f"--{key}={value}" for key, value in options.items()]
+
+    def export(self, name: str) -> str:
+        return str(self.out / name / "export")
+
+    def _data(self, kind: str, parent: str) -> dict[str, str]:
+        return {
+            "data.init_args.tokenizer": self.export(parent),
+            "data.init_args.train": str(self.files / f"{kind}.train.jsonl"),
+            "data.init_args.val": str(self.files / f"{kind}.val.jsonl"),
+        }
+
+
+@pytest.fixture(scope="session")
+def tiny_stages(tiny_files, tiny_tokenizer, tmp_path_factory):
+    """The four stages, run once; gives their command lines and, in `out`, their folders."""
+    from experiments.cli import main
+
+    commands = Commands(tiny_files, tiny_tokenizer, tmp_path_factory.mktemp("runs"))
+    for name, steps in (("pretrain", 60), ("sft", 30), ("reward", 60), ("ppo", 32)):
+        more = ["--trainer.max_steps", str(steps), "--trainer.log_every_n_steps", "1"]
+        assert main([*commands.stage(name), *more]) == 0
+    return commands

@@ -1,0 +1,160 @@
+"""The network with its loss inside: exact, packed without leaks, and never with all logits at once."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from datamodules.collate import packed_blocks, token_rows
+from modules.backbone import LanguageModel, attention_mask, disable_dropout
+
+SMALL = {
+    "llama": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    },
+    "qwen2": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    },
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "resid_pdrop": 0.1, "attn_pdrop": 0.1},
+}
+
+
+def network(model_type: str = "llama", vocab_size: int = 97) -> LanguageModel:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, vocab_size=vocab_size, **SMALL[model_type])
+    return LanguageModel(AutoModelForCausalLM.from_config(config, attn_implementation="sdpa"))
+
+
+def inputs(batch: dict) -> list[torch.Tensor]:
+    return [batch[key] for key in ("input_ids", "labels", "position_ids", "document_ids")]
+
+
+class Allocations(TorchDispatchMode):
+    """The largest number of elements of any tensor that an operation returned."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+        self.largest = max([self.largest, *sizes])
+        return out
+
+
+def test_the_loss_equals_hugging_faces():
+    model = network().eval()
+    ids = torch.randint(0, 97, (2, 17))
+    labels = ids.clone()
+    labels[0, :5] = -100
+    batch = token_rows([row.numpy() for row in ids], [row.numpy() for row in labels], [0, 0], pad_id=0)
+    losses = model(*inputs(batch))
+    expected = model.model(input_ids=ids, labels=labels).loss
+    trained = (labels[:, 1:] != -100).sum()
+    torch.testing.assert_close(losses.sum() / trained, expected, atol=1e-5, rtol=0)  # fp32, order of 28 terms
+    assert (losses[labels == -100] == 0).all()
+
+
+def test_no_training_step_ever_allocates_all_logits():
+    tokens, vocabulary = 1536, 4096
+    model = network(vocab_size=vocabulary)
+    ids = torch.randint(0, vocabulary, (12, tokens // 12))
+    batch = packed_blocks(ids.numpy(), torch.zeros_like(ids).numpy(), [0] * 12)
+    with Allocations() as seen:
+        model(*inputs(batch)).sum().backward()
+    assert model.model.lm_head.weight.grad.abs().sum() > 0
+    assert seen.largest < tokens * vocabulary / 2  # chunks of 512 tokens: a third of it
+    with Allocations() as plain:
+        model.model(input_ids=ids, labels=ids).loss.backward()
+    assert plain.largest >= (tokens - 12) * vocabulary  # the measure sees what it should see
+
+
+def test_bf16_loss_is_within_a_thousandth_of_fp32_cross_entropy_on_the_same_hidden_states():
+    torch.manual_seed(0)
+    model = network(vocab_size=2048)
+    hidden = torch.randn(4, 300, 32).bfloat16()
+    labels = torch.randint(0, 2048, (4, 300))
+    losses = model.token_losses(hidden, labels)
+    head = model.model.lm_head.weight.bfloat16().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        autocast = model.token_losses(hidden, labels)
+    expected = F.cross_entropy((hidden.float() @ head.T).flatten(0, 1), labels.flatten(), reduction="sum")
+    assert losses.dtype == autocast.dtype == torch.float32
+    assert abs(autocast.sum() / expected - 1) < 1e-3  # the design's promise
+
+
+@pytest.mark.parametrize("model_type", list(SMALL))
+def test_packed_loss_and_gradients_equal_unpacked_ones(model_type):
+    model = network(model_type).train()
+    disable_dropout(model)
+    torch.manual_seed(1)
+    lengths = [7, 12, 5, 9, 15]
+    documents = [torch.randint(1, 97, (n,)).numpy() for n in lengths]
+
+    def gradients(batches):
+        model.zero_grad()
+        loss = sum(model(*inputs(batch)).sum() for batch in batches)
+        loss.backward()
+        return loss.detach(), [p.grad.clone() for p in model.parameters()]
+
+    alone = []
+    for document in documents:
+        labels = document.copy()
+        labels[0] = -100
+        alone.append(token_rows([document], [labels], [0], pad_id=0))
+    rows = torch.zeros(2, 26, dtype=torch.int64)
+    owners = torch.full((2, 26), -1)
+    for row, members in enumerate(([0, 1, 2], [3, 4])):
+        start = 0
+        for number, index in enumerate(members):
+            rows[row, start : start + lengths[index]] = torch.from_numpy(documents[index])
+            owners[row, start : start + lengths[index]] = number
+            start += lengths[index]
+    packed = packed_blocks(rows.numpy(), owners.numpy(), [0, 0])
+    loss, grads = gradients([packed])
+    expected_loss, expected_grads = gradients(alone)
+    # sums of 43 losses near 4.6: 1e-5 relative is a few fp32 roundings
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=0)
+    for found, expected in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max().clamp(min=1)))
+
+
+def test_padding_on_the_right_changes_nothing_and_needs_no_mask():
+    model = network().eval()
+    short, long = torch.arange(1, 8).numpy(), torch.arange(1, 30).numpy()
+    alone = token_rows([short], [short], [0], pad_id=0)
+    together = token_rows([short, long], [short, long], [0, 0], pad_id=0)
+    assert attention_mask(together["document_ids"]) is None
+    torch.testing.assert_close(model(*inputs(together))[0, :7], model(*inputs(alone))[0], atol=1e-5, rtol=0)
+
+
+def test_tokens_see_only_earlier_tokens_of_their_document():
+    mask = attention_mask(torch.tensor([[0, 0, 1, 1, -1]]))
+    expected = torch.tensor(
+        [
+            [1, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0],
+            [0, 0, 1, 0, 0],
+            [0, 0, 1, 1, 0],
+            [0, 0, 0, 0, 1],
+        ]
+    ).bool()
+    assert torch.equal(mask[0, 0], expected)
+
+
+def test_without_dropout_training_mode_is_deterministic():
+    model = network("gpt2").train()
+    ids = torch.arange(1, 20)[None]
+    batch = token_rows([ids[0].numpy()], [ids[0].numpy()], [0], pad_id=0)
+    assert not torch.equal(model(*inputs(batch)), model(*inputs(batch)))
+    disable_dropout(model)
+    assert torch.equal(model(*inputs(batch)), model(*inputs(batch)))

@@ -1,0 +1,124 @@
+"""A mistake in what was asked: one clear line, exit code 2, no trace, and nothing written."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments.cli import main
+
+
+@pytest.fixture
+def refused(tiny_stages, tmp_path, capsys):
+    """Runs a command on the tiny stages with overrides; gives the lines of its refusal."""
+
+    def run(stage: str, *overrides: str) -> list[str]:
+        folder = tmp_path / "refused"
+        capsys.readouterr()
+        assert main([*tiny_stages.stage(stage), "--run", str(folder), *overrides]) == 2
+        err = capsys.readouterr().err
+        assert "Traceback" not in err
+        assert not (folder / "export").exists()
+        return [line for line in err.splitlines() if line.startswith("trivium: ")]
+
+    return run
+
+
+def test_a_missing_file_is_named(refused, tmp_path):
+    lines = refused("sft", f"--data.init_args.train={tmp_path}/nowhere.jsonl")
+    assert lines == [f"trivium: data.train: {tmp_path}/nowhere.jsonl does not exist"]
+
+
+def test_a_row_without_output_is_named_by_its_number(refused, rows, tmp_path):
+    file = rows(
+        tmp_path / "x.jsonl",
+        [
+            {"instruction": "a", "output": "b", "task": "x", "language": "en"},
+            {"instruction": "c", "task": "x", "language": "en"},
+        ],
+    )
+    (line,) = refused("sft", f"--data.init_args.train={file}")
+    assert f"{file}, row 2: no `output`" in line
+    assert "`instruction`" in line
+
+
+def test_a_file_without_the_column_lists_those_it_has(refused, rows, tmp_path):
+    file = rows(tmp_path / "x.jsonl", [{"prompt": "a", "reply": "b"}])
+    (line,) = refused("sft", f"--data.init_args.train={file}")
+    assert "no column `instruction`, `output`" in line
+    assert "it has `prompt`, `reply`" in line
+
+
+def test_all_labels_masked_is_refused_with_the_reason(refused):
+    (line,) = refused("sft", "--data.init_args.max_length=8")
+    assert "none of its 96 rows can be trained on" in line
+    assert "prompt fills max_length 8" in line
+
+
+def test_a_tokenizer_without_eos_is_refused(refused, tiny_tokenizer, tmp_path):
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(tiny_tokenizer, folder)
+    config = folder / "tokenizer_config.json"
+    facts = json.loads(config.read_text())
+    facts.pop("eos_token")
+    config.write_text(json.dumps(facts))
+    (line,) = refused("pretrain", f"--data.init_args.tokenizer={folder}")
+    assert "has no eos token" in line
+    assert "`eos_token`" in line
+
+
+def test_the_result_of_another_stage_is_refused(refused, tiny_stages):
+    (line,) = refused("sft", f"--model.init_args.pretrained={tiny_stages.export('reward')}")
+    assert "is the result of stage `reward`, this needs one of stage `pretrain` or `sft`" in line
+
+
+def test_a_checkpoint_of_another_stage_is_refused(refused, tiny_stages):
+    checkpoint = tiny_stages.out / "pretrain" / "checkpoints" / "last.ckpt"
+    (line,) = refused("sft", f"--ckpt_path={checkpoint}")
+    assert "is a checkpoint of stage `pretrain`, this run is stage `sft`" in line
+
+
+def test_all_problems_are_told_at_once(refused):
+    lines = refused(
+        "sft",
+        "--data.init_args.micro_batch_size=3",
+        "--model.init_args.warmup_steps=-1",
+        "--model.init_args.pretrained=nowhere/at/all",
+    )
+    assert len(lines) == 3
+    text = "\n".join(lines)
+    assert "data.global_batch_size 32 is not a multiple of micro_batch_size 3 × 1 ranks = 3" in text
+    assert "model.warmup_steps is -1" in text
+    assert "nowhere/at/all is no directory" in text
+
+
+def test_contradicting_accumulation_is_refused(refused):
+    (line,) = refused("sft", "--trainer.accumulate_grad_batches=3")
+    assert "makes it 4: leave it out" in line
+
+
+def test_a_malformed_line_is_named_by_file_and_line(refused, tmp_path):
+    file = tmp_path / "x.jsonl"
+    file.write_text('{"instruction": "a", "output": "b"}\n{"instruction": \n')
+    (line,) = refused("sft", f"--data.init_args.train={file}")
+    assert f"{file}:2 is not JSON" in line
+
+
+def test_a_finished_run_is_not_overwritten_unasked(tiny_stages, capsys):
+    before = Path(tiny_stages.export("sft"), "model.safetensors").read_bytes()
+    assert main(tiny_stages.stage("sft")) == 2
+    assert "--overwrite true" in capsys.readouterr().err
+    assert Path(tiny_stages.export("sft"), "model.safetensors").read_bytes() == before
+
+
+def test_ppo_batches_that_do_not_divide_into_minibatches_are_refused(refused):
+    (line,) = refused("ppo", "--data.init_args.global_batch_size=6")
+    assert "not a multiple of model.minibatches 4" in line
+
+
+def test_an_unknown_key_is_refused_with_exit_code_2(tiny_stages, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*tiny_stages.stage("sft"), "--model.init_args.warmup_stpes=3"])
+    assert stop.value.code == 2
+    assert "warmup_stpes" in capsys.readouterr().err
