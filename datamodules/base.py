@@ -112,7 +112,15 @@ class PlannedData(L.LightningDataModule):
         if not self.splits:
             self.splits = self.read()
         if self.trainer is not None and stage == "fit":
-            self.trainer.accumulate_grad_batches = self.plan().accumulate
+            accumulate, limit = self.plan().accumulate, self.trainer.limit_train_batches
+            trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+            if isinstance(limit, int) and limit % accumulate and not trial:
+                raise ValueError(
+                    f"trainer.limit_train_batches is {limit}, no multiple of the {accumulate} micro-batches "
+                    "of a "
+                    "step: half a step would be taken as a whole one"
+                )
+            self.trainer.accumulate_grad_batches = accumulate
 
     def ranks(self) -> tuple[int, int]:
         """Data-parallel ranks and which of them this is."""

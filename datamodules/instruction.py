@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 from datasets import Value
+from jinja2 import TemplateError
 
 from datamodules.base import PlannedData
 from datamodules.collate import IGNORED, prompts, token_rows
 from datamodules.plan import Batch, EvalBatches
-from datamodules.rows import INTS, Dropped, Rows, encode_rows, sample, text_of
+from datamodules.rows import INTS, Dropped, Rows, check_optional, encode_rows, sample, text_of
 from datamodules.sources import check_columns, load_rows
 from datamodules.templates import InstructionTemplate, Template
 
@@ -83,9 +84,10 @@ class InstructionData(PlannedData):
         if "messages" not in self.template.columns:
             for column in self.template.columns:
                 text_of(row, column)
+            check_optional(row, "input")
         try:
             segments = self.template.segments(row, self.tokenizer)
-        except ValueError as error:
+        except (ValueError, TemplateError) as error:  # a template raises on roles that it does not know
             raise Dropped(str(error)) from error
         ids = [token for segment in segments for token in segment.ids]
         labels = [token if segment.trained else IGNORED for segment in segments for token in segment.ids]

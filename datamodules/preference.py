@@ -8,7 +8,7 @@ from datasets import List, Value
 from datamodules.base import PlannedData
 from datamodules.collate import ranked_replies
 from datamodules.plan import Batch, EvalBatches
-from datamodules.rows import INTS, Dropped, Refused, Rows, encode_rows, sample, text_of
+from datamodules.rows import INTS, Dropped, Refused, Rows, check_optional, encode_rows, sample, text_of
 from datamodules.sources import check_columns, load_rows
 from datamodules.templates import InstructionTemplate, Template
 from datamodules.tokenizer import tokenize
@@ -71,6 +71,7 @@ class PreferenceData(PlannedData):
 
     def _encode(self, row: dict[str, Any]) -> dict[str, Any]:
         text_of(row, "instruction")
+        check_optional(row, "input")
         if row.get("chosen") is not None:
             texts, ratings = [text_of(row, "chosen"), text_of(row, "rejected")], [1.0, 0.0]
         else:

@@ -8,7 +8,7 @@ import torch
 from datamodules.base import PlannedData
 from datamodules.collate import prompts
 from datamodules.plan import Batch
-from datamodules.rows import INTS, Dropped, Rows, encode_rows, sample, text_of
+from datamodules.rows import INTS, Dropped, Rows, check_optional, encode_rows, sample, text_of
 from datamodules.sources import check_columns, load_rows
 from datamodules.templates import InstructionTemplate, Template
 
@@ -64,6 +64,7 @@ class PromptData(PlannedData):
 
     def _encode(self, row: dict[str, Any]) -> dict[str, Any]:
         text_of(row, "instruction")
+        check_optional(row, "input", "reply_prefix")
         ids = self.template.prompt(row, self.tokenizer)
         if len(ids) > self.max_prompt_length:
             raise Dropped(f"prompt longer than max_prompt_length {self.max_prompt_length}")

@@ -43,9 +43,9 @@ def count(
 def render(receipts: list[Receipt]) -> Group:
     """A table and each source's sample: trained tokens are green, given ones dim; for a rich console."""
     table = Table(title="Data receipt", title_justify="left")
-    table.add_column("source")
+    table.add_column("source", no_wrap=True)
     for name in ("rows", "kept", "truncated", "dropped", "tokens", "trained"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("dropped because", overflow="fold")
     for r in receipts:
         reasons = ", ".join(f"{reason}: {n}" for reason, n in r.dropped.items())

@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, List, Value
 
 from datamodules.receipt import Receipt, count
+from datamodules.sources import first_bad_line
 
 INTS = List(Value("int32"))
 Encode = Callable[[dict[str, Any]], dict[str, Any]]
@@ -85,13 +87,17 @@ def encode_rows(
     features = Features(
         {**columns, "length": Value("int32"), "weight": Value("int32"), "status": Value("string")}
     )
-    encoded = rows.map(
-        encode_one,
-        remove_columns=rows.column_names,
-        features=features,
-        new_fingerprint=_fingerprint(rows, key, tokenizer),
-        desc=f"tokenising {name}",
-    )
+    try:
+        encoded = rows.map(
+            encode_one,
+            remove_columns=rows.column_names,
+            features=features,
+            new_fingerprint=_fingerprint(rows, key, tokenizer),
+            desc=f"tokenising {name}",
+        )
+    except UnicodeDecodeError as error:
+        files = [file for file in ([path] if isinstance(path, str) else path) if Path(file).is_file()]
+        raise ValueError(f"{name}: {first_bad_line(files) or f'{path} is not UTF-8'}") from error
     status = encoded["status"][:]
     refused = [(i, s.removeprefix(REFUSED)) for i, s in enumerate(status, 1) if s.startswith(REFUSED)]
     if refused:
@@ -134,6 +140,17 @@ def text_of(row: dict[str, Any], column: str, required: bool = True) -> str:
     if required and not value.strip():
         raise Dropped(f"empty `{column}`")
     return value
+
+
+def check_optional(row: dict[str, Any], *columns: str) -> None:
+    """Refuses fields that may be missing but, where they are there, must be text.
+
+    Raises:
+        Refused: one is something else.
+    """
+    for column in columns:
+        if row.get(column) is not None and not isinstance(row[column], str):
+            raise Refused(f"`{column}` is {type(row[column]).__name__}, not text")
 
 
 def _fingerprint(rows: Dataset, key: str, tokenizer: Any) -> str:

@@ -38,8 +38,8 @@ def load_rows(path: str | list[str], name: str) -> Dataset:
     options = {"sample_by": "document"} if builder == "text" else {}
     try:
         return datasets.load_dataset(builder, data_files=files, split="train", **options)
-    except datasets.exceptions.DatasetGenerationError as error:
-        raise ValueError(f"{name}: {_first_bad_line(files) or f'{files[0]} cannot be read'}") from error
+    except (datasets.exceptions.DatasetGenerationError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name}: {first_bad_line(files) or f'{files[0]} cannot be read'}") from error
 
 
 def check_columns(rows: Dataset, columns: tuple[str, ...], name: str, path: str | list[str]) -> None:
@@ -90,7 +90,8 @@ def _load_named(path: str, name: str) -> Dataset:
         ) from error
 
 
-def _first_bad_line(files: list[str]) -> str | None:
+def first_bad_line(files: list[str]) -> str | None:
+    """The first line of JSON lines files that cannot be read, with its file, number and reason."""
     for file in files:
         opener = gzip.open if file.endswith(".gz") else open
         with opener(file, "rb") as lines:

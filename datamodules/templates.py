@@ -1,8 +1,11 @@
 """From a row to the segments of a conversation: which text is given, which is trained on."""
 
+import re
 from typing import Any, NamedTuple
 
 from datamodules.tokenizer import bos, tokenize
+
+HIDDEN = 0xE000  # the first private-use character
 
 
 class Segment(NamedTuple):
@@ -61,21 +64,26 @@ class ChatTemplate:
     def prompt(self, row: dict[str, Any], tokenizer: Any) -> list[int]:
         """The ids that a reply continues: all messages, with the opening of an assistant turn."""
         messages = row["messages"] if row.get("messages") else _one_turn(row)
-        ids = _render(tokenizer, messages, True)
-        return ids + tokenize(tokenizer, row.get("reply_prefix") or "")
+        text = _render(tokenizer, _hidden(tokenizer, messages), True)
+        return _ids(tokenizer, text) + tokenize(tokenizer, row.get("reply_prefix") or "")
 
     def segments(self, row: dict[str, Any], tokenizer: Any) -> list[Segment]:
-        """Alternating given and trained text; a reply ends at the template's eos.
+        """Alternating given and trained text; a reply ends at the template's eos, or with one of its own.
 
         Raises:
-            ValueError: no assistant turn, or a template that rewrites what it rendered before.
+            ValueError: no messages, no assistant turn, an empty reply, or a template that rewrites what it
+                rendered before.
         """
-        messages, segments, done = row["messages"], [], ""
+        if not row["messages"]:
+            raise ValueError("empty `messages`")
+        messages, segments, done = _hidden(tokenizer, row["messages"]), [], ""
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before = _text(tokenizer, messages[:index], True)
-            after = _text(tokenizer, messages[: index + 1], False)
+            if not (message["content"] or "").strip():
+                raise ValueError("empty reply")
+            before = _render(tokenizer, messages[:index], True)
+            after = _render(tokenizer, messages[: index + 1], False)
             if not (before.startswith(done) and after.startswith(before)):
                 raise ValueError(
                     "the chat template changes earlier turns, so the reply's boundary is unknown"
@@ -84,7 +92,7 @@ class ChatTemplate:
             end = reply.rfind(tokenizer.eos_token)
             reply, rest = (reply, "") if end < 0 else (reply[:end], reply[end + len(tokenizer.eos_token) :])
             segments.append(Segment(_ids(tokenizer, before[len(done) :]), False))
-            segments.append(Segment([*tokenize(tokenizer, reply), tokenizer.eos_token_id], True))
+            segments.append(Segment([*_ids(tokenizer, reply), tokenizer.eos_token_id], True))
             done = after[: len(after) - len(rest)]
         if not segments:
             raise ValueError("no assistant turn")
@@ -99,13 +107,35 @@ def _one_turn(row: dict[str, Any]) -> list[dict[str, str]]:
     return [{"role": "user", "content": content}]
 
 
-def _text(tokenizer: Any, messages: list[dict[str, str]], open_reply: bool) -> str:
+def _special(tokenizer: Any) -> list[str]:
+    return sorted({str(token) for token in tokenizer.added_tokens_decoder.values() if token.special})
+
+
+def _hidden(tokenizer: Any, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with special tokens that people wrote replaced by private-use characters, so that only the
+    template's own become special."""
+
+    def hide(text: Any) -> Any:
+        for place, token in enumerate(_special(tokenizer)):
+            text = text.replace(token, chr(HIDDEN + place)) if isinstance(text, str) else text
+        return text
+
+    return [{**message, "content": hide(message.get("content"))} for message in messages]
+
+
+def _render(tokenizer: Any, messages: list[dict[str, Any]], open_reply: bool) -> str:
+    if any(message["content"] is None for message in messages):
+        raise ValueError("a message without content")
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_reply)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def _render(tokenizer: Any, messages: list[dict[str, str]], open_reply: bool) -> list[int]:
-    return _ids(tokenizer, _text(tokenizer, messages, open_reply))
+    """Ids of rendered text; what was hidden comes back as plain text."""
+    special, ids = _special(tokenizer), []
+    for part in re.split(r"([\ue000-\uf8ff])", text):
+        place = ord(part) - HIDDEN if len(part) == 1 else -1
+        if 0 <= place < len(special):
+            ids += tokenize(tokenizer, special[place])
+        elif part:
+            ids += tokenizer(part, add_special_tokens=False)["input_ids"]
+    return ids

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import BasePredictionWriter, Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import (
+    BasePredictionWriter,
+    Callback,
+    ModelCheckpoint,
+    RichProgressBar,
+    model_checkpoint,
+)
 from rich.console import Console
 
 from datamodules.receipt import render
@@ -69,13 +75,33 @@ class Mixture(Callback):
 
 
 class StepCheckpoint(ModelCheckpoint):
-    """Checkpoints by time, only between optimizer steps: never in the middle of accumulated gradients."""
+    """Checkpoints by time and at the end, only between optimizer steps: never in the middle of accumulated
+    gradients. Lightning itself ignores the time under manual optimisation, which is PPO's."""
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        if pl_module.automatic_optimization:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        elif self._train_time_interval is not None:
+            now = model_checkpoint.time.monotonic()
+            if now - (self._last_time_checked or now) >= self._train_time_interval.total_seconds():
+                self._last_time_checked = now
+                self._save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if self._last_global_step_saved != trainer.global_step and not self._should_skip_saving_checkpoint(
+            trainer
+        ):
+            self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        candidates = self._monitor_candidates(trainer)
+        self._save_topk_checkpoint(trainer, candidates)
+        self._save_last_checkpoint(trainer, candidates)
 
 
 class Export(Callback):

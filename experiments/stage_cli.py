@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,21 @@ class TriviumCLI(LightningCLI):
             config["strategy"] = _named(strategy)
         return super()._instantiate_trainer({**config, "default_root_dir": run}, callbacks)
 
+    def _parse_ckpt_path(self) -> None:
+        subcommand = self.config.get("subcommand")
+        path = self.config[subcommand].get("ckpt_path") if subcommand else None
+        if path and path not in ("last", "best", "hpc", "registry"):
+            found = Path(path)
+            if not found.exists():
+                raise ValueError(f"ckpt_path: {path} does not exist")
+            if found.is_dir():
+                raise ValueError(f"ckpt_path: {path} is a folder: give a .ckpt file in it")
+            if not zipfile.is_zipfile(found):
+                raise ValueError(
+                    f"ckpt_path: {path} is no complete checkpoint: it was cut off or is something else"
+                )
+        super()._parse_ckpt_path()
+
     def refuse(self) -> None:
         """Gathers every problem of the run and names them together.
 
@@ -84,6 +100,16 @@ class TriviumCLI(LightningCLI):
                     "`--ckpt_path last`, "
                     "give another `--run`, or begin again with `--overwrite true`"
                 )
+        if self._option("ckpt_path") == "last" and not (run / "checkpoints" / "last.ckpt").is_file():
+            found.append(
+                f"ckpt_path: there is no checkpoint in {run}/checkpoints to go on from: leave it out"
+            )
+        if self.subcommand == "fit" and (
+            trainer.max_steps == 0 or (trainer.max_steps < 0 and trainer.max_epochs == 0)
+        ):
+            found.append(
+                "trainer: max_steps or max_epochs is 0, so nothing would be trained: give more steps"
+            )
         found += self.model.problems()
         found += self.datamodule.problems(trainer.world_size, trainer.accumulate_grad_batches)
         if found:

@@ -32,7 +32,7 @@ class ActorCritic(nn.Module):
 def logprobs(model: LanguageModel, rows: Sequences, width: int, temperature: float) -> Tensor:
     """(B, width) log-probs of the response tokens, 0 after the end."""
     losses = model(rows.input_ids, rows.labels, rows.position_ids, rows.document_ids, temperature)
-    return -rows.at_response(losses, width) * (rows.at_response(rows.labels, width) != -100)
+    return -rows.at_response(losses, width)
 
 
 def values(model: ScalarModel, rows: Sequences, width: int) -> Tensor:

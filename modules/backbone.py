@@ -4,10 +4,11 @@ The head and the loss are inside so that these modules can be the root of shardi
 is empty under ZeRO-3 and a shard under FSDP2.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
@@ -169,15 +170,20 @@ def new_causal_lm(config: dict, vocab_size: int, special_ids: dict[str, int | No
 
 def load_causal_lm(path: str) -> PreTrainedModel:
     """A pretrained causal language model in fp32, from a directory or a hub name already cached."""
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+    return _load(AutoModelForCausalLM, path)
 
 
 def load_scalar_model(path: str) -> PreTrainedModel:
     """A sequence classifier with one label and no bias, in fp32; the head is new where the checkpoint has
     none."""
-    return AutoModelForSequenceClassification.from_pretrained(
-        path, num_labels=1, dtype=torch.float32, attn_implementation="sdpa"
-    )
+    return _load(AutoModelForSequenceClassification, path, num_labels=1)
+
+
+def _load(cls: Any, path: str, **options: Any) -> PreTrainedModel:
+    try:
+        return cls.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa", **options)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: the weights cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def disable_dropout(model: nn.Module) -> None:

@@ -69,6 +69,8 @@ class CausalLM(Stage):
                 f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")
             }
             model = new_causal_lm(self.config or {}, len(tokenizer), ids)
+        if self._trainer is not None:
+            self.check_model(model)
         self.network = LanguageModel(model).train()
 
     def forward(self, batch: Batch) -> Tensor:
@@ -87,7 +89,7 @@ class CausalLM(Stage):
         self.source_loss.update(self(batch).sum(1), trained.sum(1), batch["source"])
 
     def on_validation_epoch_end(self) -> None:
-        total, count = self.source_loss.compute()
+        total, count = self.source_loss.groups()
         self.log("val/loss", (total.sum() / count.sum()).float(), prog_bar=True)
         names = self.trainer.datamodule.source_names  # type: ignore[attr-defined]
         for source, losses, tokens in zip(names, total, count, strict=True):

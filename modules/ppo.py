@@ -156,6 +156,12 @@ class PPOModule(Stage):
             reward=ScalarModel(load_scalar_model(self.reward), offset),
         )
 
+        if self._trainer is not None:
+            self.check_model(self.network.actor.model, generated=self.max_new_tokens)
+
+    def learning_rates(self) -> dict[str, float]:
+        return {"model.actor_lr": self.actor_lr, "model.critic_lr": self.critic_lr}
+
     @property
     def updates_per_batch(self) -> int:
         """Optimizer steps of one iteration."""

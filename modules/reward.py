@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, PearsonCorrCoef
-from torchmetrics.classification import BinaryCalibrationError
+from torchmetrics import MeanMetric
 
 from modules.backbone import ScalarModel, load_scalar_model
 from modules.checkpoint import export_reward, read_provenance
 from modules.losses import ranking_loss, untied_pairs
-from modules.metrics import GroupedMean
+from modules.metrics import Correlation, GroupedMean
 from modules.stage import Batch, Stage
 
+CHANCE_BINS = 10  # of the predicted chance to win, for calibration
 RATING_GAPS = (0.0, 1.0, 2.0)  # lower edges of the bins in which accuracy is told
 
 
@@ -51,6 +51,7 @@ class RewardModule(Stage):
         self.offset_replies = offset_replies
         self.network: ScalarModel | None = None
         self.mean_score = MeanMetric()
+        self.offset = 0.0
 
     def inputs(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
         return [("pretrained", self.pretrained, self.parents)]
@@ -63,6 +64,8 @@ class RewardModule(Stage):
         if self.network is not None:
             return
         self.network = ScalarModel(load_scalar_model(self.pretrained)).train()
+        if self._trainer is not None:
+            self.check_model(self.network.model)
         head = self.network.head
         if read_provenance(self.pretrained).get("stage") != self.stage:
             nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1))
@@ -86,13 +89,12 @@ class RewardModule(Stage):
         self.pair_metrics = GroupedMean(len(RATING_GAPS)).to(self.device)
         self.margin = MeanMetric().to(self.device)
         self.ranking = MeanMetric().to(self.device)
-        self.calibration = BinaryCalibrationError(n_bins=10).to(self.device)
-        self.length_correlation = PearsonCorrCoef().to(self.device)
+        self.chances = GroupedMean(CHANCE_BINS).to(self.device)
+        self.outcomes = GroupedMean(CHANCE_BINS).to(self.device)
+        self.length_correlation = Correlation().to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         real = batch["rows"] >= 0
-        if not real.any():
-            return
         kept = real[batch["prompt_index"]]
         prompt, ratings, scores = batch["prompt_index"][kept], batch["ratings"][kept], self(batch)[kept]
         winners, losers = untied_pairs(prompt, ratings)
@@ -104,19 +106,23 @@ class RewardModule(Stage):
         prompts = prompt[winners].unique().numel()
         self.ranking.update(ranking_loss(scores, prompt, ratings) / max(1, prompts), prompts)
         chance = torch.sigmoid(difference)  # each pair both ways round: once won, once lost
-        outcome = torch.cat([torch.ones_like(chance), torch.zeros_like(chance)]).long()
-        self.calibration.update(torch.cat([chance, 1 - chance]), outcome)
+        both = torch.cat([chance, 1 - chance])
+        won = torch.cat([torch.ones_like(chance), torch.zeros_like(chance)])
+        bins = (both * CHANCE_BINS).long().clamp(max=CHANCE_BINS - 1)
+        self.chances.update(both, torch.ones_like(both), bins)
+        self.outcomes.update(won, torch.ones_like(won), bins)
         lengths = batch["position_ids"][batch["reply_ends"][kept].unbind(1)] + 1
         self.length_correlation.update(scores, lengths.float())
 
     def on_validation_epoch_end(self) -> None:
-        right, pairs = self.pair_metrics.compute()
+        right, pairs = self.pair_metrics.groups()
         self.log("val/loss", self.ranking.compute(), prog_bar=True)
         self.log("reward/accuracy", (right.sum() / pairs.sum()).float(), prog_bar=True)
         for edge, r, n in zip(RATING_GAPS, right, pairs, strict=True):
             self.log(f"reward/accuracy/gap_from_{edge:g}", (r / n).float())
         self.log("reward/margin", self.margin.compute())
-        self.log("reward/calibration_error", self.calibration.compute())
+        (chance, pairs), (won, _) = self.chances.groups(), self.outcomes.groups()
+        self.log("reward/calibration_error", ((chance - won).abs().sum() / pairs.sum()).float())
         self.log("reward/length_correlation", self.length_correlation.compute())
 
     def on_test_epoch_start(self) -> None:
@@ -134,7 +140,10 @@ class RewardModule(Stage):
         self.mean_score.reset()
         self.eval()
         for batch in self.trainer.datamodule.training_sample(self.offset_replies):  # type: ignore[attr-defined]
-            self.mean_score.update(self(self.trainer.strategy.batch_to_device(batch)))
+            batch = self.trainer.strategy.batch_to_device(batch)
+            real = (batch["rows"] >= 0)[batch["prompt_index"]]
+            self.mean_score.update(self(batch)[real])
+        self.offset = float(self.mean_score.compute())
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """The scores of each prompt's replies, in the replies' order."""
@@ -148,5 +157,5 @@ class RewardModule(Stage):
     def export(self, directory: str, provenance: dict[str, Any]) -> None:
         """Writes the Hugging Face directory that hands this stage's result on."""
         assert self.network is not None
-        offset = float(self.mean_score.compute())
-        export_reward(self.network.model, self.tokenizer, directory, self.pretrained, offset, provenance)
+        model, parent = self.network.model, self.pretrained
+        export_reward(model, self.tokenizer, directory, parent, self.offset, provenance)

@@ -52,9 +52,11 @@ class Sequences(NamedTuple):
     """(B,) int64"""
 
     def at_response(self, per_token: Tensor, width: int, shift: int = 0) -> Tensor:
-        """(B, T) → (B, width): the entries at each row's response tokens, moved by `shift` places."""
+        """(B, T) → (B, width): the entries at each row's response tokens, moved by `shift` places; 0 beyond
+        the row."""
         columns = self.prompt_lengths[:, None] + torch.arange(width, device=per_token.device) + shift
-        return per_token.gather(1, columns.clamp(max=per_token.shape[1] - 1))
+        found = per_token.gather(1, columns.clamp(max=per_token.shape[1] - 1))
+        return found.where(columns < per_token.shape[1], 0)
 
     def at_end(self, per_token: Tensor) -> Tensor:
         """(B, T) → (B,): the entry at each row's last token."""

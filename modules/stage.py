@@ -1,14 +1,16 @@
 """What the four stages share: where weights come from, how a loss is normalised, the optimizer, who may be
 the parent."""
 
+import math
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import SumMetric
+from transformers import PreTrainedModel
 
 from modules.checkpoint import parent_problem
 from modules.optim import decay_groups, warmup_cosine
@@ -47,11 +49,24 @@ class Stage(L.LightningModule):
         found = [line for line in lines if line]
         if self.warmup_steps < 0:
             found.append(f"model.warmup_steps is {self.warmup_steps}: give 0 or more")
+        found += [
+            f"{name} is {rate:g}: give a number above 0"
+            for name, rate in self.learning_rates().items()
+            if not 0 < rate < math.inf
+        ]
         if not 0 <= self.min_lr_ratio <= 1:
             found.append(
                 f"model.min_lr_ratio is {self.min_lr_ratio}: give a share of the peak between 0 and 1"
             )
         return found
+
+    def learning_rates(self) -> dict[str, float]:
+        """The peak learning rates: field → value."""
+        try:
+            optimizer = self.optimizer([nn.Parameter(torch.zeros(1))])
+        except ValueError:
+            return {"model.optimizer's lr": math.nan}
+        return {"model.optimizer's lr": optimizer.param_groups[0]["lr"]}
 
     def inputs(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
         """The checkpoints this stage starts from: argument, path, the stages it may come from."""
@@ -60,6 +75,33 @@ class Stage(L.LightningModule):
     def trained(self) -> list[nn.Module]:
         """The modules the optimizer trains."""
         raise NotImplementedError
+
+    def check_model(self, model: PreTrainedModel, generated: int = 0) -> None:
+        """Refuses data that a model cannot read.
+
+        Args:
+            model: with an embedding and a number of positions.
+            generated: tokens that are added to the longest row.
+
+        Raises:
+            ValueError: token ids without an embedding, or rows longer than its positions.
+        """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+        if len(self.tokenizer) > rows:
+            raise ValueError(
+                f"data.tokenizer: {data.tokenizer_path} has {len(self.tokenizer)} tokens, but "
+                f"{model.name_or_path or 'the model'} has {rows} embeddings: give the tokenizer that belongs "
+                "to it"
+            )
+        positions = getattr(model.config, "max_position_embeddings", None)
+        longest = max(int(split.lengths.max()) for split in data.splits.values()) + generated
+        if positions is not None and longest > positions:
+            raise ValueError(
+                f"data: the longest row has {longest} tokens{' with the response' if generated else ''}, the "
+                "model "
+                f"has {positions} positions: lower the data's length limit"
+            )
 
     @property
     def tokenizer(self):

@@ -11,7 +11,10 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 CONFIGS = Path(__file__).resolve().parent.parent / "experiments" / "configs"
-WORDS = "the film is good bad great dull a and story acting music plot very not slow fun sad 电影 很好 不错".split()
+WORDS = [
+    *("the", "film", "is", "good", "bad", "great", "dull", "a", "and", "story", "acting"),
+    *("music", "plot", "very", "not", "slow", "fun", "sad", "电影", "很好", "不错"),
+]
 TINY = {
     "model_type": "llama",
     "hidden_size": 32,
@@ -50,7 +53,8 @@ def tiny_config():
 
 @pytest.fixture(scope="session")
 def tiny_files(tmp_path_factory):
-    """A folder of JSON lines for every kind of data: rows of uneven length whose ratings follow their words."""
+    """A folder of JSON lines for every kind of data: rows of uneven length whose ratings follow their
+    words."""
     folder = tmp_path_factory.mktemp("data")
     rng = random.Random(0)
 
@@ -58,7 +62,9 @@ def tiny_files(tmp_path_factory):
         return " ".join(rng.choice(WORDS) for _ in range(rng.randint(low, high)))
 
     def rating(reply):
-        return float(sum(reply.count(w) for w in ("good", "great", "fun")) - reply.count("bad") - reply.count("dull"))
+        return float(
+            sum(reply.count(w) for w in ("good", "great", "fun")) - reply.count("bad") - reply.count("dull")
+        )
 
     for split, size in (("train", 96), ("val", 12)):
         for source in ("a", "b"):
@@ -118,7 +124,10 @@ class Commands:
                     }
                 ),
             },
-            "sft": {"model.init_args.pretrained": self.export("pretrain"), **self._data("instructions", "pretrain")},
+            "sft": {
+                "model.init_args.pretrained": self.export("pretrain"),
+                **self._data("instructions", "pretrain"),
+            },
             "reward": {"model.init_args.pretrained": self.export("sft"), **self._data("preferences", "sft")},
             "ppo": {
                 "model.init_args.actor": self.export("sft"),

@@ -1,6 +1,7 @@
 """Exact normalisation: how a global batch is cut changes neither the loss of a step nor the weights after it.
 
-Plain SGD here, so that the comparison is one of gradients: Adam would blow up the rounding of gradients near 0.
+Plain SGD here, so that the comparison is one of gradients: Adam would blow up the rounding of gradients near
+0.
 """
 
 import csv
@@ -24,9 +25,10 @@ from modules import SFTModule
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS, LR = 5, 0.3
-# fp32: a sum of 8 rows' gradients in another order differs by a few ulp (6e-8) of its largest term, a loss near 6
-# likewise; over 5 steps of lr 0.3 on gradients of norm ≤ 1 that is below 1e-6 in a weight. A mean of means would
-# be off by more than 1e-2 on these rows (2 to 15 words), as `test_the_rows_are_uneven_enough_to_tell` shows.
+# fp32: a sum of 8 rows' gradients in another order differs by a few ulp (6e-8) of its largest term, a loss
+# near 6 likewise; over 5 steps of lr 0.3 on gradients of norm ≤ 1 that is below 1e-6 in a weight. A mean of
+# means would be off by more than 1e-2 on these rows (2 to 15 words), as
+# `test_the_rows_are_uneven_enough_to_tell` shows.
 LOSS, WEIGHT = 2e-6, 1e-6
 
 
@@ -40,10 +42,17 @@ def in_a_notebook(tiny_stages, folder, micro, **options):
         micro_batch_size=micro,
     )
     model = SFTModule(
-        tiny_stages.export("pretrain"), optimizer=partial(torch.optim.SGD, lr=LR), warmup_steps=0, min_lr_ratio=1.0
+        tiny_stages.export("pretrain"),
+        optimizer=partial(torch.optim.SGD, lr=LR),
+        warmup_steps=0,
+        min_lr_ratio=1.0,
     )
     trainer = L.Trainer(
-        max_steps=STEPS, logger=CSVLogger(folder, name="", version=""), log_every_n_steps=1, accelerator="cpu", **options
+        max_steps=STEPS,
+        logger=CSVLogger(folder, name="", version=""),
+        log_every_n_steps=1,
+        accelerator="cpu",
+        **options,
     )
     trainer.fit(model, data)
     assert trainer.global_step == STEPS
@@ -60,7 +69,9 @@ def assert_same(found, expected):
     assert list(losses) == list(other_losses)
     assert losses == pytest.approx(other_losses, rel=LOSS)
     for name, value in weights.items():
-        torch.testing.assert_close(value, other_weights[name], atol=WEIGHT, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            value, other_weights[name], atol=WEIGHT, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +89,10 @@ def test_a_notebooks_trainer_with_defaults_accumulates_exactly(tiny_stages, whol
 def test_the_rows_are_uneven_enough_to_tell(tiny_stages):
     """A mean over micro-batches of means over tokens weighs rows of unequal length wrongly."""
     data = InstructionData(
-        str(tiny_stages.files / "instructions.train.jsonl"), tiny_stages.tokenizer, global_batch_size=8, micro_batch_size=1
+        str(tiny_stages.files / "instructions.train.jsonl"),
+        tiny_stages.tokenizer,
+        global_batch_size=8,
+        micro_batch_size=1,
     )
     data.setup()
     plan = data.plan()
@@ -87,7 +101,8 @@ def test_the_rows_are_uneven_enough_to_tell(tiny_stages):
 
 
 def test_a_gradient_norm_clip_sees_the_whole_steps_gradient(tiny_stages, tmp_path):
-    """Clipping hard (0.05) makes the norm decide every update: a norm per micro-batch would change the weights."""
+    """Clipping hard (0.05) makes the norm decide every update: a norm per micro-batch would change the
+    weights."""
     one = in_a_notebook(tiny_stages, tmp_path / "one", 8, gradient_clip_val=0.05)
     many = in_a_notebook(tiny_stages, tmp_path / "many", 2, gradient_clip_val=0.05)
     assert_same(many, one)
@@ -103,7 +118,8 @@ def test_contradicting_accumulation_is_refused_in_a_notebook_too(tiny_stages, tm
 
 
 def test_an_epoch_cut_in_the_middle_of_a_step_is_refused(tiny_stages, tmp_path):
-    """Lightning steps at an epoch's last batch whatever has accumulated: half a step over the whole normalizer."""
+    """Lightning steps at an epoch's last batch whatever has accumulated: half a step over the whole
+    normalizer."""
     with pytest.raises(ValueError, match="limit_train_batches"):
         in_a_notebook(tiny_stages, tmp_path, 4, limit_train_batches=3)
 
@@ -115,14 +131,20 @@ def in_two_processes(arguments):
     line = [sys.executable, "-m", "experiments.cli", *arguments, "--trainer.accelerator=cpu"]
     line += ["--trainer.devices=2", "--trainer.strategy=strategies.ddp"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment, check=False)
+    done = subprocess.run(
+        line, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.slow
 def test_a_reward_model_trained_by_two_processes_that_accumulate_equals_one_by_one_process(tiny_stages):
     """Two ranks × two micro-batches of 2 prompts against one of 8; the learning rate is lower than above."""
-    common = [f"--trainer.max_steps={STEPS}", "--trainer.log_every_n_steps=1", "--model.init_args.warmup_steps=0"]
+    common = [
+        f"--trainer.max_steps={STEPS}",
+        "--trainer.log_every_n_steps=1",
+        "--model.init_args.warmup_steps=0",
+    ]
     common += ["--data.init_args.global_batch_size=8", "--trainer.val_check_interval=1.0"]
     common += ['--model.init_args.optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}']
     one, two = tiny_stages.out / "sgd_one", tiny_stages.out / "sgd_two"
@@ -131,7 +153,9 @@ def test_a_reward_model_trained_by_two_processes_that_accumulate_equals_one_by_o
     in_two_processes([*tiny_stages.stage("reward", run=two.name), *common, small])
     csvs = [run / "metrics/version_0/metrics.csv" for run in (two, one)]
     assert len(curve(csvs[1])) == STEPS
-    assert_same(*((curve(file), load_file(file.parents[2] / "export" / "model.safetensors")) for file in csvs))
+    assert_same(
+        *((curve(file), load_file(file.parents[2] / "export" / "model.safetensors")) for file in csvs)
+    )
     for metric in ("val/loss", "reward/accuracy", "reward/margin", "reward/calibration_error"):
         assert curve(csvs[0], metric) == pytest.approx(curve(csvs[1], metric), rel=1e-5), metric
     offsets = [json.loads((run / "export/provenance.json").read_text())["offset"] for run in (two, one)]
@@ -150,5 +174,8 @@ def test_the_reward_offset_is_the_mean_score_of_training_replies_each_counted_on
     scores = []
     with torch.no_grad():
         for row in range(len(data.splits["train"])):
-            scores += [model(torch.tensor([list(reply)])).logits.item() for reply in data.splits["train"][row]["replies"]]
+            scores += [
+                model(torch.tensor([list(reply)])).logits.item()
+                for reply in data.splits["train"][row]["replies"]
+            ]
     assert offset == pytest.approx(sum(scores) / len(scores), abs=1e-5)

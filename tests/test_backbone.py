@@ -25,7 +25,14 @@ SMALL = {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
     },
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "resid_pdrop": 0.1, "attn_pdrop": 0.1},
+    "gpt2": {
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 128,
+        "resid_pdrop": 0.1,
+        "attn_pdrop": 0.1,
+    },
 }
 
 
@@ -125,7 +132,9 @@ def test_packed_loss_and_gradients_equal_unpacked_ones(model_type):
     # sums of 43 losses near 4.6: 1e-5 relative is a few fp32 roundings
     torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=0)
     for found, expected in zip(grads, expected_grads, strict=True):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max().clamp(min=1)))
+        torch.testing.assert_close(
+            found, expected, rtol=0, atol=1e-5 * float(expected.abs().max().clamp(min=1))
+        )
 
 
 def test_padding_on_the_right_changes_nothing_and_needs_no_mask():

@@ -15,8 +15,9 @@ from experiments.cli import main
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ["--trainer.max_steps=6", "--trainer.log_every_n_steps=1", "--trainer.limit_val_batches=0"]
 BATCH = "--data.init_args.global_batch_size=8"
-# Adam divides by the root of the squared gradient: where a gradient is nearly 0 its rounding decides the step, so
-# weights are compared at 1e-3 of the 12e-3 they may move (6 steps of 2e-3); losses at fp32 rounding over 6 steps.
+# Adam divides by the root of the squared gradient: where a gradient is nearly 0 its rounding decides the
+# step, so weights are compared at 1e-3 of the 12e-3 they may move (6 steps of 2e-3); losses at fp32 rounding
+# over 6 steps.
 WEIGHTS, LOSSES = 1e-3 * 12e-3, 2e-5
 
 
@@ -43,14 +44,19 @@ def in_two_processes(arguments: list[str]) -> None:
     line = [sys.executable, "-m", "experiments.cli", *arguments, "--trainer.accelerator=cpu"]
     line += ["--trainer.devices=2", "--trainer.strategy=strategies.ddp"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment, check=False)
+    done = subprocess.run(
+        line, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
 def whole(tiny_stages):
     """SFT on uneven rows, eight at once."""
-    assert main([*tiny_stages.stage("sft", run="whole"), *STEPS, BATCH, "--data.init_args.micro_batch_size=8"]) == 0
+    assert (
+        main([*tiny_stages.stage("sft", run="whole"), *STEPS, BATCH, "--data.init_args.micro_batch_size=8"])
+        == 0
+    )
     return tiny_stages.out / "whole"
 
 
@@ -65,17 +71,29 @@ def test_micro_batches_of_uneven_rows_equal_the_whole_batch(tiny_stages, whole, 
 @pytest.mark.slow
 def test_two_processes_equal_one(tiny_stages, whole):
     run = tiny_stages.out / "two"
-    in_two_processes([*tiny_stages.stage("sft", run="two"), *STEPS, BATCH, "--data.init_args.micro_batch_size=2"])
+    in_two_processes(
+        [*tiny_stages.stage("sft", run="two"), *STEPS, BATCH, "--data.init_args.micro_batch_size=2"]
+    )
     same(run, whole)
 
 
 @pytest.mark.slow
 def test_ppo_in_two_processes_samples_and_learns_as_in_one(tiny_stages):
-    arguments = ["--trainer.max_steps=8", "--trainer.limit_val_batches=0", "--data.init_args.global_batch_size=16"]
+    arguments = [
+        "--trainer.max_steps=8",
+        "--trainer.limit_val_batches=0",
+        "--data.init_args.global_batch_size=16",
+    ]
     in_two_processes([*tiny_stages.stage("ppo", run="ppo_two"), *arguments])
     assert main([*tiny_stages.stage("ppo", run="ppo_one"), *arguments]) == 0
     one, two = tiny_stages.out / "ppo_one", tiny_stages.out / "ppo_two"
-    for metric in ("ppo/score", "ppo/response_length", "ppo/policy_loss", "ppo/value_loss", "ppo/grad_norm_critic"):
+    for metric in (
+        "ppo/score",
+        "ppo/response_length",
+        "ppo/policy_loss",
+        "ppo/value_loss",
+        "ppo/grad_norm_critic",
+    ):
         # batches of other sizes round differently: fp32
         assert losses(two, metric) == pytest.approx(losses(one, metric), rel=1e-3, abs=1e-5), metric
 
@@ -83,7 +101,10 @@ def test_ppo_in_two_processes_samples_and_learns_as_in_one(tiny_stages):
 @pytest.mark.parametrize(("stage", "stop", "end"), [("sft", 3, 6), ("ppo", 8, 16)])
 def test_a_stopped_run_goes_on_bit_for_bit(tiny_stages, stage, stop, end):
     """With a constant learning rate, so that the shorter first part has the whole run's schedule."""
-    batch = {"sft": [BATCH, "--data.init_args.micro_batch_size=4"], "ppo": ["--data.init_args.global_batch_size=16"]}
+    batch = {
+        "sft": [BATCH, "--data.init_args.micro_batch_size=4"],
+        "ppo": ["--data.init_args.global_batch_size=16"],
+    }
     arguments = ["--trainer.log_every_n_steps=1", "--trainer.limit_val_batches=0", *batch[stage]]
     arguments += [f"--trainer.max_steps={end}", "--model.init_args.min_lr_ratio=1"]
     full, parts = tiny_stages.out / f"{stage}_full", tiny_stages.out / f"{stage}_parts"

@@ -10,7 +10,9 @@ from datamodules.tokenizer import load_tokenizer
 # A character tokenizer with three merges. Two of them would join the end of a prompt to the start of a reply,
 # which is how the first token of a reply gets lost on formats that end in ":" or a line end.
 SPECIAL = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
-CHARACTERS = sorted(set("### Instruction:\n\nResponse:Q:A: user assistant system 2+24yes no again <>/s| 你好吗很再见|_im"))
+CHARACTERS = sorted(
+    set("### Instruction:\n\nResponse:Q:A: user assistant system 2+24yes no again <>/s| 你好吗很再见|_im")
+)
 MERGES = [(":", "y"), ("\n", "很"), ("很", "好")]
 SHORT = "Q:{content}A:"
 QUESTION = ["<s>", "Q", ":", "2", "+", "2", "A", ":"]
@@ -167,7 +169,11 @@ def test_a_turn_ends_at_the_templates_own_end_token_and_the_reply_still_learns_e
 
 
 def instruction_data(rows, tmp_path, folder, content, **options):
-    options = {"template": InstructionTemplate(SHORT), "micro_batch_size": 2, "global_batch_size": 2} | options
+    options = {
+        "template": InstructionTemplate(SHORT),
+        "micro_batch_size": 2,
+        "global_batch_size": 2,
+    } | options
     data = InstructionData(train=rows(tmp_path / "rows.jsonl", content), tokenizer=str(folder), **options)
     data.setup()
     return data
@@ -209,7 +215,8 @@ def test_a_prompt_that_fills_max_length_is_dropped_with_the_reason(rows, tmp_pat
 def test_a_chat_without_an_assistant_or_with_an_unknown_role_is_dropped_with_the_reason(
     rows, tmp_path, tiny_tokenizer
 ):
-    """The tiny tokenizer's own template, as `trivium tokenizer` writes it, raises on roles it does not know."""
+    """The tiny tokenizer's own template, as `trivium tokenizer` writes it, raises on roles it does not
+    know."""
     content = [
         {"messages": [{"role": "user", "content": "a film"}]},
         {"messages": [{"role": "robot", "content": "a"}, {"role": "assistant", "content": "b"}]},
@@ -227,7 +234,8 @@ def test_the_receipts_sample_shows_what_is_trained(rows, tmp_path, folder):
     data = instruction_data(rows, tmp_path, folder, [{"instruction": "你好吗", "output": "很好"}])
     given, trained = data.receipts[0].sample
     assert (given[1], trained[1]) == (False, True)
-    assert trained[0].replace(" ", "") == "很好</s>"  # this tokenizer has no decoder: it puts spaces in between
+    # this tokenizer has no decoder: it puts spaces in between
+    assert trained[0].replace(" ", "") == "很好</s>"
 
 
 # --- pretraining blocks
@@ -247,7 +255,11 @@ def test_packed_blocks_restart_positions_and_train_no_token_across_documents():
 def test_a_corpus_is_cut_into_blocks_of_whole_text_and_counts_its_targets(rows, tmp_path, folder, tokenizer):
     path = rows(tmp_path / "corpus.jsonl", [{"text": "你好"}, {"text": "no"}, {"text": "2+2"}])
     data = MixedCorpusData(
-        {"a": Source(path, 1.0, val=path)}, str(folder), sequence_length=5, global_batch_size=2, micro_batch_size=2
+        {"a": Source(path, 1.0, val=path)},
+        str(folder),
+        sequence_length=5,
+        global_batch_size=2,
+        micro_batch_size=2,
     )
     data.setup()
     # <s> 你 好 </s> <s> | n o </s> <s> 2 | + 2 </s>: training leaves the short tail out, validation pads it
@@ -257,4 +269,7 @@ def test_a_corpus_is_cut_into_blocks_of_whole_text_and_counts_its_targets(rows, 
     assert data.splits["train"].weights.tolist() == [3, 3]  # 你 好 </s>; o </s> and 2
     val = data.collate("val", np.array([2, -1]))
     assert val["document_ids"].tolist() == [[0, 0, 0, -1, -1], [-1] * 5]
-    assert val["labels"].tolist() == [[-100, *tokenizer.convert_tokens_to_ids(["2", "</s>"]), -100, -100], [-100] * 5]
+    assert val["labels"].tolist() == [
+        [-100, *tokenizer.convert_tokens_to_ids(["2", "</s>"]), -100, -100],
+        [-100] * 5,
+    ]

@@ -1,7 +1,8 @@
-"""A run that is killed goes on as if it had not been: the same rows, the same losses, the same weights, bit for
-bit on CPU."""
+"""A run that is killed goes on as if it had not been: the same rows, the same losses, the same weights, bit
+for bit on CPU."""
 
 import csv
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -15,8 +16,8 @@ COMMON = ["--trainer.log_every_n_steps=1", "--trainer.limit_val_batches=0"]
 # A schedule that decays, so that a learning rate restarted from its warm-up would show.
 SFT = ["--trainer.max_steps=6", "--data.init_args.global_batch_size=8", "--data.init_args.micro_batch_size=2"]
 SFT += ["--model.init_args.warmup_steps=2"]
-# Two epochs × four minibatches = 8 steps an iteration, three iterations. An adapted KL coefficient, and learning
-# rates at which it moves, so that a controller forgotten at the resume would show.
+# Two epochs × four minibatches = 8 steps an iteration, three iterations. An adapted KL coefficient, and
+# learning rates at which it moves, so that a controller forgotten at the resume would show.
 PPO = ["--trainer.max_steps=24", "--data.init_args.global_batch_size=16", "--model.init_args.kl_target=0.5"]
 PPO += ["--model.init_args.kl_horizon=64", "--model.init_args.min_lr_ratio=0.1"]
 
@@ -40,7 +41,7 @@ class Watch(Callback):
 @pytest.fixture
 def clock(monkeypatch):
     """A clock for time-based checkpoints: every look at it is a minute later."""
-    minute = iter(range(10**6))
+    minute = itertools.count(1)
     monkeypatch.setattr(model_checkpoint, "time", SimpleNamespace(monotonic=lambda: 60.0 * next(minute)))
 
 
@@ -63,11 +64,14 @@ def train(tiny_stages, clock):
 
 
 def curve(run, metric):
-    """Step → value over all versions of a run's CSV; what came after a checkpoint is told again by the resume."""
+    """Step → value over all versions of a run's CSV; what came after a checkpoint is told again by the
+    resume."""
     values: dict[int, float] = {}
     for file in sorted(run.glob("metrics/version_*/metrics.csv")):
         with file.open() as lines:
-            values |= {int(row["step"]): float(row[metric]) for row in csv.DictReader(lines) if row.get(metric)}
+            values |= {
+                int(row["step"]): float(row[metric]) for row in csv.DictReader(lines) if row.get(metric)
+            }
     return values
 
 
@@ -93,7 +97,8 @@ def test_a_killed_sft_run_goes_on_bit_for_bit(tiny_stages, train, kill_after):
     assert len(rows) == 6 * 4
     assert train("sft", parts.name, *SFT, every_step, kill_after=kill_after) == rows[:kill_after]
     done = checkpoint(parts)["global_step"]
-    assert done in (2, 3)  # callbacks run in their order: the kill may come before the checkpoint of its own step
+    # callbacks run in their order: the kill may come before the checkpoint of its own step
+    assert done in (2, 3)
     assert train("sft", parts.name, *SFT, every_step, "--ckpt_path=last") == rows[done * 4 :]
     assert curve(parts, "train/learning_rate") == curve(whole, "train/learning_rate")
     assert curve(parts, "train/loss") == curve(whole, "train/loss")
@@ -107,11 +112,19 @@ def test_a_killed_ppo_run_goes_on_bit_for_bit(tiny_stages, train):
     rows = train("ppo", whole.name, *PPO, every_iteration)
     assert len(rows) == 3
     assert train("ppo", parts.name, *PPO, every_iteration, kill_after=2) == rows[:2]
-    assert (parts / "checkpoints" / "last.ckpt").is_file(), "no checkpoint before the end: nothing to go on from"
+    assert (parts / "checkpoints" / "last.ckpt").is_file(), (
+        "no checkpoint before the end: nothing to go on from"
+    )
     done = checkpoint(parts)["global_step"] // 8
     assert done in (1, 2)
     assert train("ppo", parts.name, *PPO, every_iteration, "--ckpt_path=last") == rows[done:]
-    for metric in ("ppo/score", "ppo/kl_per_sequence", "ppo/kl_coef", "ppo/policy_loss", "ppo/response_length"):
+    for metric in (
+        "ppo/score",
+        "ppo/kl_per_sequence",
+        "ppo/kl_coef",
+        "ppo/policy_loss",
+        "ppo/response_length",
+    ):
         assert curve(parts, metric) == curve(whole, metric), metric
     coefficients = list(curve(whole, "ppo/kl_coef").values())
     assert len(set(coefficients)) == 3  # the controller did move
@@ -120,7 +133,8 @@ def test_a_killed_ppo_run_goes_on_bit_for_bit(tiny_stages, train):
 
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
 def test_the_last_checkpoint_of_a_finished_run_is_its_last_step(tiny_stages, train, stage):
-    """A checkpoint every four looks at the clock, none of them the last step: the end is saved all the same."""
+    """A checkpoint every four looks at the clock, none of them the last step: the end is saved all the
+    same."""
     run = tiny_stages.out / f"{stage}_ended"
     train(stage, run.name, *{"sft": SFT, "ppo": PPO}[stage], "--checkpoint_minutes=4")
     assert checkpoint(run)["global_step"] == {"sft": 6, "ppo": 24}[stage]

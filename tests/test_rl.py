@@ -18,7 +18,9 @@ def test_gae_equals_the_hand_table():
     values = torch.tensor([[0.5, 0.4, 0.2], [0.6, 0.3, 9.0]])
     advantages, returns = rl.gae(rewards, values, MASK, gamma=0.9, gae_lambda=0.5)
     expected = torch.tensor([[-0.077, 0.14, 0.8], [0.535, 1.7, 0.0]])
-    torch.testing.assert_close(advantages, expected, atol=1e-6, rtol=0)  # a few fp32 roundings of numbers near 1
+    torch.testing.assert_close(
+        advantages, expected, atol=1e-6, rtol=0
+    )  # a few fp32 roundings of numbers near 1
     expected_returns = torch.tensor([[0.423, 0.54, 1.0], [1.135, 2.0, 0.0]])
     torch.testing.assert_close(returns, expected_returns, atol=1e-6, rtol=0)
 
@@ -67,7 +69,8 @@ def test_the_policy_is_clipped_only_where_it_would_gain(advantage, ratio, loss, 
 
 
 def test_the_clipped_value_loss_takes_the_larger_error():
-    """V = 1, V_old = 0, ε_v = 0.2: clipped to 0.2. Against R = 1: errors 0 and 0.64; against R = 0: 1 and 0.04."""
+    """V = 1, V_old = 0, ε_v = 0.2: clipped to 0.2. Against R = 1: errors 0 and 0.64; against R = 0: 1 and
+    0.04."""
     one = torch.ones(1, 2)
     loss = rl.value_loss(one, one * 0, torch.tensor([[1.0, 0.0]]), one.bool(), value_clip_eps=0.2)
     assert loss.item() == pytest.approx(0.5 * (0.64 + 1.0), abs=1e-6)

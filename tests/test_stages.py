@@ -13,13 +13,25 @@ from experiments.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 METRICS = {
-    "pretrain": ["train/loss", "train/grad_norm", "train/learning_rate", "train/tokens_per_second", "val/loss"]
+    "pretrain": [
+        "train/loss",
+        "train/grad_norm",
+        "train/learning_rate",
+        "train/tokens_per_second",
+        "val/loss",
+    ]
     + ["val/loss/a", "val/loss/b", "val/perplexity/a", "data/share/a", "data/epochs/b"],
     "sft": ["train/loss", "val/loss", "val/loss/x/en", "val/perplexity/y/en"],
     "reward": ["train/loss", "val/loss", "reward/accuracy", "reward/margin", "reward/calibration_error"],
     "ppo": ["ppo/score", "ppo/kl", "ppo/kl_k3", "ppo/kl_per_sequence", "ppo/entropy", "ppo/clip_fraction"]
     + ["ppo/ratio_min", "ppo/ratio_max", "ppo/explained_variance", "ppo/eos_share", "ppo/response_length"]
-    + ["ppo/kl_coef", "ppo/approx_kl", "ppo/grad_norm_actor", "ppo/grad_norm_critic", "ppo/length_correlation"],
+    + [
+        "ppo/kl_coef",
+        "ppo/approx_kl",
+        "ppo/grad_norm_actor",
+        "ppo/grad_norm_critic",
+        "ppo/length_correlation",
+    ],
 }
 
 
@@ -45,7 +57,9 @@ def test_the_loss_falls(tiny_stages, stage):
 def test_losses_begin_where_theory_says(tiny_stages):
     """A new model guesses among V tokens; a new reward head of small scores costs about ln 2."""
     vocabulary = json.loads(Path(tiny_stages.export("pretrain"), "config.json").read_text())["vocab_size"]
-    assert curve(tiny_stages.out / "pretrain", "train/loss")[0] == pytest.approx(math.log(vocabulary), abs=0.1)
+    assert curve(tiny_stages.out / "pretrain", "train/loss")[0] == pytest.approx(
+        math.log(vocabulary), abs=0.1
+    )
     # the head's scores have a standard deviation near 1, so E[softplus] lies a little above ln 2
     assert curve(tiny_stages.out / "reward", "train/loss")[0] == pytest.approx(math.log(2), abs=0.35)
 
@@ -80,8 +94,14 @@ def test_a_runs_folder_holds_what_it_should(tiny_stages, stage):
 def test_predict_writes_one_line_a_row(tiny_stages, stage, keys):
     run = tiny_stages.out / f"predict_{stage}"
     start = {
-        "pretrain": ["--model.init_args.config=null", f"--model.init_args.pretrained={tiny_stages.export(stage)}"],
-        "sft": [f"--model.init_args.pretrained={tiny_stages.export(stage)}", "--model.init_args.max_new_tokens=8"],
+        "pretrain": [
+            "--model.init_args.config=null",
+            f"--model.init_args.pretrained={tiny_stages.export(stage)}",
+        ],
+        "sft": [
+            f"--model.init_args.pretrained={tiny_stages.export(stage)}",
+            "--model.init_args.max_new_tokens=8",
+        ],
         "reward": [f"--model.init_args.pretrained={tiny_stages.export(stage)}"],
         "ppo": [
             f"--model.init_args.actor={tiny_stages.export(stage)}",
@@ -104,7 +124,10 @@ def test_the_resolved_config_runs_again(tiny_stages):
 
 @pytest.mark.parametrize("stage", list(METRICS))
 def test_every_yaml_runs_fast_dev_run(tiny_stages, stage, tmp_path):
-    assert main([*tiny_stages.stage(stage), "--run", str(tmp_path / "run"), "--trainer.fast_dev_run", "true"]) == 0
+    assert (
+        main([*tiny_stages.stage(stage), "--run", str(tmp_path / "run"), "--trainer.fast_dev_run", "true"])
+        == 0
+    )
     assert not (tmp_path / "run" / "export").exists()
 
 
@@ -125,14 +148,23 @@ def test_chat_answers_one_prompt(tiny_stages, capsys):
 @pytest.mark.slow
 def test_wandb_keeps_an_offline_run_in_the_folder(tiny_stages, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    arguments = ["--run", str(tmp_path / "run"), "--trainer.max_steps", "2", "--trainer.limit_val_batches", "0"]
+    arguments = [
+        "--run",
+        str(tmp_path / "run"),
+        "--trainer.max_steps",
+        "2",
+        "--trainer.limit_val_batches",
+        "0",
+    ]
     assert main([*tiny_stages.stage("sft"), *arguments]) == 0
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
 
 
 def test_help_answers_at_once_without_torch():
     code = "import sys, experiments.cli as c; c.main(['--help']); assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=2, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=2, cwd=ROOT, check=True
+    )
     for command in ("fit", "validate", "test", "predict", "data", "chat", "tokenizer", "quickstart"):
         assert f"  {command} " in done.stdout
 

@@ -69,7 +69,9 @@ def test_a_step_without_targets_does_not_divide_by_zero():
 
 
 def test_every_row_comes_once_an_epoch_in_another_order_each():
-    epochs = [[row for step in range(3) for row in plan().rows(3 * epoch + step).tolist()] for epoch in range(4)]
+    epochs = [
+        [row for step in range(3) for row in plan().rows(3 * epoch + step).tolist()] for epoch in range(4)
+    ]
     for epoch in epochs:
         assert sorted(epoch) == list(range(ROWS))
     assert len({tuple(epoch) for epoch in epochs}) == 4
@@ -169,8 +171,12 @@ def test_a_mixed_order_takes_each_sources_rows_in_turn_without_repeats_within_it
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_evaluation_sees_every_row_once_in_equally_many_batches(size, world):
     lengths, ids = LENGTHS[:size], np.arange(size) + 100
-    ranks = [EvalBatches(np.arange(size), lengths, ids, 4, lambda rows: {}, world, rank) for rank in range(world)]
+    ranks = [
+        EvalBatches(np.arange(size), lengths, ids, 4, lambda rows: {}, world, rank) for rank in range(world)
+    ]
     assert len({len(batches) for batches in ranks}) == 1
     seen = [int(row) for batches in ranks for batch in batches for row in batch["rows"]]
-    assert sorted(row for row in seen if row >= 0) == ids.tolist()  # the rest are −1, which counts for nothing
+    assert (
+        sorted(row for row in seen if row >= 0) == ids.tolist()
+    )  # the rest are −1, which counts for nothing
     assert all(len(batch["rows"]) == 4 for batches in ranks for batch in batches)

@@ -89,9 +89,12 @@ def test_a_large_file_does_not_crowd_out_a_small_one(tmp_path: Path) -> None:
 def test_chat_template_renders_the_prompt_and_masks_the_reply(tokenizer: PreTrainedTokenizerFast) -> None:
     user = [{"role": "user", "content": "What is 1 + 1?"}]
     chat = [{"role": "system", "content": "Be brief."}, *user, {"role": "assistant", "content": "2"}]
-    prompt = "### Instruction:\nWhat is 1 + 1?\n\n### Response:\n"
+    prompt = "<s>### Instruction:\nWhat is 1 + 1?\n\n### Response:\n"
     assert tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True) == prompt
-    assert tokenizer.apply_chat_template(chat, tokenize=False) == f"Be brief.\n\n{prompt}2</s>"
+    assert (
+        tokenizer.apply_chat_template(chat, tokenize=False)
+        == f"<s>Be brief.\n\n{prompt.removeprefix('<s>')}2</s>"
+    )
     encoded: Any = tokenizer.apply_chat_template(chat, return_dict=True, return_assistant_tokens_mask=True)
     trained = zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)
     assert [token for token, kept in trained if kept] == [*tokenizer.encode("2"), 2]

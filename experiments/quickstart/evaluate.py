@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoModelForCausalLM
 
 from datamodules import InstructionData, MixedCorpusData
 from experiments.quickstart.judge import bigram_count, distinct_bigrams, pair_accuracy, vader
 from modules.backbone import LanguageModel, load_causal_lm
+from modules.generation import generate
 
 Rows = list[dict[str, Any]]
 
@@ -37,6 +39,33 @@ def unigram_losses(data: MixedCorpusData) -> dict[str, float]:
         trained[np.concatenate([[0], val.ends[:-1]])] = False  # a document's first token is given
         losses[name] = float(-logprobs[val.tokens[trained]].mean())
     return losses
+
+
+def continuations(
+    directory: str, data: MixedCorpusData, given: int = 12, length: int = 24
+) -> list[dict[str, str]]:
+    """How a random and the pretrained model go on, greedily, from the first tokens of a held-out document of
+    each source; samples for the report."""
+    model, tokenizer = load_causal_lm(directory).eval(), data.tokenizer
+    torch.manual_seed(0)
+    models = {"before": AutoModelForCausalLM.from_config(model.config).eval(), "after": model}
+    samples = []
+    for name, documents in data.splits["val"].documents.items():
+        ids = torch.from_numpy(
+            next(d["input_ids"] for d in documents.data if len(d["input_ids"]) > given + length)
+        )
+        prompt = ids[None, :given].long()
+        sample = {
+            "stage": "pretrain",
+            "prompt": tokenizer.decode(prompt[0], skip_special_tokens=True),
+            "note": name,
+        }
+        for when, each in models.items():
+            limits = (length, tokenizer.eos_token_id, tokenizer.pad_token_id)
+            found, mask = generate(each, prompt, torch.ones_like(prompt, dtype=torch.bool), *limits)
+            sample[when] = tokenizer.decode(found[0][mask[0]], skip_special_tokens=True)
+        samples.append(sample)
+    return samples
 
 
 @torch.no_grad()

@@ -81,7 +81,7 @@ def pretraining(curves: Curves) -> tuple[dict[str, float], list[dict[str, str]]]
             f"unigram/{name}": baseline,
             f"improvement/{name}": baseline - loss,
         }
-    return metrics, []
+    return metrics, evaluate.continuations(str(FOLDER / "pretrain/export"), data)
 
 
 def sft() -> tuple[dict[str, float], list[dict[str, str]]]:
@@ -107,7 +107,7 @@ def sft() -> tuple[dict[str, float], list[dict[str, str]]]:
             continue
         seen.add((row["task"], row["language"]))
         prompt = "\n".join(part for part in (row["instruction"], row["input"]) if part)
-        note = f"written by a person: {row['output']}"
+        note = f"expected: {row['output']}"
         samples.append(
             {"stage": "sft", "prompt": prompt, "before": old["reply"], "after": new["reply"], "note": note}
         )
@@ -141,7 +141,7 @@ def reward() -> tuple[dict[str, float], list[dict[str, str]]]:
                 "prompt": row["instruction"],
                 "before": lines[0],
                 "after": lines[-1],
-                "note": "left the lowest, right the highest score of four",
+                "note": "",
             }
         )
     return metrics, samples

@@ -34,8 +34,8 @@ class StageBudget:
 BUDGETS = (
     StageBudget("pretrain", "Pretraining", 640, 40),
     StageBudget("sft", "Supervised fine-tuning", 300, 20),
-    StageBudget("reward", "Reward model", 180, 20),
-    StageBudget("ppo", "PPO", 136, 8),
+    StageBudget("reward", "Reward model", 260, 20),
+    StageBudget("ppo", "PPO", 152, 8),
 )
 
 

@@ -1,0 +1,126 @@
+"""Commands beside `fit`, and that what one writes another reads."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.cli import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "experiments" / "configs"
+
+
+def test_help_is_fast_and_imports_nothing_heavy():
+    code = "import sys, experiments.cli as c; c.main(['--help']); print(*sys.modules, file=sys.stderr)"
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert time.perf_counter() - started < 2
+    heavy = {"torch", "lightning", "transformers", "datasets", "numpy", "wandb", "rich", "jsonargparse"}
+    assert heavy.isdisjoint(done.stderr.split())
+    listed = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert listed == list(COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["data", "chat", "tokenizer", "quickstart"])
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: trivium {command}" in capsys.readouterr().out
+
+
+def test_the_stages_yamls_are_the_four_and_share_their_trainers(tiny_stages):
+    """`test_stages.py` runs each; a fifth needs a run there too."""
+    assert sorted(path.stem for path in CONFIGS.glob("*.yaml")) == ["ppo", "pretrain", "reward", "sft"]
+    for path in CONFIGS.glob("*.yaml"):
+        trainer = yaml.safe_load(path.read_text())["trainer"]
+        assert (CONFIGS / trainer).is_file(), f"{path.name} restates its trainer instead of naming a file"
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_an_export_measures_as_its_run_did_at_the_end(tiny_stages, command, capsys):
+    """What `fit` validated last and what its export holds are the same weights: equal to fp32 rounding."""
+    run = tiny_stages.out / "measured"
+    epoch = ["--trainer.val_check_interval=1.0", "--trainer.max_epochs=1"]
+    if not run.exists():
+        assert main([*tiny_stages.stage("sft", run="measured"), *epoch]) == 0
+    header, *lines = (run / "metrics/version_0/metrics.csv").read_text().splitlines()
+    column = header.split(",").index("val/loss")
+    last = float([line.split(",")[column] for line in lines if line.split(",")[column]][-1])
+    capsys.readouterr()
+    export = f"--model.init_args.pretrained={run / 'export'}"
+    assert main([*tiny_stages.stage("sft", command, "measured"), export]) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if "val/loss " in line]
+    found = float(printed[0].replace("│", " ").split()[-1])
+    assert found == pytest.approx(last, rel=1e-5)
+
+
+def test_predictions_keep_the_row_numbers_of_the_file_when_rows_are_dropped(tiny_stages, rows, tmp_path):
+    """Rows 0 and 2 have no reply: what is predicted is row 1 and 3, counted from 0, as `rows` in a batch."""
+    blank = {"instruction": "Write.", "output": " ", "task": "x", "language": "en"}
+    file = rows(tmp_path / "x.jsonl", [blank, {**blank, "output": "a"}, blank, {**blank, "output": "b"}])
+    run = tmp_path / "run"
+    line = tiny_stages.stage("sft", "predict")
+    line += ["--run", str(run), f"--data.init_args.val={file}", "--model.init_args.max_new_tokens=4"]
+    assert main([*line, f"--model.init_args.pretrained={tiny_stages.export('sft')}"]) == 0
+    found = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in found] == [1, 3]
+
+
+def test_predict_can_use_a_checkpoint_instead_of_an_export(tiny_stages, tmp_path):
+    results = []
+    for name, source in {
+        "export": f"--model.init_args.pretrained={tiny_stages.export('sft')}",
+        "checkpoint": f"--ckpt_path={tiny_stages.out / 'sft' / 'checkpoints' / 'last.ckpt'}",
+    }.items():
+        line = [*tiny_stages.stage("sft", "predict"), "--run", str(tmp_path / name)]
+        assert main([*line, "--model.init_args.max_new_tokens=6", source]) == 0
+        results.append((tmp_path / name / "predictions.jsonl").read_text())
+    assert results[0] == results[1]
+
+
+def test_the_data_receipt_accepts_overrides_and_trains_nothing(tiny_stages, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")  # so that no cell of the table wraps
+    config = str(tiny_stages.out / "sft" / "config.yaml")
+    whole = json.loads((tiny_stages.out / "sft" / "receipt.json").read_text())[0]
+    assert (whole["truncated"], whole["dropped"]) == (0, {})
+    assert main(["data", "receipt", "--config", config, "--data.init_args.max_length=42"]) == 0
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    rows, kept, truncated, dropped = re.search(r"data\.train (\d+) (\d+) (\d+) (\d+)", printed).groups()
+    assert int(rows) == whole["rows"] == int(kept) + int(dropped)
+    assert 0 < int(truncated) <= int(kept)
+    assert int(dropped) > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_chat_refuses_what_is_no_language_model(tiny_stages, capsys):
+    assert main(["chat", tiny_stages.export("reward"), "--prompt", "Write."]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("trivium: ")
+    assert "stage `reward`" in line
+
+
+def test_chat_is_reproducible_by_seed_and_greedy_at_zero(tiny_stages, capsys):
+    def reply(*options):
+        capsys.readouterr()
+        arguments = ["--prompt", "Write.", "--max-new-tokens", "8", *options]
+        assert main(["chat", tiny_stages.export("sft"), *arguments]) == 0
+        return capsys.readouterr().out
+
+    assert reply("--seed", "1") == reply("--seed", "1")
+    assert reply("--temperature", "0", "--seed", "1") == reply("--temperature", "0", "--seed", "2")
+
+
+def test_a_saved_configuration_holds_no_secret_and_names_every_choice(tiny_stages, monkeypatch):
+    saved = yaml.safe_load((tiny_stages.out / "ppo" / "config.yaml").read_text())
+    assert saved["model"]["init_args"]["kl_coef"] == 0.05
+    assert saved["data"]["init_args"]["seed"] == 0  # a default, written out so that it cannot change unseen
+    assert saved["seed_everything"] == 0
+    assert "api_key" not in (tiny_stages.out / "ppo" / "config.yaml").read_text().lower()

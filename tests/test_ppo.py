@@ -1,0 +1,96 @@
+"""PPO's run-time checks, its adaptive coefficient, and that it raises a simple reward."""
+
+import lightning as L
+import pytest
+import torch
+
+from datamodules import PromptData
+from modules import PPOModule
+from modules.doctor import check_first_ratio
+
+
+def test_a_ratio_other_than_one_at_the_first_step_is_an_error():
+    mask = torch.tensor([[True, False]])
+    check_first_ratio(torch.tensor([[5e-5, 9.0]]), mask, "32-true")
+    with pytest.raises(RuntimeError, match="ρ ≠ 1 before the first update"):
+        check_first_ratio(torch.tensor([[2e-4, 0.0]]), mask, "32-true")
+    check_first_ratio(torch.tensor([[0.01, 9.0]]), mask, "bf16-mixed")
+    with pytest.raises(RuntimeError, match="temperature"):
+        check_first_ratio(torch.tensor([[0.03, 0.0]]), mask, "bf16-mixed")
+    with pytest.raises(RuntimeError, match="ρ ≠ 1"):
+        check_first_ratio(torch.tensor([[float("nan"), 0.0]]), mask, "32-true")
+
+
+def module(tiny_stages, **options):
+    settings = {"max_new_tokens": 8, "epochs": 2, "minibatches": 2, "actor_lr": 3e-3, "critic_lr": 3e-3}
+    return PPOModule(tiny_stages.export("sft"), tiny_stages.export("reward"), **{**settings, **options})
+
+
+def fit(tiny_stages, ppo, steps):
+    data = PromptData(
+        str(tiny_stages.files / "prompts.train.jsonl"), tiny_stages.export("sft"), global_batch_size=32
+    )
+    trainer = L.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(ppo, datamodule=data)
+    return trainer
+
+
+def test_another_temperature_in_the_update_is_found_at_the_first_step(tiny_stages):
+    class Wrong(PPOModule):
+        def update(self, minibatch, first):
+            self.temperature = 0.5
+            super().update(minibatch, first)
+
+    settings = {"max_new_tokens": 8, "epochs": 1, "minibatches": 2}
+    with pytest.raises(RuntimeError, match="ρ ≠ 1"):
+        fit(tiny_stages, Wrong(tiny_stages.export("sft"), tiny_stages.export("reward"), **settings), 4)
+
+
+def test_another_reference_at_the_first_iteration_is_found(tiny_stages):
+    class Wrong(PPOModule):
+        def configure_model(self):
+            super().configure_model()
+            with torch.no_grad():
+                self.network.reference.model.lm_head.weight.mul_(1.5)
+
+    with pytest.raises(RuntimeError, match="KL to the reference ≠ 0"):
+        fit(tiny_stages, Wrong(tiny_stages.export("sft"), tiny_stages.export("reward"), max_new_tokens=8), 4)
+
+
+def test_the_score_rises_and_the_coefficient_adapts(tiny_stages):
+    seen = []
+
+    class Watched(PPOModule):
+        def adapt_kl(self, rollout):
+            seen.append((float(rollout.scores.mean()), float(self.kl_coef)))
+            super().adapt_kl(rollout)
+
+    settings = {"max_new_tokens": 8, "epochs": 2, "minibatches": 2, "actor_lr": 3e-3, "critic_lr": 3e-3}
+    ppo = Watched(
+        tiny_stages.export("sft"),
+        tiny_stages.export("reward"),
+        kl_coef=0.02,
+        kl_target=1.0,
+        kl_horizon=320,
+        **settings,
+    )
+    fit(tiny_stages, ppo, 40)
+    scores, coefficients = zip(*seen, strict=True)
+    assert len(seen) == 10
+    assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3
+    # at the first iteration the KL is 0, below the target: 1 − 0.2 · 32 / 320
+    assert coefficients[1] == pytest.approx(0.02 * 0.98, rel=1e-6)
+    assert coefficients[-1] != coefficients[1]
+
+
+def test_dropout_is_off_in_all_four_models_even_in_training_mode(tiny_stages):
+    ppo = module(tiny_stages)
+    ppo.configure_model()
+    ppo.train()
+    assert not any(part.training for part in ppo.network.modules())

@@ -1,0 +1,60 @@
+"""The README's first command, scaled down: four real stages on real data, a report, and going on from
+there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """Runs `trivium quickstart` with options in a folder of its own."""
+    folder = tmp_path_factory.mktemp("quickstart")
+
+    def run(*options: str) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        line = [sys.executable, "-m", "experiments.cli", "quickstart", *options]
+        return subprocess.run(
+            line, capture_output=True, text=True, cwd=folder, env=environment, timeout=900, check=False
+        )
+
+    return run, folder / "runs" / "quickstart"
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs_reports_and_does_not_run_a_finished_stage_again(quickstart):
+    run, folder = quickstart
+    done = run("--minutes", "1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads((folder / "report.json").read_text())
+    assert list(report["stages"]) == ["pretrain", "sft", "reward", "ppo"]
+    for stage in report["stages"].values():
+        assert stage["seconds"] > 0
+        assert stage["tokens"] > 0
+        assert (folder / stage["export"] / "model.safetensors").is_file()
+    for source in report["mixture"].values():
+        assert source["realised"] == pytest.approx(
+            source["weight"], abs=1 / (64 * 8)
+        )  # one block of 64 steps of 8
+    assert set(report["judge"]) == {"before", "after", "stderr", "kl"}
+    assert {"torch", "lightning", "transformers"} <= set(report["versions"])
+    improvement = report["stages"]["pretrain"]["metrics"]
+    assert all(improvement[f"val/loss/{name}"] < 8.0 for name in report["mixture"])  # ln 4096 = 8.3
+    assert "<html" in (folder / "report.html").read_text()
+
+    weights = {
+        name: (folder / name / "export/model.safetensors").stat().st_mtime for name in report["stages"]
+    }
+    refused = run()
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+    assert run("--resume").returncode == 0
+    assert weights == {
+        name: (folder / name / "export/model.safetensors").stat().st_mtime for name in report["stages"]
+    }
