@@ -140,6 +140,18 @@ def test_the_last_checkpoint_of_a_finished_run_is_its_last_step(tiny_stages, tra
     assert checkpoint(run)["global_step"] == {"sft": 6, "ppo": 24}[stage]
 
 
+def test_going_on_from_a_saved_config_never_deletes_what_it_goes_on_from(tiny_stages, train):
+    """A run begun with `--overwrite true` has it in its config; resuming from that config must go on."""
+    run = tiny_stages.out / "begun_again"
+    rows = train("sft", run.name, *SFT, "--checkpoint_minutes=1", "--overwrite=true", kill_after=14)
+    done = checkpoint(run)["global_step"]
+    assert done > 0
+    Watch.rows, Watch.kill_after = [], None
+    assert main(["fit", "--config", str(run / "config.yaml"), "--ckpt_path=last"]) == 0
+    assert len(Watch.rows) == (6 - done) * 4
+    assert Watch.rows[: len(rows) - done * 4] == rows[done * 4 :]
+
+
 def test_resuming_where_nothing_was_saved_is_refused_instead_of_starting_over(tiny_stages, capsys):
     line = tiny_stages.stage("sft", run="never_begun")
     assert main([*line, "--ckpt_path=last", "--trainer.max_steps=1"]) == 2
