@@ -33,9 +33,9 @@ class StageBudget:
 
 BUDGETS = (
     StageBudget("pretrain", "Pretraining", 640, 40),
-    StageBudget("sft", "Supervised fine-tuning", 300, 20),
-    StageBudget("reward", "Reward model", 260, 20),
-    StageBudget("ppo", "PPO", 152, 8),
+    StageBudget("sft", "Supervised fine-tuning", 320, 20),
+    StageBudget("reward", "Reward model", 300, 20),
+    StageBudget("ppo", "PPO", 160, 8),
 )
 
 
