@@ -118,7 +118,8 @@ class TriviumCLI(LightningCLI):
     def before_fit(self) -> None:
         self.refuse()
         trainer: Any = self.trainer
-        if self._option("overwrite") and trainer.is_global_zero and not trainer.fast_dev_run:
+        resumes = self._option("ckpt_path") is not None
+        if self._option("overwrite") and not resumes and trainer.is_global_zero and not trainer.fast_dev_run:
             for name in ("export", "checkpoints", "metrics"):
                 shutil.rmtree(Path(self._option("run")) / name, ignore_errors=True)
 
