@@ -12,6 +12,12 @@ from datamodules.receipt import Receipt
 from datamodules.tokenizer import load_tokenizer
 
 
+def too_small(field: str, value: Any, least: int) -> list[str]:
+    """The line that refuses a number below `least`, or something that is no number; none where it is fine."""
+    fine = isinstance(value, int | float) and value >= least
+    return [] if fine else [f"{field} is {value}: give {least} or more"]
+
+
 class PlannedData(L.LightningDataModule):
     """A data module whose every optimizer step is planned.
 
@@ -57,6 +63,11 @@ class PlannedData(L.LightningDataModule):
         """What `source` in a batch counts through."""
         return ["data"]
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is anything to validate on."""
+        return bool(getattr(self, "val", None))
+
     @abstractmethod
     def read(self) -> dict[str, Any]:
         """Encodes (or finds in the cache) the splits: `train` and, where there is one, `val`. A split has a
@@ -79,8 +90,7 @@ class PlannedData(L.LightningDataModule):
         """What makes this run impossible, a line each; asked before anything is read."""
         found = []
         for name in ("global_batch_size", "micro_batch_size", "eval_batch_size"):
-            if getattr(self, name) <= 0:
-                found.append(f"data.{name} is {getattr(self, name)}: give a number above 0")
+            found += too_small(f"data.{name}", getattr(self, name), 1)
         if found:
             return found
         rows = self.micro_batch_size * world_size
@@ -114,11 +124,11 @@ class PlannedData(L.LightningDataModule):
         if self.trainer is not None and stage == "fit":
             accumulate, limit = self.plan().accumulate, self.trainer.limit_train_batches
             trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
-            if isinstance(limit, int) and limit % accumulate and not trial:
+            batches = int(limit if isinstance(limit, int) else len(self.train_dataloader()) * limit)
+            if batches % accumulate and not trial:
                 raise ValueError(
-                    f"trainer.limit_train_batches is {limit}, no multiple of the {accumulate} micro-batches "
-                    "of a "
-                    "step: half a step would be taken as a whole one"
+                    f"trainer.limit_train_batches is {limit}, {batches} micro-batches, no multiple of the "
+                    f"{accumulate} of a step: half a step would be taken as a whole one"
                 )
             self.trainer.accumulate_grad_batches = accumulate
 

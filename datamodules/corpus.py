@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.base import PlannedData
+from datamodules.base import PlannedData, too_small
 from datamodules.collate import packed_blocks, token_rows
 from datamodules.mixing import Schedule
 from datamodules.plan import Batch, EvalBatches, Mixed, Order
@@ -124,6 +124,10 @@ class MixedCorpusData(PlannedData):
     def source_names(self) -> list[str]:
         return list(self.sources)
 
+    @property
+    def has_validation(self) -> bool:
+        return any(source.val for source in self.sources.values())
+
     def problems(self, world_size: int, accumulate: int = 1) -> list[str]:
         found = super().problems(world_size, accumulate)
         if not self.sources:
@@ -131,9 +135,7 @@ class MixedCorpusData(PlannedData):
         for name, source in self.sources.items():
             if not source.weight > 0:
                 found.append(f"data.sources.{name}.weight is {source.weight}: give a number above 0")
-        if self.sequence_length < 2:
-            found.append(f"data.sequence_length is {self.sequence_length}: give 2 or more")
-        return found
+        return found + too_small("data.sequence_length", self.sequence_length, 2)
 
     def read(self) -> dict[str, CorpusSplit]:
         train = {name: self._documents(name, s.train, s.text) for name, s in self.sources.items()}

@@ -6,7 +6,7 @@ import numpy as np
 from datasets import Value
 from jinja2 import TemplateError
 
-from datamodules.base import PlannedData
+from datamodules.base import PlannedData, too_small
 from datamodules.collate import IGNORED, prompts, token_rows
 from datamodules.plan import Batch, EvalBatches
 from datamodules.rows import INTS, Dropped, Rows, check_optional, encode_rows, sample, text_of
@@ -62,9 +62,7 @@ class InstructionData(PlannedData):
 
     def problems(self, world_size: int, accumulate: int = 1) -> list[str]:
         found = super().problems(world_size, accumulate)
-        if self.max_length < 2:
-            found.append(f"data.max_length is {self.max_length}: give 2 or more")
-        return found
+        return found + too_small("data.max_length", self.max_length, 2) + self.template.problems()
 
     def read(self) -> dict[str, Rows]:
         paths = {"train": self.train, "val": self.val}

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from datasets import List, Value
 
-from datamodules.base import PlannedData
+from datamodules.base import PlannedData, too_small
 from datamodules.collate import ranked_replies
 from datamodules.plan import Batch, EvalBatches
 from datamodules.rows import INTS, Dropped, Refused, Rows, check_optional, encode_rows, sample, text_of
@@ -52,6 +52,10 @@ class PreferenceData(PlannedData):
         self.train, self.val = train, val
         self.template = template
         self.max_length = max_length
+
+    def problems(self, world_size: int, accumulate: int = 1) -> list[str]:
+        found = super().problems(world_size, accumulate)
+        return found + too_small("data.max_length", self.max_length, 2) + self.template.problems()
 
     def read(self) -> dict[str, Rows]:
         paths = {"train": self.train, "val": self.val}

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.base import PlannedData
+from datamodules.base import PlannedData, too_small
 from datamodules.collate import prompts
 from datamodules.plan import Batch
 from datamodules.rows import INTS, Dropped, Rows, check_optional, encode_rows, sample, text_of
@@ -47,7 +47,10 @@ class PromptData(PlannedData):
 
     def problems(self, world_size: int, accumulate: int = 1) -> list[str]:
         self.micro_batch_size = max(1, self.global_batch_size // world_size)
-        return super().problems(world_size, accumulate)
+        found = super().problems(world_size, accumulate)
+        return (
+            found + too_small("data.max_prompt_length", self.max_prompt_length, 1) + self.template.problems()
+        )
 
     def read(self) -> dict[str, Rows]:
         paths = {"train": self.train, "val": self.val}

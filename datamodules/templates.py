@@ -30,10 +30,14 @@ class InstructionTemplate:
     def __init__(
         self, prompt: str = "### Instruction:\n{content}\n\n### Response:\n", separator: str = "\n"
     ) -> None:
-        if "{content}" not in prompt:
-            raise ValueError("data.template.prompt has no {content}: the instruction would be lost")
         self.format = prompt
         self.separator = separator
+
+    def problems(self) -> list[str]:
+        """What makes the template impossible, a line each."""
+        if "{content}" in self.format:
+            return []
+        return ["data.template.prompt has no {content}: the instruction would be lost"]
 
     def __repr__(self) -> str:
         return f"InstructionTemplate({self.format!r}, {self.separator!r})"
@@ -57,6 +61,10 @@ class ChatTemplate:
     turn is trained on."""
 
     columns: tuple[str, ...] = ("messages",)
+
+    def problems(self) -> list[str]:
+        """What makes the template impossible, a line each."""
+        return []
 
     def __repr__(self) -> str:
         return "ChatTemplate()"

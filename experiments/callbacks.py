@@ -40,15 +40,15 @@ class Throughput(Callback):
     """Logs `train/tokens_per_second`: tokens that are not padding, over all ranks, since the last log."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.tokens, self.since = int(pl_module.tokens_seen), time.perf_counter()  # type: ignore[arg-type]
+        self.tokens, self.since = pl_module.total_tokens(), time.perf_counter()  # type: ignore[operator]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         every = trainer.log_every_n_steps * trainer.accumulate_grad_batches  # type: ignore[attr-defined]
         if (batch_idx + 1) % every == 0:
-            tokens, now = int(pl_module.tokens_seen), time.perf_counter()  # type: ignore[arg-type]
-            rate = (tokens - self.tokens) * trainer.world_size / (now - self.since)
+            tokens, now = pl_module.total_tokens(), time.perf_counter()  # type: ignore[operator]
+            rate = (tokens - self.tokens) / (now - self.since)
             pl_module.log("train/tokens_per_second", rate, prog_bar=True)
             self.tokens, self.since = tokens, now
 
@@ -111,11 +111,12 @@ class Export(Callback):
         self.run = Path(run)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        tokens = pl_module.total_tokens()  # type: ignore[operator]
         if trainer.is_global_zero:
             data = trainer.datamodule  # type: ignore[attr-defined]
             facts: dict[str, Any] = {
                 "steps": trainer.global_step,
-                "tokens": int(pl_module.tokens_seen) * trainer.world_size,  # type: ignore[arg-type]
+                "tokens": tokens,
                 "receipt": [receipt.to_dict() for receipt in data.receipts],
             }
             if hasattr(data, "mixture"):

@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import Strategy
 import strategies
 from datamodules.base import PlannedData
 from experiments.callbacks import default_callbacks
+from experiments.config_errors import ConfigParser, check_config_files
 from experiments.loggers import default_loggers, finish_wandb
 from modules.stage import Stage
 
@@ -110,8 +111,11 @@ class TriviumCLI(LightningCLI):
             found.append(
                 "trainer: max_steps or max_epochs is 0, so nothing would be trained: give more steps"
             )
-        found += self.model.problems()
+        steps = trainer.max_steps if self.subcommand == "fit" and not trainer.fast_dev_run else -1
+        found += self.model.problems(steps)
         found += self.datamodule.problems(trainer.world_size, trainer.accumulate_grad_batches)
+        if self.subcommand in ("validate", "test") and not self.datamodule.has_validation:
+            found.append(f"data.val is not set: there is nothing to {self.subcommand} on; name a file")
         if found:
             raise ValueError("\n".join(found))
 
@@ -161,11 +165,13 @@ class _ReadOnly(TriviumCLI):
 
 def build(argv: list[str], cli: type[TriviumCLI] = TriviumCLI) -> TriviumCLI:
     """Parses `fit|validate|test|predict …`, builds what it names, and runs it."""
+    check_config_files(argv)
     return cli(
         model_class=Stage,
         datamodule_class=PlannedData,
         subclass_mode_model=True,
         subclass_mode_data=True,
+        parser_class=ConfigParser,
         auto_configure_optimizers=False,
         seed_everything_default=0,
         save_config_callback=SaveConfig,

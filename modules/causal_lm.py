@@ -43,8 +43,8 @@ class CausalLM(Stage):
         self.pretrained = pretrained
         self.network: LanguageModel | None = None
 
-    def problems(self) -> list[str]:
-        found = super().problems()
+    def problems(self, max_steps: int = -1) -> list[str]:
+        found = super().problems(max_steps)
         if (self.config is None) == (self.pretrained is None):
             found.append(
                 "model: give either `config` (from scratch) or `pretrained` (a directory), not both or none"

@@ -15,7 +15,7 @@ from modules.backbone import LanguageModel, ScalarModel, load_causal_lm, load_sc
 from modules.checkpoint import export_ppo, read_provenance
 from modules.doctor import check_first_ratio, check_same_policy, rollout_metrics
 from modules.generation import generate, uniforms
-from modules.optim import decay_groups, warmup_cosine
+from modules.optim import decay_groups
 from modules.rollout import Rollout, join
 from modules.stage import Batch, Stage
 
@@ -111,8 +111,8 @@ class PPOModule(Stage):
 
     kl_coef: Tensor
 
-    def problems(self) -> list[str]:
-        found = super().problems()
+    def problems(self, max_steps: int = -1) -> list[str]:
+        found = super().problems(max_steps)
         for name in (
             "epochs",
             "minibatches",
@@ -176,16 +176,13 @@ class PPOModule(Stage):
         groups = [{**group, "lr": self.actor_lr} for group in decay_groups([self.network.actor])]
         groups += [{**group, "lr": self.critic_lr} for group in decay_groups([self.network.critic])]
         optimizer = self.optimizer(groups)
-        return [optimizer], [
-            warmup_cosine(optimizer, self.warmup_steps, self.total_steps(), self.min_lr_ratio)
-        ]
+        return [optimizer], [self.schedule(optimizer)]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         # 1 sample, 2 score, 3 estimate advantages over the samples of all ranks, 4 update
-        rollout = self.estimate(self.gather(batch, self.sample(batch, int(batch["step"]))))
-        self.tokens_seen += (
-            rollout.prompt_mask.sum() + rollout.response_mask.sum()
-        ) // self.trainer.world_size
+        sampled = self.sample(batch, int(batch["step"]))
+        rollout = self.estimate(self.gather(batch, sampled))
+        self.tokens_seen += sampled.prompt_mask.sum() + sampled.response_mask.sum()
         self.log_dict(rollout_metrics(rollout, self.tokenizer.eos_token_id, self.score_clip))
         if self.global_step == 0 and self.reference == self.actor:
             check_same_policy(rollout, self.trainer.precision)

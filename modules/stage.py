@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
 from transformers import PreTrainedModel
 
@@ -32,8 +33,11 @@ class Stage(L.LightningModule):
 
     stage: ClassVar[str]
     parents: ClassVar[tuple[str, ...]]
-    tokens_seen: Tensor
-    """() int64, tokens this rank has trained on, padding not counted"""
+    tokens_seen: Tensor | int = 0
+    """tokens this rank has trained on since it started or resumed, padding not counted; no buffer, which DDP
+    would overwrite with rank 0's"""
+    tokens_before: int = 0
+    """tokens that all ranks had trained on when the run was resumed"""
 
     def __init__(self, optimizer: Callable[[Iterable], Optimizer], warmup_steps: int, min_lr_ratio: float):
         super().__init__()
@@ -41,14 +45,19 @@ class Stage(L.LightningModule):
         self.warmup_steps = warmup_steps
         self.min_lr_ratio = min_lr_ratio
         self.step_loss = SumMetric()
-        self.register_buffer("tokens_seen", torch.zeros((), dtype=torch.int64))
 
-    def problems(self) -> list[str]:
-        """What makes this run impossible, a line each; asked before anything is built."""
+    def problems(self, max_steps: int = -1) -> list[str]:
+        """What makes this run impossible, a line each; asked before anything is built.
+
+        Args:
+            max_steps: optimizer steps of the run where they are known ahead, else −1.
+        """
         lines = [parent_problem(name, path, parents) for name, path, parents in self.inputs() if path]
         found = [line for line in lines if line]
         if self.warmup_steps < 0:
             found.append(f"model.warmup_steps is {self.warmup_steps}: give 0 or more")
+        if 0 < max_steps <= self.warmup_steps:
+            found.append(_endless_warmup(self.warmup_steps, max_steps))
         found += [
             f"{name} is {rate:g}: give a number above 0"
             for name, rate in self.learning_rates().items()
@@ -168,11 +177,30 @@ class Stage(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(decay_groups(self.trained()))
-        schedule = warmup_cosine(optimizer, self.warmup_steps, self.total_steps(), self.min_lr_ratio)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"},
+        }
+
+    def schedule(self, optimizer: Optimizer) -> LambdaLR:
+        """Warm-up and cosine over the whole run.
+
+        Raises:
+            ValueError: the run ends before the warm-up does.
+        """
+        total = self.total_steps()
+        if total <= self.warmup_steps and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise ValueError(_endless_warmup(self.warmup_steps, total))
+        return warmup_cosine(optimizer, self.warmup_steps, total, self.min_lr_ratio)
+
+    def total_tokens(self) -> int:
+        """Tokens that all ranks have trained on in the whole run; every rank must ask."""
+        seen = torch.as_tensor(self.tokens_seen, device=self.device).clone()
+        return self.tokens_before + int(self.trainer.strategy.reduce(seen, reduce_op="sum"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stage"] = self.stage
+        checkpoint["tokens"] = self.total_tokens()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stage = checkpoint.get("stage", "unknown")
@@ -182,3 +210,11 @@ class Stage(L.LightningModule):
                 f"resume with a `{self.stage}` checkpoint, or start from the other stage's `export/` "
                 "directory"
             )
+        self.tokens_before = checkpoint["tokens"]
+
+
+def _endless_warmup(warmup_steps: int, steps: int) -> str:
+    return (
+        f"model.warmup_steps is {warmup_steps}, but the run has {steps} optimizer steps: the learning rate "
+        "would never reach its peak; warm up for fewer, or train for more"
+    )

@@ -138,6 +138,8 @@ class Commands:
                 **self._data("prompts", "sft"),
             },
         }[name]
+        if name != "ppo":
+            options["model.init_args.warmup_steps"] = "0"
         return line + [f"--{key}={value}" for key, value in options.items()]
 
     def export(self, name: str) -> str:

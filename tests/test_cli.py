@@ -97,6 +97,7 @@ def test_the_data_receipt_accepts_overrides_and_trains_nothing(tiny_stages, tmp_
     assert int(rows) == whole["rows"] == int(kept) + int(dropped)
     assert 0 < int(truncated) <= int(kept)
     assert int(dropped) > 0
+    assert "### Response:" in printed  # one row with its mask
     assert list(tmp_path.iterdir()) == []
 
 

@@ -117,8 +117,61 @@ def test_ppo_batches_that_do_not_divide_into_minibatches_are_refused(refused):
     assert "not a multiple of model.minibatches 4" in line
 
 
-def test_an_unknown_key_is_refused_with_exit_code_2(tiny_stages, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([*tiny_stages.stage("sft"), "--model.init_args.warmup_stpes=3"])
-    assert stop.value.code == 2
-    assert "warmup_stpes" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        (
+            "--model.init_args.warmup_stpes=3",
+            "model: there is no option `warmup_stpes`: did you mean `warmup_steps`?",
+        ),
+        (
+            "--trainer.max_stps=3",
+            "there is no option --trainer.max_stps: did you mean `trainer.max_steps`?",
+        ),
+        (
+            "--model.init_args.optimizer.init_args.lrr=3",
+            "model.optimizer: there is no option `lrr`: did you mean `lr`?",
+        ),
+        ("--model=modules.SFTModul", "model: there is no modules.SFTModul: did you mean `SFTModule`?"),
+        ("--trainer.max_steps=many", "trainer.max_steps: expected int, got `many`"),
+        ("--config=nowhere.yaml", "--config: nowhere.yaml does not exist: give the YAML file of a stage"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_one_line_with_the_nearest_name(refused, override, line):
+    assert refused("sft", override) == [f"trivium: {line}"]
+
+
+def test_an_unknown_key_in_the_yaml_is_named_too(refused, tiny_stages, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("trainer:\n  max_stps: 3\n")
+    (line,) = refused("sft", f"--config={file}")
+    assert "`trainer.max_stps`: did you mean `trainer.max_steps`?" in line
+
+
+def test_a_warm_up_that_never_ends_is_refused(refused):
+    (line,) = refused("sft", "--trainer.max_steps=5", "--model.init_args.warmup_steps=5")
+    assert "model.warmup_steps is 5, but the run has 5 optimizer steps" in line
+    # by epochs: 96 rows in steps of 32
+    (line,) = refused("sft", "--trainer.max_epochs=1", "--model.init_args.warmup_steps=3")
+    assert "model.warmup_steps is 3, but the run has 3 optimizer steps" in line
+
+
+def test_a_template_without_a_place_for_the_content_is_refused(refused):
+    line = "--data.init_args.template=datamodules.InstructionTemplate"
+    (line,) = refused("sft", line, "--data.init_args.template.init_args.prompt=Answer:")
+    assert line == "trivium: data.template.prompt has no {content}: the instruction would be lost"
+
+
+@pytest.mark.parametrize("stage", ["sft", "pretrain"])
+def test_validating_on_nothing_is_refused(tiny_stages, capsys, stage):
+    source = {"train": str(tiny_stages.files / "a.train.jsonl"), "weight": 1, "val": None}
+    sources = json.dumps({"a": source, "b": source})
+    nothing = {"sft": "--data.init_args.val=null", "pretrain": f"--data.init_args.sources={sources}"}
+    assert main([*tiny_stages.stage(stage, "validate"), nothing[stage]]) == 2
+    assert "data.val is not set" in capsys.readouterr().err
+
+
+def test_a_share_of_an_epoch_that_cuts_a_step_is_refused(refused):
+    """96 rows in micro-batches of 8 are 12; 0.6 of them 7, and a step is 4."""
+    (line,) = refused("sft", "--trainer.limit_train_batches=0.6")
+    assert "limit_train_batches is 0.6, 7 micro-batches, no multiple of the 4 of a step" in line

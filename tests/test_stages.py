@@ -3,15 +3,12 @@
 import csv
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from experiments.cli import main
 
-ROOT = Path(__file__).resolve().parent.parent
 METRICS = {
     "pretrain": [
         "train/loss",
@@ -131,13 +128,6 @@ def test_every_yaml_runs_fast_dev_run(tiny_stages, stage, tmp_path):
     assert not (tmp_path / "run" / "export").exists()
 
 
-def test_the_data_receipt_tells_counts_and_shows_the_mask(tiny_stages, capsys):
-    assert main(["data", "receipt", *tiny_stages.stage("sft")[1:3], *tiny_stages.stage("sft")[5:]]) == 0
-    printed = capsys.readouterr().out
-    assert "96" in printed
-    assert "### Response:" in printed
-
-
 def test_chat_answers_one_prompt(tiny_stages, capsys):
     directory = tiny_stages.export("sft")
     arguments = ["--prompt", "Write.", "--prefix", "the film", "--max-new-tokens", "5"]
@@ -158,15 +148,6 @@ def test_wandb_keeps_an_offline_run_in_the_folder(tiny_stages, tmp_path, monkeyp
     ]
     assert main([*tiny_stages.stage("sft"), *arguments]) == 0
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
-
-
-def test_help_answers_at_once_without_torch():
-    code = "import sys, experiments.cli as c; c.main(['--help']); assert 'torch' not in sys.modules"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=2, cwd=ROOT, check=True
-    )
-    for command in ("fit", "validate", "test", "predict", "data", "chat", "tokenizer", "quickstart"):
-        assert f"  {command} " in done.stdout
 
 
 def test_an_unknown_command_names_the_nearest(capsys):

@@ -32,9 +32,9 @@ class StageBudget:
 
 
 BUDGETS = (
-    StageBudget("pretrain", "Pretraining", 640, 40),
-    StageBudget("sft", "Supervised fine-tuning", 320, 20),
-    StageBudget("reward", "Reward model", 300, 20),
+    StageBudget("pretrain", "Pretraining", 640, 60),
+    StageBudget("sft", "Supervised fine-tuning", 320, 30),
+    StageBudget("reward", "Reward model", 300, 30),
     StageBudget("ppo", "PPO", 160, 8),
 )
 
@@ -74,7 +74,9 @@ def quickstart(minutes: float, resume: bool, overwrite: bool) -> None:
     console.rule("[bold]Report")
     from experiments.quickstart.results import collect
 
-    report = state.timed("evaluation", lambda: collect(FOLDER, state.seconds, state.minutes), again=True)
+    state.seconds.pop("evaluation", None)  # measured again by a run that goes on
+    state.done = [name for name in state.done if name != "evaluation"]
+    report = state.timed("evaluation", lambda: collect(FOLDER, state.seconds, state.minutes))
     console.print(f"report: {FOLDER / 'report.html'} and {FOLDER / 'report.json'}")
     for bar in report["bars"]:
         met = bar["value"] >= bar["bar"] if bar["at_least"] else bar["value"] <= bar["bar"]
@@ -86,11 +88,13 @@ def quickstart(minutes: float, resume: bool, overwrite: bool) -> None:
 
 
 class State:
-    """What is done and how long it took, kept in `quickstart.json` so that a run can go on."""
+    """What is done and how long it took over all attempts, kept in `quickstart.json` so that a run can go
+    on."""
 
-    def __init__(self, minutes: float, seconds: dict[str, float]):
+    def __init__(self, minutes: float, seconds: dict[str, float], done: list[str]):
         self.minutes = minutes
         self.seconds = seconds
+        self.done = done
 
     @classmethod
     def begin(cls, minutes: float, resume: bool, overwrite: bool) -> "State":
@@ -108,24 +112,26 @@ class State:
 
         for budget in BUDGETS:
             shutil.rmtree(FOLDER / budget.name, ignore_errors=True)
-        state = cls(minutes, {})
+        state = cls(minutes, {}, [])
         state.save()
         return state
 
     def save(self) -> None:
         FOLDER.mkdir(parents=True, exist_ok=True)
-        (FOLDER / STATE).write_text(json.dumps({"minutes": self.minutes, "seconds": self.seconds}, indent=2))
+        (FOLDER / STATE).write_text(json.dumps(vars(self), indent=2))
 
-    def timed(self, name: str, work: Callable[[], Any], again: bool = False) -> Any:
-        """Does a piece of work and adds its seconds, unless it is done already."""
-        done = name in self.seconds and (FOLDER / name).exists()
-        if done and not again:
+    def timed(self, name: str, work: Callable[[], Any]) -> Any:
+        """Does a piece of work and adds its seconds, unless it is done already; an interrupted one counts."""
+        if name in self.done and (FOLDER / name).exists():
             Console().print(f"{name}: done already")
             return None
-        start = time.perf_counter()
-        result = work()
-        self.seconds[name] = round(time.perf_counter() - start, 1)
-        self.save()
+        start, before = time.perf_counter(), self.seconds.get(name, 0.0)
+        try:
+            result = work()
+            self.done.append(name)
+        finally:
+            self.seconds[name] = round(before + time.perf_counter() - start, 1)
+            self.save()
         return result
 
 
