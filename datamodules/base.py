@@ -9,6 +9,7 @@ import numpy as np
 
 from datamodules.plan import Batch, EvalBatches, Order, Shuffled, StepLoader, StepPlan
 from datamodules.receipt import Receipt
+from datamodules.rows import OnBadRow
 from datamodules.tokenizer import load_tokenizer
 
 
@@ -28,6 +29,8 @@ class PlannedData(L.LightningDataModule):
         global_batch_size: rows of an optimizer step over all ranks and micro-batches.
         micro_batch_size: rows of one forward on one rank; gradient accumulation follows from both.
         eval_batch_size: rows of one forward in validation and prediction.
+        on_bad_row: `error` stops at a row that cannot be read or is of a wrong type, `skip` leaves it out.
+        max_dropped: share of a source's rows that may be left out, for whatever reason.
         seed: of the order.
         num_workers: processes that prepare batches; 0 = in the training process.
     """
@@ -38,6 +41,8 @@ class PlannedData(L.LightningDataModule):
         global_batch_size: int,
         micro_batch_size: int,
         eval_batch_size: int,
+        on_bad_row: OnBadRow,
+        max_dropped: float,
         seed: int,
         num_workers: int,
     ):
@@ -46,6 +51,7 @@ class PlannedData(L.LightningDataModule):
         self.global_batch_size = global_batch_size
         self.micro_batch_size = micro_batch_size
         self.eval_batch_size = eval_batch_size
+        self.on_bad_row, self.max_dropped = on_bad_row, max_dropped
         self.seed = seed
         self.num_workers = num_workers
         self.splits: dict[str, Any] = {}
@@ -71,11 +77,15 @@ class PlannedData(L.LightningDataModule):
     @abstractmethod
     def read(self) -> dict[str, Any]:
         """Encodes (or finds in the cache) the splits: `train` and, where there is one, `val`. A split has a
-        length, `lengths`, `weights` and receipts."""
+        length, `lengths`, `weights`, receipts, and `unpacked`, itself row by row."""
 
     @abstractmethod
+    def batch(self, data: Any, rows: np.ndarray) -> Batch:
+        """Row ids of a split's data (−1 = a row that counts for nothing) → batch."""
+
     def collate(self, split: str, rows: np.ndarray) -> Batch:
-        """Row ids of a split (−1 = a row that counts for nothing) → batch."""
+        """Row ids of a split, as it is trained on → batch."""
+        return self.batch(self.splits[split], rows)
 
     @property
     def receipts(self) -> list[Receipt]:
@@ -91,6 +101,8 @@ class PlannedData(L.LightningDataModule):
         found = []
         for name in ("global_batch_size", "micro_batch_size", "eval_batch_size"):
             found += too_small(f"data.{name}", getattr(self, name), 1)
+        if not 0 <= self.max_dropped <= 1:
+            found.append(f"data.max_dropped is {self.max_dropped}: give a share between 0 and 1")
         if found:
             return found
         rows = self.micro_batch_size * world_size
@@ -131,6 +143,13 @@ class PlannedData(L.LightningDataModule):
                     f"{accumulate} of a step: half a step would be taken as a whole one"
                 )
             self.trainer.accumulate_grad_batches = accumulate
+            if not trial:
+                self.check_epochs(self.steps_ahead)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process fills the caches of its machine."""
+        return self.trainer is None or self.trainer.local_rank == 0
 
     def ranks(self) -> tuple[int, int]:
         """Data-parallel ranks and which of them this is."""
@@ -156,15 +175,25 @@ class PlannedData(L.LightningDataModule):
         """Optimizer steps until every row has been seen once, at least one."""
         return max(1, len(self.splits["train"]) // self.global_batch_size)
 
+    @property
+    def steps_ahead(self) -> int:
+        """Optimizer steps (PPO: iterations) of the whole run, by `max_steps` or by epochs."""
+        assert self.trainer is not None
+        if self.trainer.max_steps > 0:
+            updates = getattr(self.trainer.lightning_module, "updates_per_batch", 1)
+            return -(-self.trainer.max_steps // updates)
+        return self.steps_per_epoch * max(1, self.trainer.max_epochs or 1)
+
+    def check_epochs(self, steps: int) -> None:
+        """Refuses a run of so many steps that would see its data more often than it may."""
+
     def step_batch(self, rows: np.ndarray, places: np.ndarray) -> Batch:
         """The training batch at some places of a step's rows."""
         return self.collate("train", rows[places])
 
     def train_dataloader(self) -> StepLoader:
-        steps = self.steps_per_epoch
-        if self.trainer is not None and self.trainer.max_steps > 0:
-            updates = getattr(self.trainer.lightning_module, "updates_per_batch", 1)
-            steps = -(-self.trainer.max_steps // updates)
+        by_steps = self.trainer is not None and self.trainer.max_steps > 0
+        steps = self.steps_ahead if by_steps else self.steps_per_epoch
         return StepLoader(self.plan(), self.step_batch, steps, self.num_workers)
 
     def eval_batches(
@@ -178,7 +207,8 @@ class PlannedData(L.LightningDataModule):
         """A split's rows for evaluation; nothing where there is no such split."""
         if split not in self.splits:
             return []
-        return self.eval_batches(self.splits[split], lambda rows: self.collate(split, rows))
+        data = self.splits[split].unpacked
+        return self.eval_batches(data, lambda rows: self.batch(data, rows))
 
     def val_dataloader(self) -> EvalBatches | list:
         return self.eval_dataloader("val")

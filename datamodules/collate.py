@@ -5,7 +5,8 @@ optimizer step is divided by; `rows` (B,) int64, global row ids (−1 = fills up
 nothing); `step` () int64, the optimizer step (PPO: the iteration).
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,29 +29,32 @@ def pad(
     return torch.from_numpy(padded)
 
 
-def one_document_per_row(input_ids: list[np.ndarray], pad_id: int) -> Batch:
-    """`input_ids` (B, T) int64; `position_ids` (B, T) int64; `document_ids` (B, T) int64, 0 or −1 =
-    padding."""
-    lengths = torch.tensor([len(ids) for ids in input_ids])
-    padded = pad(input_ids, pad_id)
-    places = torch.arange(padded.shape[1]).expand_as(padded)
+def documents_in_rows(rows: Sequence[Sequence[np.ndarray]], pad_id: int) -> Batch:
+    """Each row a list of documents, one after another: `input_ids` (B, T) int64; `position_ids` (B, T) int64,
+    from 0 in each document; `document_ids` (B, T) int64, counted from 0 in each row, −1 = padding."""
+    positions = [np.concatenate([np.arange(len(ids)) for ids in row]) for row in rows]
+    owners = [np.repeat(np.arange(len(row)), [len(ids) for ids in row]) for row in rows]
     return {
-        "input_ids": padded,
-        "position_ids": places.clone(),
-        "document_ids": torch.where(places < lengths[:, None], 0, -1),
+        "input_ids": pad([np.concatenate(row) for row in rows], pad_id),
+        "position_ids": pad(positions, 0),
+        "document_ids": pad(owners, -1),
     }
 
 
 def token_rows(
-    input_ids: list[np.ndarray], labels: list[np.ndarray], source: list[int], pad_id: int
+    input_ids: Sequence[Sequence[np.ndarray]],
+    labels: Sequence[Sequence[np.ndarray]],
+    source: list[int],
+    pad_id: int,
 ) -> Batch:
     """Pretraining documents and SFT: the keys above, `labels` (B, T) int64 (the token itself where it is
-    trained on, −100 elsewhere) and `source` (B,) int64, an index into the data module's `source_names`."""
-    return {
-        **one_document_per_row(input_ids, pad_id),
-        "labels": pad(labels, IGNORED),
-        "source": torch.tensor(source),
-    }
+    trained on, −100 elsewhere and at the first token of a document, which nothing precedes) and `source` (B,)
+    int64, an index into the data module's `source_names`."""
+    firsts = [np.cumsum([0, *map(len, row)])[:-1] for row in labels]
+    padded = pad([np.concatenate(row) for row in labels], IGNORED)
+    for row, first in zip(padded, firsts, strict=True):
+        row[first] = IGNORED
+    return {**documents_in_rows(input_ids, pad_id), "labels": padded, "source": torch.tensor(source)}
 
 
 def packed_blocks(input_ids: np.ndarray, document_ids: np.ndarray, source: list[int]) -> Batch:
@@ -62,13 +66,14 @@ def packed_blocks(input_ids: np.ndarray, document_ids: np.ndarray, source: list[
             it would be predicted from another document.
         source: B source indices.
     """
+    input_ids = input_ids.astype(np.int64)
     places = np.arange(input_ids.shape[1])
     starts = np.ones_like(document_ids, dtype=bool)
     starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
     position_ids = places - np.maximum.accumulate(np.where(starts, places, 0), axis=1)
     labels = np.where(starts | (document_ids < 0), IGNORED, input_ids)
     return {
-        "input_ids": torch.from_numpy(input_ids.astype(np.int64)),
+        "input_ids": torch.from_numpy(input_ids),
         "labels": torch.from_numpy(labels.astype(np.int64)),
         "position_ids": torch.from_numpy(position_ids.astype(np.int64)),
         "document_ids": torch.from_numpy(document_ids.astype(np.int64)),
@@ -76,18 +81,43 @@ def packed_blocks(input_ids: np.ndarray, document_ids: np.ndarray, source: list[
     }
 
 
-def ranked_replies(replies: list[list[np.ndarray]], ratings: list[np.ndarray], pad_id: int) -> Batch:
-    """Reward: a row a reply. The keys of `one_document_per_row`, `reply_ends` (K_total, 2) int64, row and
-    column of each reply's last token, `prompt_index` (K_total,) int64 within the batch, `ratings` (K_total,)
-    float32."""
-    rows = [reply for group in replies for reply in group]
-    counts = torch.tensor([len(group) for group in replies])
-    ends = torch.tensor([len(row) - 1 for row in rows])
+class RankedPrompt(NamedTuple):
+    """A prompt's K replies, each with the prompt in front."""
+
+    replies: list[np.ndarray]
+    ratings: np.ndarray
+    """(K,)"""
+    preferred: np.ndarray
+    """(K, K): the share of people who preferred the first reply to the second"""
+
+
+def ranked_replies(packs: Sequence[Sequence[RankedPrompt]], packed: bool, pad_id: int) -> Batch:
+    """Reward: the keys of `documents_in_rows`, one document per reply; `reply_ends` (K_total, 2) int64, row
+    and column of each reply's last token; `prompt_index` (K_total,) int64 within the batch; `ratings`
+    (K_total,) float32; `preferred` (K_total, K) float32, the share of people who preferred a reply to the
+    k-th one of its prompt, 0 beyond the prompt's replies.
+
+    Args:
+        packs: prompts that share a row.
+        packed: whether all replies of a pack are in one row, or each in its own.
+        pad_id: fills up rows.
+    """
+    found = [prompt for pack in packs for prompt in pack]
+    rows = [[reply for prompt in pack for reply in prompt.replies] for pack in packs]
+    rows = rows if packed else [[reply] for row in rows for reply in row]
+    ends = [(r, end - 1) for r, row in enumerate(rows) for end in np.cumsum([len(reply) for reply in row])]
+    counts = torch.tensor([len(prompt.replies) for prompt in found])
+    preferred = torch.zeros(int(counts.sum()), int(counts.max()))
+    start = 0
+    for prompt, count in zip(found, counts.tolist(), strict=True):
+        preferred[start : start + count, :count] = torch.from_numpy(np.array(prompt.preferred, np.float32))
+        start += count
     return {
-        **one_document_per_row(rows, pad_id),
-        "reply_ends": torch.stack([torch.arange(len(rows)), ends], dim=1),
-        "prompt_index": torch.repeat_interleave(torch.arange(len(replies)), counts),
-        "ratings": torch.from_numpy(np.concatenate(ratings)).float(),
+        **documents_in_rows(rows, pad_id),
+        "reply_ends": torch.tensor(ends),
+        "prompt_index": torch.repeat_interleave(torch.arange(len(found)), counts),
+        "ratings": torch.from_numpy(np.concatenate([prompt.ratings for prompt in found])).float(),
+        "preferred": preferred,
     }
 
 

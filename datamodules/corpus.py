@@ -1,18 +1,25 @@
 """Pretraining data: several sources, mixed by tokens, packed into blocks."""
 
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from datasets.fingerprint import Hasher
 
 from datamodules.base import PlannedData, too_small
 from datamodules.collate import packed_blocks, token_rows
-from datamodules.mixing import Schedule
-from datamodules.plan import Batch, EvalBatches, Mixed, Order
-from datamodules.receipt import Receipt
-from datamodules.rows import INTS, Rows, encode_rows, sample, text_of
-from datamodules.sources import check_columns, load_rows
-from datamodules.tokenizer import bos, tokenize
+from datamodules.encoding import encode_batch
+from datamodules.mixing import Schedule, temperature_weights
+from datamodules.plan import Batch, EvalBatches, Mixed, Order, Shuffled, Windowed
+from datamodules.receipt import Receipt, sample
+from datamodules.rendering import Segment, Unusable, text_of
+from datamodules.rows import OnBadRow, RowEncoder, Rows, check_losses, each, receipt_of
+from datamodules.token_cache import Encoded, TokenCache
+
+STRIDE = 1 << 40  # row ids: source × STRIDE + block
 
 
 @dataclass
@@ -23,68 +30,167 @@ class Source:
         train: files (globs allowed), a saved `datasets` folder or a hub name.
         weight: share of the training tokens, relative to the other sources'.
         val: likewise, for validation; None = this source is not validated.
-        text: the column that holds a document.
+        text: the column that holds a document, or a function from a row to it.
+        max_epochs: how often its tokens may be seen; a run that would pass it is refused. None = any number.
+        streaming: begin training while the source is still being tokenised. Its blocks are then shuffled
+            within windows of `WINDOW` blocks instead of as a whole.
     """
 
     train: str | list[str]
-    weight: float
+    weight: float = 1.0
     val: str | list[str] | None = None
-    text: str = "text"
+    text: str | Callable[[dict[str, Any]], str] = "text"
+    max_epochs: float | None = None
+    streaming: bool = False
 
 
 class Blocks:
-    """The documents of one source, one after another, cut into blocks of `length` tokens.
+    """The documents of one source, one after another, cut into blocks of `length` tokens. Nothing is held in
+    memory: tokens and the ends of documents are read from the cache.
 
     Args:
-        documents: encoded documents.
+        cache: encoded documents, maybe still being written.
         length: tokens of a block.
         keep_tail: whether the last, shorter block counts (it is padded), or is left out.
     """
 
-    def __init__(self, documents: Rows, length: int, keep_tail: bool):
-        self.length = length
-        table = documents.data.with_format("arrow")
-        parts = [batch["input_ids"].combine_chunks().flatten().to_numpy() for batch in table.iter(10_000)]
-        self.tokens = np.concatenate(parts)
-        self.ends = np.cumsum(documents.lengths)
-        self.size = -(-len(self.tokens) // length) if keep_tail else len(self.tokens) // length
+    def __init__(self, cache: TokenCache, length: int, keep_tail: bool):
+        self.cache, self.length, self.keep_tail = cache, length, keep_tail
+        self.starts = [0]
+        self.parts: list[tuple[np.ndarray, np.ndarray]] = []  # tokens, offsets of documents
+        self._take_note()
+
+    def _take_note(self) -> None:
+        for batch in self.cache.batches[len(self.parts) :]:
+            column = batch.column("input_ids")
+            self.parts.append((column.values.to_numpy(), column.offsets.to_numpy()))
+            self.starts.append(self.starts[-1] + len(column.values))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole source is there."""
+        return self.cache.index.finished
 
     def __len__(self) -> int:
-        return self.size
+        """Blocks that are there now."""
+        tokens = self.starts[-1]
+        return -(-tokens // self.length) if self.keep_tail and self.complete else tokens // self.length
+
+    def update(self) -> None:
+        """Takes note of what another thread or process has written."""
+        if not self.complete:
+            self.cache.refresh()
+            self._take_note()
+
+    def wait_for(self, blocks: int) -> None:
+        """Waits until so many blocks are there, or the source is complete."""
+        if len(self) < blocks and not self.complete:
+            self.cache.wait(lambda: self.cache.index.tokens >= blocks * self.length)
+            self._take_note()
 
     def __getitem__(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids and document ids (from 0, −1 = padding) of a block, `length` each; the ids' padding is 0."""
         start = block * self.length
-        tokens = self.tokens[start : start + self.length]
-        documents = np.searchsorted(self.ends, np.arange(start, start + len(tokens)), side="right")
+        stop = min(start + self.length, self.starts[-1])
+        tokens, ends = self._read(start, stop)
+        documents = np.searchsorted(ends, np.arange(start, stop), side="right")
         tail = self.length - len(tokens)
-        return np.pad(tokens, (0, tail)), np.pad(documents - documents[0], (0, tail), constant_values=-1)
+        return np.pad(tokens, (0, tail)), np.pad(documents, (0, tail), constant_values=-1)
+
+    def targets(self, block: int) -> int:
+        """Tokens of a block that are predicted: all but the first of each document in it."""
+        start = block * self.length
+        stop = min(start + self.length, self.starts[-1])
+        _, ends = self._read(start, stop)
+        return stop - start - 1 - int((ends < stop).sum())
+
+    def _read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens from `start` to `stop`, and the ends of documents after `start` and up to `stop`."""
+        tokens, ends = [], []
+        part = bisect_right(self.starts, start) - 1
+        while start < stop:
+            first, (values, offsets) = self.starts[part], self.parts[part]
+            low, high = start - first, min(stop, self.starts[part + 1]) - first
+            tokens.append(values[low:high])
+            ends.append(offsets[slice(*np.searchsorted(offsets, (low, high), side="right"))] + first)
+            start, part = first + high, part + 1
+        return np.concatenate(tokens), np.concatenate(ends)
+
+    def everything(self) -> tuple[np.ndarray, np.ndarray]:
+        """All tokens, and the end of each document; for small sources."""
+        return self._read(0, self.starts[-1])
+
+
+class _Lengths:
+    """Tokens of blocks, all alike, by row id."""
+
+    def __init__(self, length: int):
+        self.length = length
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return np.full(len(rows), self.length)
+
+
+class _Targets:
+    """Target tokens of blocks by row id, counted when asked for."""
+
+    def __init__(self, blocks: Sequence[Blocks]):
+        self.blocks = blocks
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return np.array([self.blocks[row // STRIDE].targets(row % STRIDE) for row in rows])
 
 
 class CorpusSplit:
-    """The blocks of all sources of a split; row ids count through the sources in order."""
+    """The blocks of all sources of a split; a row id is source × `STRIDE` + block."""
 
-    def __init__(self, documents: dict[str, Rows], length: int, keep_tail: bool):
-        self.documents = documents
-        self.blocks = [Blocks(rows, length, keep_tail) for rows in documents.values()]
-        self.sizes = [len(blocks) for blocks in self.blocks]
-        self.starts = np.concatenate([[0], np.cumsum(self.sizes)])
-        self.lengths = np.full(len(self), length)
-        self.ids = np.arange(len(self))
-        self.receipts: list[Receipt] = [rows.receipt for rows in documents.values()]
-        self.weights = np.array([self._targets(*self[row][1]) for row in range(len(self))])
+    def __init__(self, names: Sequence[str], blocks: Sequence[Blocks], length: int):
+        self.names, self.blocks = list(names), list(blocks)
+        self.lengths: Any = _Lengths(length)
+        self.weights: Any = _Targets(self.blocks)
+        self.longest = length
+
+    @property
+    def receipts(self) -> list[Receipt]:
+        for blocks in self.blocks:
+            blocks.update()
+        pairs = zip(self.names, self.blocks, strict=True)
+        return [receipt_of(blocks.cache.index, name) for name, blocks in pairs]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Blocks of each source that are there now."""
+        for blocks in self.blocks:
+            blocks.update()
+        return [len(blocks) for blocks in self.blocks]
+
+    @property
+    def unpacked(self) -> "CorpusSplit":
+        """Itself: blocks are evaluated as they are."""
+        return self
+
+    @property
+    def ids(self) -> "_Same":
+        """What a batch's `rows` says of each row: its id."""
+        return _Same()
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return sum(self.sizes)
+
+    def rows(self) -> np.ndarray:
+        """All row ids, source after source."""
+        return np.concatenate([STRIDE * source + np.arange(size) for source, size in enumerate(self.sizes)])
 
     def __getitem__(self, row: int) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
         """The source of a block, and the block."""
-        source = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return source, self.blocks[source][row - int(self.starts[source])]
+        source, block = divmod(int(row), STRIDE)
+        self.blocks[source].wait_for(block + 1)
+        return source, self.blocks[source][block]
 
-    @staticmethod
-    def _targets(_: np.ndarray, documents: np.ndarray) -> int:
-        return int(((documents[1:] == documents[:-1]) & (documents[1:] >= 0)).sum())
+
+class _Same:
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return rows
 
 
 class MixedCorpusData(PlannedData):
@@ -96,10 +202,15 @@ class MixedCorpusData(PlannedData):
     Args:
         sources: name → source.
         tokenizer: a Hugging Face directory or cached hub name.
+        weight_changes: optimizer step → name → weight from that step on, for an annealing phase; a source
+            that is not named has no share then.
+        temperature: τ; the shares become weight × tokens^τ (1 = in proportion to size, 0 = as weighted).
         sequence_length: tokens of a block.
         global_batch_size: blocks of an optimizer step over all ranks and micro-batches.
         micro_batch_size: blocks of one forward on one rank; gradient accumulation follows from both.
         eval_batch_size: blocks of one forward in validation.
+        on_bad_row: `error` stops at a row that cannot be read or has no text, `skip` leaves it out.
+        max_dropped: share of a source's rows that may be left out, for whatever reason.
         seed: of the order.
         num_workers: processes that prepare batches; 0 = in the training process.
     """
@@ -108,17 +219,32 @@ class MixedCorpusData(PlannedData):
         self,
         sources: dict[str, Source],
         tokenizer: str,
+        weight_changes: dict[int, dict[str, float]] | None = None,
+        temperature: float | None = None,
         sequence_length: int = 1024,
         global_batch_size: int = 32,
         micro_batch_size: int = 8,
         eval_batch_size: int = 8,
+        on_bad_row: OnBadRow = "error",
+        max_dropped: float = 0.01,
         seed: int = 0,
         num_workers: int = 0,
     ):
-        super().__init__(tokenizer, global_batch_size, micro_batch_size, eval_batch_size, seed, num_workers)
+        super().__init__(
+            tokenizer,
+            global_batch_size,
+            micro_batch_size,
+            eval_batch_size,
+            on_bad_row,
+            max_dropped,
+            seed,
+            num_workers,
+        )
         self.sources = sources
+        self.weight_changes = weight_changes or {}
+        self.temperature = temperature
         self.sequence_length = sequence_length
-        self.schedule = Schedule([max(source.weight, 1e-12) for source in sources.values()] or [1.0])
+        self._schedule: Schedule | None = None
 
     @property
     def source_names(self) -> list[str]:
@@ -133,60 +259,139 @@ class MixedCorpusData(PlannedData):
         if not self.sources:
             found.append("data.sources is empty: name at least one source")
         for name, source in self.sources.items():
-            if not source.weight > 0:
-                found.append(f"data.sources.{name}.weight is {source.weight}: give a number above 0")
+            later = any(weights.get(name) for weights in self.weight_changes.values())
+            if not (0 < source.weight < float("inf") or (source.weight == 0 and later)):
+                found.append(
+                    f"data.sources.{name}.weight is {source.weight}: give a number above 0 (or 0, where "
+                    "data.weight_changes gives it one later)"
+                )
+            if source.max_epochs is not None and not source.max_epochs > 0:
+                found.append(f"data.sources.{name}.max_epochs is {source.max_epochs}: give a number above 0")
+            if source.streaming and self.temperature is not None:
+                found.append(f"data.temperature needs the size of {name}, which is streaming: give weights")
+        found += [
+            line for step, weights in self.weight_changes.items() for line in self._wrong(step, weights)
+        ]
         return found + too_small("data.sequence_length", self.sequence_length, 2)
 
+    def _wrong(self, step: int, weights: Mapping[str, float]) -> list[str]:
+        where = f"data.weight_changes.{step}"
+        found = [f"{where} names {name}, which is no source" for name in weights if name not in self.sources]
+        if step < 1:
+            found.append(f"{where}: give an optimizer step after the first")
+        fine = all(0 <= weight < float("inf") for weight in weights.values())
+        if not (fine and any(weights.values())):
+            found.append(f"{where}: give weights of 0 or more, one of them above 0")
+        return found
+
     def read(self) -> dict[str, CorpusSplit]:
-        train = {name: self._documents(name, s.train, s.text) for name, s in self.sources.items()}
-        split = CorpusSplit(train, self.sequence_length, keep_tail=False)
-        for name, size in zip(train, split.sizes, strict=True):
-            if not size:
+        train = {name: self._documents(name, s.train, s, s.streaming) for name, s in self.sources.items()}
+        split = CorpusSplit(list(train), list(train.values()), self.sequence_length)
+        for name, blocks in train.items():
+            blocks.wait_for(1)
+            if not len(blocks):
                 raise ValueError(
-                    f"data.sources.{name}: {train[name].receipt.tokens} tokens are less than one block of "
+                    f"data.sources.{name}: {blocks.starts[-1]} tokens are less than one block of "
                     f"{self.sequence_length}: add text or lower data.sequence_length"
                 )
         splits = {"train": split}
         named = {name: s for name, s in self.sources.items() if s.val is not None}
         if named:
-            val = {name: self._documents(name, s.val, s.text, " (val)") for name, s in named.items()}
-            splits["val"] = CorpusSplit(val, self.sequence_length, keep_tail=True)
+            val = {name: self._documents(name, s.val, s, False, keep_tail=True) for name, s in named.items()}
+            splits["val"] = CorpusSplit(list(val), list(val.values()), self.sequence_length)
         return splits
 
-    def _documents(self, name: str, path: Any, column: str, suffix: str = "") -> Rows:
+    def _documents(
+        self, name: str, path: Any, source: Source, streaming: bool, keep_tail: bool = False
+    ) -> Blocks:
         field = f"data.sources.{name}"
-        rows = load_rows(path, field)
-        check_columns(rows, (column,), field, path)
-        tokenizer = self.tokenizer
+        cache = TokenCache(path, field, DocumentEncoder(self.tokenizer, source.text))
+        cache.refresh()
+        if streaming and not cache.index.finished:
+            if self.writes:
+                cache.write_behind(self.on_bad_row == "error")
+            cache.wait(lambda: cache.index.tokens >= self.sequence_length)
+        else:
+            cache.write(self.on_bad_row == "error")
+            check_losses(cache.index, field, path, self.max_dropped)
+        return Blocks(cache, self.sequence_length, keep_tail)
 
-        def encode(row: dict[str, Any]) -> dict[str, Any]:
-            ids = [*bos(tokenizer), *tokenize(tokenizer, text_of(row, column)), tokenizer.eos_token_id]
-            return {"input_ids": ids, "length": len(ids), "weight": len(ids) - 1}
+    @property
+    def receipts(self) -> list[Receipt]:
+        found = []
+        for which, split in self.splits.items():
+            for receipt, blocks in zip(split.receipts, split.blocks, strict=True):
+                receipt.source += "" if which == "train" else " (val)"
+                ids = blocks[0][0][: int((blocks[0][1] == 0).sum())]
+                receipt.sample = sample(self.tokenizer, ids, [False] + [True] * (len(ids) - 1))
+                found.append(receipt)
+        return found
 
-        encoded = encode_rows(rows, encode, {"input_ids": INTS}, f"corpus {column}", field, path, tokenizer)
-        encoded.receipt.source = name + suffix
-        ids = encoded[0]["input_ids"]
-        encoded.receipt.sample = sample(tokenizer, ids, [False] + [True] * (len(ids) - 1))
-        return encoded
+    @property
+    def schedule(self) -> Schedule:
+        """Which source every block comes from."""
+        if self._schedule is None:
+            weights = [source.weight for source in self.sources.values()]
+            changes = {
+                step * self.global_batch_size: [given.get(name, 0.0) for name in self.sources]
+                for step, given in self.weight_changes.items()
+            }
+            if self.temperature is not None:
+                tokens = [blocks.starts[-1] for blocks in self.splits["train"].blocks]
+                by_size = temperature_weights(tokens, self.temperature)
+                weights = [w * size for w, size in zip(weights, by_size, strict=True)]
+                changes = {
+                    at: [w * s for w, s in zip(ws, by_size, strict=True)] for at, ws in changes.items()
+                }
+            self._schedule = Schedule(weights, changes)
+        return self._schedule
 
     def order(self) -> Order:
-        return Mixed(self.schedule, self.splits["train"].sizes, self.seed)
+        split = self.splits["train"]
+        orders: list[Order] = []
+        for index, (name, blocks) in enumerate(zip(split.names, split.blocks, strict=True)):
+            seed = self.seed + 7919 * index
+            source = self.sources[name]
+            if source.streaming:
+                orders.append(Windowed(blocks, seed, f"data.sources.{name}", source.max_epochs))
+            else:
+                orders.append(Shuffled(len(blocks), seed))
+        return Mixed(self.schedule, orders, [STRIDE * source for source in range(len(orders))])
 
-    def collate(self, split: str, rows: np.ndarray) -> Batch:
-        blocks = [self.splits[split][max(0, row)] for row in rows]
-        names = list(self.splits[split].documents)
+    def check_epochs(self, steps: int) -> None:
+        """Refuses a run that would see a source more often than it may.
+
+        Raises:
+            ValueError: naming each such source.
+        """
+        epochs = {name: facts["epochs"] for name, facts in self.mixture(steps).items()}
+        limits = {name: s.max_epochs for name, s in self.sources.items() if s.max_epochs is not None}
+        found = [
+            f"data.sources.{name} would be seen {epochs[name]:.2f} times in {steps} steps, its max_epochs is "
+            f"{limit:g}: lower its weight, train for fewer steps, or add text"
+            for name, limit in limits.items()
+            if epochs[name] > limit and self.splits["train"].blocks[self.source_names.index(name)].complete
+        ]
+        if found:
+            raise ValueError("\n".join(found))
+
+    def batch(self, data: CorpusSplit, rows: np.ndarray) -> Batch:
+        blocks = [data[max(0, row)] for row in rows]
         ids = np.stack([block[0] for _, block in blocks])
         documents = np.stack([block[1] for _, block in blocks])
         documents[rows < 0] = -1
-        return packed_blocks(ids, documents, [self.source_names.index(names[source]) for source, _ in blocks])
+        source = [self.source_names.index(data.names[source]) for source, _ in blocks]
+        return packed_blocks(ids, documents, source)
 
     def mixture(self, step: int) -> dict[str, dict[str, float]]:
-        """After `step` optimizer steps: weight, realised share, tokens and epochs of each source."""
-        drawn = self.schedule.drawn(step * self.global_batch_size)
+        """After `step` optimizer steps: the weight now, realised share of all tokens, tokens and epochs of
+        each source."""
+        blocks = step * self.global_batch_size
+        drawn, weights = self.schedule.drawn(blocks), self.schedule.weights(max(0, blocks - 1))
         sizes = self.splits["train"].sizes
         return {
             name: {
-                "weight": float(self.schedule.weights[i]),
+                "weight": float(weights[i]),
                 "realised": float(drawn[i] / max(1, drawn.sum())),
                 "tokens": int(drawn[i]) * self.sequence_length,
                 "epochs": float(drawn[i] / sizes[i]),
@@ -194,11 +399,17 @@ class MixedCorpusData(PlannedData):
             for i, name in enumerate(self.source_names)
         }
 
+    def eval_dataloader(self, split: str) -> EvalBatches | list:
+        if split not in self.splits:
+            return []
+        data = self.splits[split]
+        return self.eval_batches(data, lambda rows: self.batch(data, rows), data.rows())
+
     def predict_dataloader(self) -> EvalBatches:
         """Documents one by one (cut to the block's length) instead of blocks; row ids count through the
         sources."""
         split = self.splits.get("val", self.splits["train"])
-        sources = list(split.documents.values())
+        sources = [Rows.of(blocks.cache) for blocks in split.blocks]
         starts = np.concatenate([[0], np.cumsum([len(rows) for rows in sources])])
         lengths = np.minimum(np.concatenate([rows.lengths for rows in sources]), self.sequence_length)
 
@@ -208,8 +419,43 @@ class MixedCorpusData(PlannedData):
                 sources[s][max(0, row) - int(starts[s])]["input_ids"][: self.sequence_length]
                 for s, row in zip(source, ids, strict=True)
             ]
-            labels = [np.concatenate([[-100], document[1:]]) for document in documents]
-            return token_rows(documents, labels, source.tolist(), self.tokenizer.pad_token_id)
+            pad_id = self.tokenizer.pad_token_id
+            return token_rows([[d] for d in documents], [[d] for d in documents], source.tolist(), pad_id)
 
         everything = np.arange(starts[-1])
         return EvalBatches(everything, lengths, everything, self.eval_batch_size, make, *self.ranks())
+
+
+class DocumentEncoder(RowEncoder):
+    """A row's text between bos (where the tokenizer has one) and eos."""
+
+    def __init__(self, tokenizer: Any, text: str | Callable[[dict[str, Any]], str]):
+        self.tokenizer, self.text = tokenizer, text
+        key = text if isinstance(text, str) else Hasher.hash(text)  # its code and all that it refers to
+        ids = pa.uint16() if len(tokenizer) <= 1 << 16 else pa.int32()
+        super().__init__({"input_ids": pa.list_(ids)}, f"document {key}", tokenizer, self._encode)
+
+    def _encode(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> list[Encoded]:
+        texts = each(rows, lambda _, row: self._text(row))
+        begin = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
+        good = [[Segment(text, True)] for text in texts if isinstance(text, str)]
+        encoded = iter(encode_batch(self.tokenizer, good))
+        found: list[Encoded] = []
+        for text in texts:
+            if not isinstance(text, str):
+                found.append(text)
+                continue
+            ids = np.concatenate([begin, next(encoded).ids, [self.tokenizer.eos_token_id]]).astype(np.int32)
+            found.append({"input_ids": ids, "length": len(ids), "weight": len(ids) - 1})
+        return found
+
+    def _text(self, row: dict[str, Any]) -> str:
+        if isinstance(self.text, str):
+            return text_of(row, self.text)
+        text = self.text(row)
+        if not isinstance(text, str):
+            name = getattr(self.text, "__qualname__", repr(self.text))
+            raise Unusable(f"{name} gave {type(text).__name__}, not text")
+        if not text.strip():
+            raise Unusable("empty text")
+        return text

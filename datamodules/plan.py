@@ -4,7 +4,7 @@ Every rank computes the same plan and takes its share, so the order depends neit
 every micro-batch knows the normalizer of its whole step, and the position in the data is one integer.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -16,12 +16,17 @@ from datamodules.mixing import Schedule
 
 Batch = dict[str, Any]
 MakeBatch = Callable[[np.ndarray, np.ndarray], Batch]
+WINDOW = 1024  # rows that are shuffled together where more are still coming in
+
+
+class PerRow(Protocol):
+    """A number for each row id, an array or something that finds it out when asked."""
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray: ...
 
 
 class Order(Protocol):
     """An endless sequence of row ids."""
-
-    size: int
 
     def __getitem__(self, index: int) -> int: ...
 
@@ -47,24 +52,63 @@ class Shuffled:
         return np.random.default_rng((self.seed, epoch)).permutation(self.size)
 
 
+class Growing(Protocol):
+    """Rows of which more may come."""
+
+    complete: bool
+
+    def __len__(self) -> int: ...
+
+    def wait_for(self, rows: int) -> None:
+        """Waits until so many rows are there, or all are."""
+
+
+class Windowed:
+    """Row ids 0 … size − 1 again and again, shuffled within windows, for rows that are still coming in. The
+    order does not depend on how many are there when it is asked for.
+
+    Args:
+        rows: the rows.
+        seed: of the permutations; (seed, epoch, window) fixes one.
+        name: of the source, for messages.
+        max_epochs: how often a row may come; None = any number.
+    """
+
+    def __init__(self, rows: Growing, seed: int, name: str = "", max_epochs: float | None = None):
+        self.rows, self.seed, self.name, self.max_epochs = rows, seed, name, max_epochs
+        self._permutation = lru_cache(maxsize=2)(self._draw)
+
+    def __getitem__(self, index: int) -> int:
+        self.rows.wait_for((index // WINDOW + 1) * WINDOW)
+        epoch, place = divmod(index, len(self.rows)) if self.rows.complete else (0, index)
+        if epoch and self.max_epochs is not None and index >= self.max_epochs * len(self.rows):
+            raise ValueError(
+                f"{self.name} has been seen {self.max_epochs:g} times, its max_epochs: go on from the last "
+                "checkpoint with a lower weight, or with more text"
+            )
+        start = place - place % WINDOW
+        size = min(WINDOW, len(self.rows) - start) if self.rows.complete else WINDOW
+        return start + int(self._permutation(epoch, start, size)[place - start])
+
+    def _draw(self, epoch: int, start: int, size: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, epoch, start)).permutation(size)
+
+
 class Mixed:
-    """Row ids of several sources drawn by weight; each source is shuffled on its own.
+    """Row ids of several sources drawn by weight, each in an order of its own.
 
     Args:
         schedule: says which source comes when.
-        sizes: rows of each source; row ids count through the sources in order.
-        seed: of the permutations.
+        orders: of each source's rows.
+        starts: where each source's row ids begin.
     """
 
-    def __init__(self, schedule: Schedule, sizes: list[int], seed: int):
-        self.schedule = schedule
-        self.size = sum(sizes)
-        self.starts = np.concatenate([[0], np.cumsum(sizes)])
-        self.orders = [Shuffled(size, seed + 7919 * index) for index, size in enumerate(sizes)]
+    def __init__(self, schedule: Schedule, orders: Sequence[Order], starts: Sequence[int]):
+        self.schedule, self.orders, self.starts = schedule, orders, starts
 
     def __getitem__(self, index: int) -> int:
         source, place = self.schedule[index]
-        return int(self.starts[source]) + self.orders[source][place]
+        return self.starts[source] + self.orders[source][place]
 
 
 class StepPlan:
@@ -85,8 +129,8 @@ class StepPlan:
     def __init__(
         self,
         order: Order,
-        lengths: np.ndarray,
-        weights: np.ndarray,
+        lengths: PerRow,
+        weights: PerRow,
         global_batch_size: int,
         micro_batch_size: int,
         world_size: int = 1,
@@ -153,7 +197,14 @@ class StepLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         sampler = range(self.position, 2**62)
-        for batch in DataLoader(self.data, batch_size=None, sampler=sampler, num_workers=self.num_workers):
+        loader = DataLoader(
+            self.data,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            generator=torch.Generator(),  # so that it draws nothing from the global one
+        )
+        for batch in loader:
             self.position += 1
             yield batch
 
@@ -183,7 +234,7 @@ class EvalBatches:
         self,
         rows: np.ndarray,
         lengths: np.ndarray,
-        ids: np.ndarray,
+        ids: PerRow,
         batch_size: int,
         make: Callable[[np.ndarray], Batch],
         world_size: int,

@@ -1,24 +1,39 @@
 """Reward model's data: prompts with ranked, rated, or chosen and rejected replies."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from datasets import List, Value
+import pyarrow as pa
 
 from datamodules.base import PlannedData, too_small
-from datamodules.collate import ranked_replies
+from datamodules.collate import RankedPrompt, ranked_replies
+from datamodules.encoding import encode_batch
+from datamodules.packing import Packed
 from datamodules.plan import Batch, EvalBatches
-from datamodules.rows import INTS, Dropped, Refused, Rows, check_optional, encode_rows, sample, text_of
-from datamodules.sources import check_columns, load_rows
-from datamodules.templates import InstructionTemplate, Template
-from datamodules.tokenizer import tokenize
+from datamodules.receipt import sample
+from datamodules.rendering import InstructionTemplate, Refused, Segment, Template, Unusable, reply, text_of
+from datamodules.rows import INTS, OnBadRow, RowEncoder, Rows, each
+from datamodules.token_cache import Encoded
 
-COLUMNS = {"replies": List(INTS), "ratings": List(Value("float32")), "prompt_length": Value("int32")}
+FLOATS = pa.list_(pa.float32())
+COLUMNS = {
+    "replies": pa.list_(INTS),
+    "ratings": FLOATS,
+    "preferred": FLOATS,
+    "prompt_length": pa.int32(),
+    "longest": pa.int32(),
+}
 
 
 class PreferenceData(PlannedData):
-    """Rows `instruction` and `input` (optional) with `replies` and, in the same order, `ratings` (higher is
-    better; without them the replies are ranked, best first); or with `chosen` and `rejected`.
+    """Rows of a prompt (`instruction` and `input`, or `messages`) and K replies to it, as one of
+
+    - `replies` and, in the same order, `ratings` (higher is better); without them the replies are ranked,
+      best first. Where `ratings` holds a list for each labeler (null = not rated), their mean ranks and their
+      disagreement is kept: the share of labelers who rated one reply above the other, ties one half each;
+    - `chosen` and `rejected`, and maybe `agreement`, the share of labelers who chose so;
+    - `chosen` and `rejected` as conversations that differ in their last message, which is the reply.
 
     Equal ratings are ties and make no pair; a prompt without an untied pair is dropped and counted.
 
@@ -28,9 +43,13 @@ class PreferenceData(PlannedData):
         val: likewise, for validation and prediction.
         template: how a prompt becomes text; the same as PPO's.
         max_length: tokens of prompt and reply; a reply that is longer is left out.
+        packing: lay prompts with all their replies into packs of so many tokens, none of them split; a pack
+            then counts as a prompt of `global_batch_size`. None = each reply on its own.
         global_batch_size: prompts of an optimizer step over all ranks and micro-batches.
         micro_batch_size: prompts of one forward on one rank; gradient accumulation follows from both.
         eval_batch_size: prompts of one forward in validation and prediction.
+        on_bad_row: `error` stops at a row that cannot be read or is of a wrong type, `skip` leaves it out.
+        max_dropped: share of a source's rows that may be left out, for whatever reason.
         seed: of the order.
         num_workers: processes that prepare batches; 0 = in the training process.
     """
@@ -42,90 +61,201 @@ class PreferenceData(PlannedData):
         val: str | list[str] | None = None,
         template: Template = InstructionTemplate(),  # noqa: B008 (it has no state to share)
         max_length: int = 1024,
+        packing: int | None = None,
         global_batch_size: int = 16,
         micro_batch_size: int = 4,
         eval_batch_size: int = 16,
+        on_bad_row: OnBadRow = "error",
+        max_dropped: float = 0.01,
         seed: int = 0,
         num_workers: int = 0,
     ):
-        super().__init__(tokenizer, global_batch_size, micro_batch_size, eval_batch_size, seed, num_workers)
+        super().__init__(
+            tokenizer,
+            global_batch_size,
+            micro_batch_size,
+            eval_batch_size,
+            on_bad_row,
+            max_dropped,
+            seed,
+            num_workers,
+        )
         self.train, self.val = train, val
         self.template = template
-        self.max_length = max_length
+        self.max_length, self.packing = max_length, packing
 
     def problems(self, world_size: int, accumulate: int = 1) -> list[str]:
         found = super().problems(world_size, accumulate)
-        return found + too_small("data.max_length", self.max_length, 2) + self.template.problems()
+        found += too_small("data.max_length", self.max_length, 2)
+        if self.packing is not None:
+            found += too_small("data.packing", self.packing, 2 * self.max_length)
+        return found + self.template.problems()
 
-    def read(self) -> dict[str, Rows]:
-        paths = {"train": self.train, "val": self.val}
-        return {name: self._rows(f"data.{name}", path) for name, path in paths.items() if path}
+    def read(self) -> dict[str, Any]:
+        train = self._rows("data.train", self.train)
+        splits: dict[str, Any] = {
+            "train": train if self.packing is None else Packed(train, self.packing, "data.packing")
+        }
+        if self.val:
+            splits["val"] = self._rows("data.val", self.val)
+        return splits
 
     def _rows(self, name: str, path: Any) -> Rows:
-        rows = load_rows(path, name)
-        pair = "chosen" in rows.column_names
-        check_columns(rows, ("instruction", *(("chosen", "rejected") if pair else ("replies",))), name, path)
-        key = f"preference {self.template!r} {self.max_length}"
-        encoded = encode_rows(rows, self._encode, COLUMNS, key, name, path, self.tokenizer)
-        first = encoded[0]
-        best = np.asarray(first["replies"][int(np.argmax(first["ratings"]))])
+        packed = self.packing is not None and name == "data.train"
+        key = f"preference {self.template!r} {self.max_length} {packed}"
+        work = _Encode(self.tokenizer, self.template, self.max_length, packed)
+        encoder = RowEncoder(COLUMNS, key, self.tokenizer, work)
+        rows = Rows(path, name, encoder, self.on_bad_row, self.max_dropped)
+        first = rows[0]
+        best = first["replies"][int(np.argmax(first["ratings"]))]
         trained = np.arange(len(best)) >= first["prompt_length"]
-        encoded.receipt.sample = sample(self.tokenizer, best, trained)
-        return encoded
+        rows.receipt.sample = sample(self.tokenizer, best, trained)
+        return rows
 
-    def _encode(self, row: dict[str, Any]) -> dict[str, Any]:
-        text_of(row, "instruction")
-        check_optional(row, "input")
-        if row.get("chosen") is not None:
-            texts, ratings = [text_of(row, "chosen"), text_of(row, "rejected")], [1.0, 0.0]
-        else:
-            texts, ratings = _rated(row)
-        tokenizer = self.tokenizer
-        prompt = self.template.prompt(row, tokenizer)
-        replies = [[*prompt, *tokenize(tokenizer, text), tokenizer.eos_token_id] for text in texts]
-        kept = [
-            i
-            for i, (ids, text) in enumerate(zip(replies, texts, strict=True))
-            if text.strip() and len(ids) <= self.max_length
-        ]
-        ids, stars = [replies[i] for i in kept], [ratings[i] for i in kept]
-        if not any(
-            a != b and x != y
-            for a, x in zip(ids, stars, strict=True)
-            for b, y in zip(ids, stars, strict=True)
-        ):
-            raise Dropped(f"no two different replies of different rating within max_length {self.max_length}")
-        return {
-            "replies": ids,
-            "ratings": stars,
-            "prompt_length": len(prompt),
-            "length": max(map(len, ids)),
-            "weight": 1,
-            "truncated": len(kept) < len(texts),
-        }
-
-    def collate(self, split: str, rows: np.ndarray) -> Batch:
-        items = [self.splits[split][max(0, row)] for row in rows]
-        replies = [[np.asarray(reply) for reply in item["replies"]] for item in items]
-        ratings = [np.asarray(item["ratings"], dtype=np.float32) for item in items]
-        return ranked_replies(replies, ratings, self.tokenizer.pad_token_id)
+    def batch(self, data: Any, rows: np.ndarray) -> Batch:
+        packs = [[_prompt(item) for item in data.members(max(0, row))] for row in rows]
+        return ranked_replies(packs, isinstance(data, Packed), self.tokenizer.pad_token_id)
 
     def training_sample(self, replies: int) -> EvalBatches:
         """Training prompts with about so many replies, spread evenly over the set."""
-        train = self.splits["train"]
-        per_prompt = max(1, len(train[0]["replies"]))
-        count = min(len(train), max(1, replies // per_prompt))
+        train = self.splits["train"].unpacked
+        count = min(len(train), max(1, replies // max(1, len(train[0]["replies"]))))
         rows = np.linspace(0, len(train) - 1, count).astype(np.int64)
-        return self.eval_batches(train, lambda ids: self.collate("train", ids), rows)
+        return self.eval_batches(train, lambda ids: self.batch(train, ids), rows)
 
 
-def _rated(row: dict[str, Any]) -> tuple[list[str], list[float]]:
+def _prompt(item: dict[str, Any]) -> RankedPrompt:
+    count = len(item["ratings"])
+    return RankedPrompt(item["replies"], item["ratings"], item["preferred"].reshape(count, count))
+
+
+class _Encode:
+    """Rows to the tokens of every reply with its prompt, ratings, and who preferred what."""
+
+    def __init__(self, tokenizer: Any, template: Template, max_length: int, packed: bool):
+        self.tokenizer, self.template = tokenizer, template
+        self.max_length, self.packed = max_length, packed
+
+    def __call__(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> list[Encoded]:
+        read = each(rows, self._read)
+        good = [found for found in read if not isinstance(found, Exception)]
+        tokens = iter(encode_batch(self.tokenizer, [part for found in good for part in self._parts(found)]))
+        ready: list[tuple[Any, Any]] = []
+        for found in read:
+            if isinstance(found, Exception):
+                ready.append((found, None))
+            else:
+                ready.append((found, [next(tokens).ids for _ in self._parts(found)]))
+        return each(ready, self._finished)
+
+    def _read(self, number: int, row: dict[str, Any]) -> tuple:
+        """Segments of the prompt, the replies, (K,) ratings and (K, K) shares who preferred."""
+        row, texts, ratings, preferred = comparison(row)
+        return self.template.prompt(row, number, self.tokenizer), texts, ratings, preferred
+
+    def _parts(self, found: tuple) -> list[list[Segment]]:
+        prompt, texts, _, _ = found
+        return [prompt, *(reply(text, self.tokenizer) for text in texts)]
+
+    def _finished(self, found: Any, tokens: Any) -> dict[str, Any]:
+        if isinstance(found, Exception):
+            raise found
+        _, texts, ratings, preferred = found
+        prompt, *answers = tokens
+        replies = [np.concatenate([prompt, answer]) for answer in answers]
+        kept = [i for i, ids in enumerate(replies) if texts[i].strip() and len(ids) <= self.max_length]
+        if not any(
+            ratings[i] != ratings[j] and not np.array_equal(replies[i], replies[j])
+            for i in kept
+            for j in kept
+        ):
+            limit = self.max_length
+            raise Unusable(f"no two different replies of different rating within max_length {limit}")
+        lengths = [len(replies[i]) for i in kept]
+        return {
+            "replies": [replies[i] for i in kept],
+            "ratings": ratings[kept],
+            "preferred": preferred[np.ix_(kept, kept)].ravel(),
+            "prompt_length": len(prompt),
+            "longest": max(lengths),
+            "length": sum(lengths) if self.packed else max(lengths),
+            "weight": 1,
+            "changed": ["too long or blank replies left out"] if len(kept) < len(texts) else [],
+        }
+
+
+def comparison(row: dict[str, Any]) -> tuple[dict[str, Any], list[str], np.ndarray, np.ndarray]:
+    """What a row compares.
+
+    Returns:
+        the row that the prompt is made of, K replies, (K,) ratings, and (K, K) the share of people who
+        preferred the first to the second reply.
+
+    Raises:
+        Refused: a field is missing or of a wrong type.
+        Unusable: the conversations do not differ in their last message alone.
+    """
+    if row.get("messages") is None and not isinstance(row.get("chosen"), list):
+        text_of(row, "instruction")
+    if row.get("chosen") is not None:
+        return _chosen(row)
     texts = row.get("replies")
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise Refused("`replies` is not a list of texts")
-    ratings = row.get("ratings")
-    if ratings is None:
-        return texts, [float(len(texts) - rank) for rank in range(len(texts))]
-    if len(ratings) != len(texts) or any(rating is None for rating in ratings):
-        raise Refused(f"{len(texts)} `replies` but {len(ratings)} `ratings`, or an empty one among them")
-    return texts, [float(rating) for rating in ratings]
+    given = row.get("ratings")
+    if given is None:
+        given = [float(len(texts) - rank) for rank in range(len(texts))]
+    return row, texts, *ratings_of(given, len(texts))
+
+
+def ratings_of(given: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) mean ratings and (K, K) shares who preferred, from K ratings or a list of them for each labeler.
+
+    Raises:
+        Refused: not K numbers, or a reply that nobody rated.
+    """
+    labelers = given if isinstance(given, list) and given and isinstance(given[0], list) else [given]
+    numbers = (int, float, type(None)) if labelers is given else (int, float)
+    for ratings in labelers:
+        if not isinstance(ratings, list) or len(ratings) != count:
+            found = len(ratings) if isinstance(ratings, list) else 0
+            raise Refused(f"{count} `replies` but {found} `ratings`, or an empty one among them")
+        if not all(isinstance(rating, numbers) for rating in ratings):
+            raise Refused(
+                f"{count} `replies` but not {count} numbers as `ratings`, or an empty one among them"
+            )
+    table = np.array([[np.nan if r is None else r for r in ratings] for ratings in labelers], dtype=float)
+    if np.isnan(table).all(axis=0).any():
+        raise Refused("`ratings`: a reply that nobody rated")
+    difference = table[:, :, None] - table[:, None, :]
+    votes = np.where(np.isnan(difference), np.nan, (np.sign(difference) + 1) / 2)
+    compared = ~np.isnan(votes)
+    # a pair that nobody compared is decided by the mean ratings
+    mean = np.nanmean(table, axis=0)
+    by_mean = (np.sign(mean[:, None] - mean[None, :]) + 1) / 2
+    shares = np.nansum(votes, axis=0) / np.maximum(compared.sum(axis=0), 1)
+    return mean, np.where(compared.any(axis=0), shares, by_mean)
+
+
+def _chosen(row: dict[str, Any]) -> tuple[dict[str, Any], list[str], np.ndarray, np.ndarray]:
+    share = row.get("agreement")
+    share = 1.0 if share is None else share
+    if not isinstance(share, int | float) or not 0.5 < share <= 1:
+        raise Refused(f"`agreement` is no share above 0.5 and at most 1 (it is {share})")
+    preferred = np.array([[0.5, share], [1 - share, 0.5]])
+    ratings = np.array([1.0, 0.0])
+    if not isinstance(row["chosen"], list):
+        return row, [text_of(row, "chosen"), text_of(row, "rejected")], ratings, preferred
+    chosen, rejected = row["chosen"], row.get("rejected")
+    if not isinstance(rejected, list):
+        raise Refused("`chosen` is a conversation but `rejected` is none")
+    if not all(isinstance(message, dict) for message in [*chosen, *rejected]):
+        raise Refused("`chosen` and `rejected` hold something else than messages of role and content")
+    shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
+    last = [messages[-1] if messages else {} for messages in (chosen, rejected)]
+    if shared is None or len(chosen) != shared + 1 or len(rejected) != shared + 1:
+        raise Unusable("`chosen` and `rejected` do not differ in their last message alone")
+    if any(message.get("role") != "assistant" for message in last):
+        raise Unusable("the last message is not the assistant's")
+    texts = [text_of(message, "content") for message in last]
+    return {**row, "messages": chosen[:shared]}, texts, ratings, preferred

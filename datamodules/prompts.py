@@ -1,5 +1,6 @@
 """PPO's data: prompts to be answered."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,14 +8,17 @@ import torch
 
 from datamodules.base import PlannedData, too_small
 from datamodules.collate import prompts
+from datamodules.encoding import encode_batch
 from datamodules.plan import Batch
-from datamodules.rows import INTS, Dropped, Rows, check_optional, encode_rows, sample, text_of
-from datamodules.sources import check_columns, load_rows
-from datamodules.templates import InstructionTemplate, Template
+from datamodules.receipt import sample
+from datamodules.rendering import InstructionTemplate, Template, Unusable, text_of
+from datamodules.rows import INTS, OnBadRow, RowEncoder, Rows, each
+from datamodules.token_cache import Encoded
 
 
 class PromptData(PlannedData):
-    """Rows `instruction`, `input` (optional) and `reply_prefix` (optional: the given start of the reply).
+    """Rows `instruction`, `input` (optional) and `reply_prefix` (optional: the given start of the reply); or
+    `messages`, through the tokenizer's own chat template.
 
     Args:
         train: files (globs allowed), a saved `datasets` folder or a hub name.
@@ -24,6 +28,8 @@ class PromptData(PlannedData):
         max_prompt_length: tokens; a longer prompt is dropped and counted.
         global_batch_size: prompts of one PPO iteration over all ranks.
         eval_batch_size: prompts sampled together in validation and prediction.
+        on_bad_row: `error` stops at a row that cannot be read or is of a wrong type, `skip` leaves it out.
+        max_dropped: share of a source's rows that may be left out, for whatever reason.
         seed: of the order.
         num_workers: processes that prepare batches; 0 = in the training process.
     """
@@ -37,10 +43,21 @@ class PromptData(PlannedData):
         max_prompt_length: int = 512,
         global_batch_size: int = 64,
         eval_batch_size: int = 64,
+        on_bad_row: OnBadRow = "error",
+        max_dropped: float = 0.01,
         seed: int = 0,
         num_workers: int = 0,
     ):
-        super().__init__(tokenizer, global_batch_size, global_batch_size, eval_batch_size, seed, num_workers)
+        super().__init__(
+            tokenizer,
+            global_batch_size,
+            global_batch_size,
+            eval_batch_size,
+            on_bad_row,
+            max_dropped,
+            seed,
+            num_workers,
+        )
         self.train, self.val = train, val
         self.template = template
         self.max_prompt_length = max_prompt_length
@@ -48,40 +65,48 @@ class PromptData(PlannedData):
     def problems(self, world_size: int, accumulate: int = 1) -> list[str]:
         self.micro_batch_size = max(1, self.global_batch_size // world_size)
         found = super().problems(world_size, accumulate)
-        return (
-            found + too_small("data.max_prompt_length", self.max_prompt_length, 1) + self.template.problems()
-        )
+        found += too_small("data.max_prompt_length", self.max_prompt_length, 1)
+        return found + self.template.problems()
 
     def read(self) -> dict[str, Rows]:
         paths = {"train": self.train, "val": self.val}
         return {name: self._rows(f"data.{name}", path) for name, path in paths.items() if path}
 
     def _rows(self, name: str, path: Any) -> Rows:
-        rows = load_rows(path, name)
-        check_columns(rows, ("instruction",), name, path)
         key = f"prompts {self.template!r} {self.max_prompt_length}"
-        encoded = encode_rows(rows, self._encode, {"input_ids": INTS}, key, name, path, self.tokenizer)
-        ids = encoded[0]["input_ids"]
-        encoded.receipt.sample = sample(self.tokenizer, ids, [False] * len(ids))
-        return encoded
+        encoder = RowEncoder({"input_ids": INTS}, key, self.tokenizer, self._encode)
+        rows = Rows(path, name, encoder, self.on_bad_row, self.max_dropped)
+        ids = rows[0]["input_ids"]
+        rows.receipt.sample = sample(self.tokenizer, ids, [False] * len(ids))
+        return rows
 
-    def _encode(self, row: dict[str, Any]) -> dict[str, Any]:
-        text_of(row, "instruction")
-        check_optional(row, "input", "reply_prefix")
-        ids = self.template.prompt(row, self.tokenizer)
+    def _encode(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> list[Encoded]:
+        segments = each(rows, self._segments)
+        tokens = iter(encode_batch(self.tokenizer, [found for found in segments if isinstance(found, list)]))
+        ready = [(next(tokens).ids if isinstance(found, list) else found,) for found in segments]
+        return each(ready, self._finished)
+
+    def _segments(self, number: int, row: dict[str, Any]) -> list:
+        if row.get("messages") is None:
+            text_of(row, "instruction")
+        return self.template.prompt(row, number, self.tokenizer)
+
+    def _finished(self, ids: Any) -> dict[str, Any]:
+        if isinstance(ids, Exception):
+            raise ids
         if len(ids) > self.max_prompt_length:
-            raise Dropped(f"prompt longer than max_prompt_length {self.max_prompt_length}")
+            raise Unusable(f"prompt longer than max_prompt_length {self.max_prompt_length}")
         return {"input_ids": ids, "length": len(ids), "weight": 1}
 
-    def collate(self, split: str, rows: np.ndarray) -> Batch:
-        return self._batch(split, rows, np.maximum(rows, 0), None)
+    def batch(self, data: Rows, rows: np.ndarray) -> Batch:
+        return self._batch(data, rows, np.maximum(rows, 0), None)
 
     def step_batch(self, rows: np.ndarray, places: np.ndarray) -> Batch:
         # as wide as the whole iteration's longest prompt, so that ranks can exchange their samples
-        return self._batch("train", rows[places], places, int(self.splits["train"].lengths[rows].max()))
+        train = self.splits["train"]
+        return self._batch(train, rows[places], places, int(train.lengths[rows].max()))
 
-    def _batch(self, split: str, rows: np.ndarray, index: np.ndarray, width: int | None) -> Batch:
-        data = self.splits[split]
+    def _batch(self, data: Rows, rows: np.ndarray, index: np.ndarray, width: int | None) -> Batch:
         ids = [data[max(0, row)]["input_ids"] for row in rows]
         return {
             **prompts(ids, self.tokenizer.pad_token_id, width),

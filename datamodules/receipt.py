@@ -1,12 +1,15 @@
 """The data receipt: what was kept, truncated and dropped and why, what is trained, and one sample with its
 mask."""
 
-from collections import Counter
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+
+SAMPLE_TOKENS = 400
+CHARACTER = 4  # bytes, and so tokens, of a character at most
 
 
 @dataclass
@@ -17,8 +20,13 @@ class Receipt:
     rows: int
     kept: int
     truncated: int
+    """rows that were shortened or changed"""
+    changed: dict[str, int]
+    """what was done to them → rows"""
     dropped: dict[str, int]
     """reason → rows"""
+    first: dict[str, str]
+    """reason → the first such row, where it is"""
     tokens: int
     """tokens of the kept rows"""
     trained: int
@@ -31,13 +39,17 @@ class Receipt:
         return {key: value for key, value in asdict(self).items() if key != "sample"}
 
 
-def count(
-    source: str, status: list[str], tokens: int, trained: int, sample: list[tuple[str, bool]]
-) -> Receipt:
-    """A receipt from each row's status: `kept`, `truncated`, or the reason why it was dropped."""
-    counts = Counter(status)
-    kept, truncated = counts.pop("kept", 0), counts.pop("truncated", 0)
-    return Receipt(source, len(status), kept + truncated, truncated, dict(counts), tokens, trained, sample)
+def sample(tokenizer: Any, ids: Any, trained: Any) -> list[tuple[str, bool]]:
+    """(text, trained) of a row's tokens, one by one; those that make up a character together are joined."""
+    pieces: list[tuple[str, bool]] = []
+    part: list[int] = []
+    for token, flag in zip(list(ids)[:SAMPLE_TOKENS], map(bool, trained), strict=False):
+        part.append(int(token))
+        text = tokenizer.decode(part)
+        if not text.endswith("\ufffd") or len(part) == CHARACTER:  # else: half a character
+            pieces.append((text, flag))
+            part = []
+    return pieces + ([(tokenizer.decode(part), flag)] if part else [])
 
 
 def render(receipts: list[Receipt]) -> Group:
@@ -46,19 +58,28 @@ def render(receipts: list[Receipt]) -> Group:
     table.add_column("source", no_wrap=True)
     for name in ("rows", "kept", "truncated", "dropped", "tokens", "trained"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("dropped because", overflow="fold")
     for r in receipts:
-        reasons = ", ".join(f"{reason}: {n}" for reason, n in r.dropped.items())
         numbers = (r.rows, r.kept, r.truncated, sum(r.dropped.values()), r.tokens, r.trained)
-        table.add_row(r.source, *(f"{n:,}" for n in numbers), reasons)
-    return Group(table, *(_sample(r) for r in receipts if r.sample))
+        table.add_row(r.source, *(f"{n:,}" for n in numbers))
+    return Group(table, *map(_changes, receipts), *(_sample(r) for r in receipts if r.sample))
+
+
+def _changes(receipt: Receipt) -> Text:
+    lines = [f"{receipt.source}: {n:,} × {change}\n" for change, n in receipt.changed.items()]
+    lines += [
+        f"{receipt.source}: {n:,} left out, {reason}; the first: {receipt.first[reason]}\n"
+        for reason, n in receipt.dropped.items()
+    ]
+    return Text(printable("".join(lines)), style="yellow", end="")
 
 
 def _sample(receipt: Receipt) -> Text:
     text = Text(f"{receipt.source}, one row (", style="bold")
-    text.append("trained", style="green").append(", ").append("given", style="dim").append("):\n")
-    for token, trained in receipt.sample:
-        text.append(printable(token), style="not bold green" if trained else "not bold dim")
+    text.append("trained", style="green").append(", ").append("given", style="dim")
+    text.append("; every other token underlined):\n")
+    for place, (token, trained) in enumerate(receipt.sample):
+        style = "not bold green" if trained else "not bold dim"
+        text.append(printable(token), style=style + (" underline" if place % 2 else ""))
     return text
 
 

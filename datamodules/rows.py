@@ -1,159 +1,209 @@
-"""Encoded rows: tokenised once, cached by `datasets`, with what the step plan needs known ahead."""
+"""Encoded rows of a source, read from the token cache, and what became of those that are not there."""
 
-import hashlib
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
+import pyarrow as pa
 
-from datamodules.receipt import Receipt, count
-from datamodules.sources import first_bad_line
+from datamodules.receipt import Receipt
+from datamodules.rendering import Refused, Unusable
+from datamodules.token_cache import Encoded, Encoder, Index, TokenCache, reasons
 
-INTS = List(Value("int32"))
-Encode = Callable[[dict[str, Any]], dict[str, Any]]
-REFUSED = "refused: "  # a status that stops the run instead of dropping the row
-VERSION = 1  # of the encoding: a change here makes old caches stale
-SAMPLE_TOKENS = 400
-
-
-class Refused(ValueError):
-    """A row that must not be dropped silently."""
+INTS = pa.list_(pa.int32())
+FLAGS = pa.list_(pa.int8())
+OnBadRow = Literal["error", "skip"]
 
 
-class Dropped(ValueError):
-    """A row that is left out and counted under the exception's text."""
+class RowEncoder(Encoder):
+    """Encodes rows in batches and adds what the tokenizer is to the key.
+
+    Args:
+        columns: name → Arrow type; `length` and `weight` are added.
+        key: what the encoding depends on, rows and tokenizer apart.
+        tokenizer: a fast Hugging Face tokenizer.
+        encode: (number, row) pairs → for each its columns with `length`, `weight` and, maybe, `changed` (what
+            was done to it), or the exception that says why not.
+    """
+
+    def __init__(
+        self,
+        columns: dict[str, pa.DataType],
+        key: str,
+        tokenizer: Any,
+        encode: Callable[[Sequence[tuple[int, dict[str, Any]]]], list[Encoded]],
+    ):
+        self.schema = pa.schema({**columns, "length": pa.int32(), "weight": pa.int32()})
+        special = json.dumps(tokenizer.special_tokens_map, sort_keys=True)
+        template = str(tokenizer.chat_template)
+        self.key = "\0".join([key, tokenizer.backend_tokenizer.to_str(), special, template])
+        self.encode = encode
+
+    def __call__(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> list[Encoded]:
+        return self.encode(rows)
 
 
 class Rows:
     """Encoded rows of one source that were kept; a split of its own where there is one source.
 
     Args:
-        data: their columns; `length` and `weight` are read ahead.
-        receipt: what became of all of them.
-        ids: (rows,) the number of each kept row in its source, from 0.
+        path: of the source.
+        name: the field of the configuration, for messages.
+        encoder: makes the columns.
+        on_bad_row: what happens where a row cannot be read or is of a wrong type.
+        max_dropped: share of the rows that may be left out, for whatever reason.
+
+    Raises:
+        ValueError: a bad row with its place, more left out than `max_dropped`, or nothing left.
     """
 
-    def __init__(self, data: Dataset, receipt: Receipt, ids: np.ndarray):
-        self.data = data.with_format("numpy")
-        self.receipt = receipt
-        self.ids = ids
-        self.lengths = np.array(data["length"][:])
-        self.weights = np.array(data["weight"][:])
+    def __init__(
+        self, path: str | list[str], name: str, encoder: Encoder, on_bad_row: OnBadRow, max_dropped: float
+    ):
+        cache = TokenCache(path, name, encoder)
+        cache.write(strict=on_bad_row == "error")
+        check_losses(cache.index, name, path, max_dropped)
+        self._read(cache)
+
+    @classmethod
+    def of(cls, cache: TokenCache) -> "Rows":
+        """The rows of a cache that is complete."""
+        rows = cls.__new__(cls)
+        rows._read(cache)
+        return rows
+
+    def _read(self, cache: TokenCache) -> None:
+        self.batches = cache.batches
+        self.starts = np.cumsum([0, *(batch.num_rows for batch in self.batches)]).tolist()
+        self.lengths = self.column("length")
+        self.weights = self.column("weight")
+        self.ids = self.column("number")
+        self.receipt = receipt_of(cache.index, cache.name)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest document."""
+        return int(
+            self.column("longest").max() if "longest" in self.batches[0].schema.names else self.lengths.max()
+        )
 
     @property
     def receipts(self) -> list[Receipt]:
         return [self.receipt]
 
+    def column(self, name: str) -> np.ndarray:
+        """(rows,) a column of numbers."""
+        return np.concatenate([batch.column(name).to_numpy() for batch in self.batches])
+
+    def texts(self, name: str) -> list[str]:
+        """The values of a column of texts, each once, sorted."""
+        return sorted({value for batch in self.batches for value in batch.column(name).unique().to_pylist()})
+
     def __len__(self) -> int:
-        return len(self.data)
+        return self.starts[-1]
+
+    @property
+    def unpacked(self) -> "Rows":
+        """Itself: each row is dealt out on its own."""
+        return self
+
+    def members(self, row: int) -> list[dict[str, Any]]:
+        """The rows that are dealt out together: here the row alone."""
+        return [self[row]]
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return self.data[int(row)]
+        """The columns of a row: numbers and texts, lists as arrays that lie in the page cache."""
+        batch = bisect_right(self.starts, int(row)) - 1
+        place, table = int(row) - self.starts[batch], self.batches[batch]
+        return {name: _value(table.column(name), place) for name in table.schema.names}
 
 
-def encode_rows(
-    rows: Dataset, encode: Encode, columns: dict[str, Any], key: str, name: str, path: Any, tokenizer: Any
-) -> Rows:
-    """Encodes every row, drops what cannot be used, and counts.
+class Joined:
+    """Rows or packs of several sources; row ids count through the sources in order."""
 
-    Args:
-        rows: the source.
-        encode: a row → `columns`, `length` (tokens), `weight` (what it adds to the normalizer), `truncated`;
-            raises `Dropped` or `Refused` with the reason.
-        columns: features of the encoded columns.
-        key: everything but rows and tokenizer that the encoding depends on.
-        name: the source's name, for receipt and messages.
-        path: where it came from, for messages.
-        tokenizer: its content is part of the cache's key.
+    def __init__(self, parts: Sequence[Any]):
+        self.parts = list(parts)
+        self.starts = np.cumsum([0, *(len(part) for part in parts)]).tolist()
+        self.lengths = np.concatenate([part.lengths for part in parts])
+        self.weights = np.concatenate([part.weights for part in parts])
+        self.ids = np.arange(len(self))
+        self.longest = max(part.longest for part in parts)
+
+    @property
+    def receipts(self) -> list[Receipt]:
+        return [receipt for part in self.parts for receipt in part.receipts]
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    @property
+    def unpacked(self) -> "Joined":
+        """The same sources row by row."""
+        return Joined([part.unpacked for part in self.parts])
+
+    def members(self, row: int) -> list[dict[str, Any]]:
+        """The rows that are dealt out together."""
+        part = bisect_right(self.starts, int(row)) - 1
+        return self.parts[part].members(int(row) - self.starts[part])
+
+    def texts(self, name: str) -> list[str]:
+        """As `Rows.texts`."""
+        return sorted({text for part in self.parts for text in part.texts(name)})
+
+
+def _value(column: pa.Array, place: int) -> Any:
+    if not pa.types.is_list(column.type):
+        return column[place].as_py()
+    inner = column[place].values
+    if pa.types.is_list(inner.type):
+        return [part.values.to_numpy() for part in inner]
+    return inner.to_numpy()
+
+
+def check_losses(index: Index, name: str, path: Any, max_dropped: float) -> None:
+    """Refuses a source that lost too much.
 
     Raises:
-        ValueError: a row was refused, with its number, or no row is left.
+        ValueError: with the reasons and where the first such row is.
     """
-
-    def encode_one(row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            encoded = encode(row)
-            status = "truncated" if encoded.pop("truncated", False) else "kept"
-            return {**encoded, "status": status}
-        except Refused as reason:
-            status = REFUSED + str(reason)
-        except Dropped as reason:
-            status = str(reason)
-        return {**dict.fromkeys(columns), "length": 0, "weight": 0, "status": status}
-
-    features = Features(
-        {**columns, "length": Value("int32"), "weight": Value("int32"), "status": Value("string")}
-    )
-    try:
-        encoded = rows.map(
-            encode_one,
-            remove_columns=rows.column_names,
-            features=features,
-            new_fingerprint=_fingerprint(rows, key, tokenizer),
-            desc=f"tokenising {name}",
+    lost = {**index.dropped, **index.refused}
+    count = sum(lost.values())
+    if not index.kept:
+        raise ValueError(f"{name}: {path}: none of its {index.rows} rows can be trained on: {reasons(lost)}")
+    if count > max_dropped * index.rows:
+        most = max(lost, key=lambda reason: lost[reason])
+        raise ValueError(
+            f"{name}: {count} of {index.rows} rows of {path} ({count / index.rows:.1%}) would be left out, "
+            f"more than max_dropped {max_dropped:.1%}: {reasons(lost)}; the first is "
+            f"{index.examples[most][0]}: mend the rows, change the policy, or raise max_dropped"
         )
-    except UnicodeDecodeError as error:
-        files = [file for file in ([path] if isinstance(path, str) else path) if Path(file).is_file()]
-        raise ValueError(f"{name}: {first_bad_line(files) or f'{path} is not UTF-8'}") from error
-    status = encoded["status"][:]
-    refused = [(i, s.removeprefix(REFUSED)) for i, s in enumerate(status, 1) if s.startswith(REFUSED)]
-    if refused:
-        more = f" (and {len(refused) - 1} more rows)" if len(refused) > 1 else ""
-        raise ValueError(f"{name}: {path}, row {refused[0][0]}: {refused[0][1]}{more}")
-    kept = np.flatnonzero([s in ("kept", "truncated") for s in status])
-    receipt = count(name, status, 0, 0, [])
-    if not len(kept):
-        reasons = ", ".join(f"{reason} ({n})" for reason, n in receipt.dropped.items())
-        raise ValueError(f"{name}: {path}: none of its {len(status)} rows can be trained on: {reasons}")
-    result = Rows(encoded if len(kept) == len(status) else encoded.select(kept), receipt, kept)
-    receipt.tokens, receipt.trained = int(result.lengths.sum()), int(result.weights.sum())
-    return result
 
 
-def sample(tokenizer: Any, ids: Any, trained: Any) -> list[tuple[str, bool]]:
-    """(text, trained) of a row's tokens; runs of one kind are decoded together, so that no character is
-    torn."""
-    pieces: list[tuple[list[int], bool]] = []
-    for token, flag in zip(list(ids)[:SAMPLE_TOKENS], list(trained)[:SAMPLE_TOKENS], strict=True):
-        if not pieces or pieces[-1][1] != bool(flag):
-            pieces.append(([], bool(flag)))
-        pieces[-1][0].append(int(token))
-    return [(tokenizer.decode(part), flag) for part, flag in pieces]
+def receipt_of(index: Index, name: str) -> Receipt:
+    """What became of a source's rows."""
+    lost = {**index.dropped, **index.refused}
+    first = {reason: index.examples[reason][0] for reason in lost}
+    return Receipt(
+        source=name,
+        rows=index.rows,
+        kept=index.kept,
+        truncated=index.truncated,
+        changed=index.changed,
+        dropped=lost,
+        first=first,
+        tokens=index.tokens,
+        trained=index.weight,
+    )
 
 
-def text_of(row: dict[str, Any], column: str, required: bool = True) -> str:
-    """A text field of a row.
-
-    Raises:
-        Refused: it is missing or not text.
-        Dropped: it is blank.
-    """
-    value = row.get(column)
-    if value is None:
-        present = ", ".join(f"`{key}`" for key, v in row.items() if v is not None) or "nothing"
-        raise Refused(f"no `{column}` (it has {present})")
-    if not isinstance(value, str):
-        raise Refused(f"`{column}` is {type(value).__name__}, not text")
-    if required and not value.strip():
-        raise Dropped(f"empty `{column}`")
-    return value
-
-
-def check_optional(row: dict[str, Any], *columns: str) -> None:
-    """Refuses fields that may be missing but, where they are there, must be text.
-
-    Raises:
-        Refused: one is something else.
-    """
-    for column in columns:
-        if row.get(column) is not None and not isinstance(row[column], str):
-            raise Refused(f"`{column}` is {type(row[column]).__name__}, not text")
-
-
-def _fingerprint(rows: Dataset, key: str, tokenizer: Any) -> str:
-    parts = [rows._fingerprint, key, str(VERSION), tokenizer.backend_tokenizer.to_str()]
-    parts += [json.dumps(tokenizer.special_tokens_map, sort_keys=True), str(tokenizer.chat_template)]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+def each(items: Iterable[tuple], work: Callable[..., Any]) -> list[Any]:
+    """What `work` returns for each item, or the exception that says why a row is left out."""
+    found: list[Any] = []
+    for item in items:
+        try:
+            found.append(work(*item))
+        except (Unusable, Refused) as reason:
+            found.append(reason)
+    return found

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
     model_checkpoint,
 )
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 
 from datamodules.receipt import render
@@ -61,17 +62,30 @@ class Throughput(Callback):
 
 
 class Mixture(Callback):
-    """Logs the realised share and the epochs of every source of a mixture."""
+    """Logs the realised share, tokens and epochs of every source of a mixture, and warns once where a source
+    begins its second epoch."""
+
+    def __init__(self) -> None:
+        self.repeated: set[str] = set()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if hasattr(data, "mixture") and trainer.global_step % every == 0:
-            for name, facts in data.mixture(trainer.global_step).items():
-                pl_module.log(f"data/share/{name}", facts["realised"])
-                pl_module.log(f"data/epochs/{name}", facts["epochs"])
+        step_ends = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not (hasattr(data, "mixture") and step_ends and trainer.global_step % every == 0):
+            return
+        for name, facts in data.mixture(trainer.global_step).items():
+            pl_module.log(f"data/share/{name}", facts["realised"])
+            pl_module.log(f"data/tokens/{name}", float(facts["tokens"]))
+            pl_module.log(f"data/epochs/{name}", facts["epochs"])
+            if facts["epochs"] > 1 and name not in self.repeated:
+                self.repeated.add(name)
+                rank_zero_warn(
+                    f"data.sources.{name} is in its second epoch: all its text has been seen once at step "
+                    f"{trainer.global_step}; set max_epochs to refuse such a run before it begins"
+                )
 
 
 class StepCheckpoint(ModelCheckpoint):

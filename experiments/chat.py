@@ -3,8 +3,9 @@
 import argparse
 from typing import Any
 
+from datamodules.encoding import encode_batch
 from datamodules.receipt import printable
-from datamodules.templates import InstructionTemplate
+from datamodules.rendering import ChatTemplate, InstructionTemplate
 from datamodules.tokenizer import load_tokenizer
 from modules.checkpoint import parent_problem
 
@@ -107,8 +108,8 @@ def prompt_ids(tokenizer: Any, history: list[dict[str, str]], prefix: str) -> li
     """A conversation through the tokenizer's chat template; its last message alone in the instruction format
     where the tokenizer has none."""
     if tokenizer.chat_template:
-        from datamodules.templates import ChatTemplate
-
-        return ChatTemplate().prompt({"messages": history, "reply_prefix": prefix}, tokenizer)
-    row = {"instruction": history[-1]["content"], "reply_prefix": prefix}
-    return InstructionTemplate().prompt(row, tokenizer)
+        segments = ChatTemplate().prompt({"messages": history, "reply_prefix": prefix}, 0, tokenizer)
+    else:
+        row = {"instruction": history[-1]["content"], "reply_prefix": prefix}
+        segments = InstructionTemplate().prompt(row, 0, tokenizer)
+    return encode_batch(tokenizer, [segments])[0].ids.tolist()

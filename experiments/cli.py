@@ -12,7 +12,10 @@ COMMANDS = {
     "validate": ("measure a stage on its validation data", "experiments.stage_cli"),
     "test": ("measure a stage on its test data", "experiments.stage_cli"),
     "predict": ("write predictions.jsonl: losses, replies, scores or responses", "experiments.stage_cli"),
-    "data": ("show the data receipt of a configuration, with one sample and its mask", "experiments.data"),
+    "data": (
+        "look at data: a run's receipt, a file's page, duplicates, contamination",
+        "experiments.data",
+    ),
     "chat": ("talk to a checkpoint", "experiments.chat"),
     "tokenizer": ("train a tokenizer on JSON lines", "experiments.tokenizer"),
     "quickstart": (

@@ -24,6 +24,8 @@ class RewardModule(Stage):
 
     Args:
         pretrained: a Hugging Face directory, usually SFT's `export/`.
+        soft_labels: learn the share of people who preferred a reply, where the data tells it, instead of the
+            order alone.
         centring: coefficient c of + c · mean(score²), 0 = off.
         offset_replies: how many training replies, at most, the mean score is taken over that PPO subtracts.
         optimizer: makes the optimizer from parameter groups; weight decay reaches matrices only.
@@ -37,6 +39,7 @@ class RewardModule(Stage):
     def __init__(
         self,
         pretrained: str,
+        soft_labels: bool = False,
         centring: float = 0.0,
         offset_replies: int = 2048,
         optimizer: Callable[[Iterable], Optimizer] = lambda p: torch.optim.AdamW(
@@ -47,6 +50,7 @@ class RewardModule(Stage):
     ):
         super().__init__(optimizer, warmup_steps, min_lr_ratio)
         self.pretrained = pretrained
+        self.soft_labels = soft_labels
         self.centring = centring
         self.offset_replies = offset_replies
         self.network: ScalarModel | None = None
@@ -79,7 +83,8 @@ class RewardModule(Stage):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         scores = self(batch)
-        loss_sum = ranking_loss(scores, batch["prompt_index"], batch["ratings"])
+        shares = batch["preferred"] if self.soft_labels else None
+        loss_sum = ranking_loss(scores, batch["prompt_index"], batch["ratings"], shares)
         if self.centring:
             replies = torch.bincount(batch["prompt_index"])[batch["prompt_index"]]
             loss_sum = loss_sum + self.centring * (scores.square() / replies).sum()

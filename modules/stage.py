@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from modules.checkpoint import parent_problem
 from modules.optim import decay_groups, warmup_cosine
+from modules.randomness import random_states, restore_random_state
 
 Batch = dict[str, Any]
 
@@ -38,6 +39,8 @@ class Stage(L.LightningModule):
     would overwrite with rank 0's"""
     tokens_before: int = 0
     """tokens that all ranks had trained on when the run was resumed"""
+    random_before: list[dict[str, Any]] | None = None
+    """each rank's random numbers in the checkpoint that the run goes on from"""
 
     def __init__(self, optimizer: Callable[[Iterable], Optimizer], warmup_steps: int, min_lr_ratio: float):
         super().__init__()
@@ -104,7 +107,7 @@ class Stage(L.LightningModule):
                 "to it"
             )
         positions = getattr(model.config, "max_position_embeddings", None)
-        longest = max(int(split.lengths.max()) for split in data.splits.values()) + generated
+        longest = max(split.longest for split in data.splits.values()) + generated
         if positions is not None and longest > positions:
             raise ValueError(
                 f"data: the longest row has {longest} tokens{' with the response' if generated else ''}, the "
@@ -201,6 +204,7 @@ class Stage(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stage"] = self.stage
         checkpoint["tokens"] = self.total_tokens()
+        checkpoint["random"] = random_states()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stage = checkpoint.get("stage", "unknown")
@@ -211,6 +215,12 @@ class Stage(L.LightningModule):
                 "directory"
             )
         self.tokens_before = checkpoint["tokens"]
+        self.random_before = checkpoint["random"]
+
+    def on_train_start(self) -> None:
+        if self.random_before is not None:
+            restore_random_state(self.random_before)
+            self.random_before = None
 
 
 def _endless_warmup(warmup_steps: int, steps: int) -> str:

@@ -1,14 +1,19 @@
 """A tiny tokenizer, tiny files, and the four stages run once on them through the CLI."""
 
+import atexit
 import json
 import os
 import random
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["TRIVIUM_CACHE"] = tempfile.mkdtemp(prefix="trivium-cache-")
+atexit.register(shutil.rmtree, os.environ["TRIVIUM_CACHE"], ignore_errors=True)
 
 CONFIGS = Path(__file__).resolve().parent.parent / "experiments" / "configs"
 WORDS = [
@@ -77,7 +82,11 @@ def tiny_files(tmp_path_factory):
                 for _ in range(size // 2)
             ],
         )
-        groups = [[text(3, 9) for _ in range(4)] for _ in range(size)]
+        groups: list[list[str]] = []
+        while len(groups) < size:
+            group = [text(3, 9) for _ in range(4)]
+            if len({rating(reply) for reply in group}) > 1:  # all tied would be dropped
+                groups.append(group)
         write_rows(
             folder / f"preferences.{split}.jsonl",
             [{"instruction": "Write.", "replies": g, "ratings": [rating(r) for r in g]} for g in groups],

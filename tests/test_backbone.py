@@ -63,7 +63,7 @@ def test_the_loss_equals_hugging_faces():
     ids = torch.randint(0, 97, (2, 17))
     labels = ids.clone()
     labels[0, :5] = -100
-    batch = token_rows([row.numpy() for row in ids], [row.numpy() for row in labels], [0, 0], pad_id=0)
+    batch = token_rows([[row.numpy()] for row in ids], [[row.numpy()] for row in labels], [0, 0], pad_id=0)
     losses = model(*inputs(batch))
     expected = model.model(input_ids=ids, labels=labels).loss
     trained = (labels[:, 1:] != -100).sum()
@@ -117,7 +117,7 @@ def test_packed_loss_and_gradients_equal_unpacked_ones(model_type):
     for document in documents:
         labels = document.copy()
         labels[0] = -100
-        alone.append(token_rows([document], [labels], [0], pad_id=0))
+        alone.append(token_rows([[document]], [[labels]], [0], pad_id=0))
     rows = torch.zeros(2, 26, dtype=torch.int64)
     owners = torch.full((2, 26), -1)
     for row, members in enumerate(([0, 1, 2], [3, 4])):
@@ -140,8 +140,8 @@ def test_packed_loss_and_gradients_equal_unpacked_ones(model_type):
 def test_padding_on_the_right_changes_nothing_and_needs_no_mask():
     model = network().eval()
     short, long = torch.arange(1, 8).numpy(), torch.arange(1, 30).numpy()
-    alone = token_rows([short], [short], [0], pad_id=0)
-    together = token_rows([short, long], [short, long], [0, 0], pad_id=0)
+    alone = token_rows([[short]], [[short]], [0], pad_id=0)
+    together = token_rows([[short], [long]], [[short], [long]], [0, 0], pad_id=0)
     assert attention_mask(together["document_ids"]) is None
     torch.testing.assert_close(model(*inputs(together))[0, :7], model(*inputs(alone))[0], atol=1e-5, rtol=0)
 
@@ -163,7 +163,7 @@ def test_tokens_see_only_earlier_tokens_of_their_document():
 def test_without_dropout_training_mode_is_deterministic():
     model = network("gpt2").train()
     ids = torch.arange(1, 20)[None]
-    batch = token_rows([ids[0].numpy()], [ids[0].numpy()], [0], pad_id=0)
+    batch = token_rows([[ids[0].numpy()]], [[ids[0].numpy()]], [0], pad_id=0)
     assert not torch.equal(model(*inputs(batch)), model(*inputs(batch)))
     disable_dropout(model)
     assert torch.equal(model(*inputs(batch)), model(*inputs(batch)))

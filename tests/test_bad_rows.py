@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from datamodules import MixedCorpusData, Source
 from experiments.cli import main
 
 TURN = {"task": "x", "language": "en"}
@@ -46,18 +47,18 @@ def receipt(tmp_path: Path) -> dict:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({**GOOD, "output": None}, "no `output`"),
+        ({**GOOD, "output": None}, "no `output` (it has `instruction`, `task`, `language`)"),
         ({**GOOD, "output": 3}, "`output` is int, not text"),
         ({**GOOD, "instruction": ["Write."]}, "`instruction` is list, not text"),
         ({**GOOD, "input": 3}, "`input` is int, not text"),
     ],
     ids=["null", "a number", "a list", "a number where text is optional"],
 )
-def test_a_field_of_another_type_is_refused_with_file_and_row(trivium, rows, tmp_path, row, message):
+def test_a_field_of_another_type_is_refused_with_file_and_line(trivium, rows, tmp_path, row, message):
     file = rows(tmp_path / "x.jsonl", [row])
     code, lines = trivium("sft", f"--data.init_args.train={file}")
     assert code == 2
-    assert lines == [f"trivium: data.train: {file}, row 1: {message}" + lines[0].partition(message)[2]]
+    assert lines == [f"trivium: data.train: {file}:1: {message}"]
 
 
 @pytest.mark.parametrize(
@@ -65,28 +66,166 @@ def test_a_field_of_another_type_is_refused_with_file_and_row(trivium, rows, tmp
     [
         (messages(("user", "Write.")), "no assistant turn"),
         (messages(("robot", "beep"), ("assistant", "a")), "robot"),
-        (messages(("user", "Write."), ("assistant", " ")), "empty"),
-        ({"messages": None, **TURN}, "messages"),
-        (
-            {"messages": [{"role": "user", "content": None}, {"role": "assistant", "content": "a"}], **TURN},
-            "content",
-        ),
+        (messages(("user", "Write."), ("assistant", " ")), "empty reply"),
+        (messages(("user", None), ("assistant", "a")), "a message without content"),
+        (messages((None, "Write."), ("assistant", "a")), "a message without role"),
+        (messages(), "empty `messages`"),
     ],
-    ids=["no reply", "unknown role", "empty reply", "no messages", "no content"],
+    ids=["no reply", "unknown role", "empty reply", "no content", "no role", "no messages"],
 )
-def test_a_chat_that_cannot_be_used_is_dropped_and_counted_or_refused(trivium, rows, tmp_path, row, reason):
-    """Missing fields may be refused (with the row's number) or dropped; never a trace, never trained on."""
+def test_a_chat_that_cannot_be_used_is_dropped_and_counted(trivium, rows, tmp_path, row, reason):
     file = rows(tmp_path / "x.jsonl", [*[CHAT] * 40, row])
-    overrides = [f"--data.init_args.train={file}", "--data.init_args.val=null"]
+    overrides = [
+        f"--data.init_args.train={file}",
+        "--data.init_args.val=null",
+        "--data.init_args.max_dropped=1",
+    ]
+    code, _ = trivium("sft", *overrides, "--data.init_args.template=datamodules.ChatTemplate")
+    assert code == 0
+    assert receipt(tmp_path)["kept"] == 40
+    ((told, count),) = receipt(tmp_path)["dropped"].items()
+    assert reason in told
+    assert count == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": None, **TURN}, "no `messages` (it has `task`, `language`)"),
+        ({"messages": "Write.", **TURN}, "`messages` is str, not a list"),
+        (messages(("user", 3), ("assistant", "a")), "`content` of a message is int, not text"),
+        ({**CHAT, "language": None}, "no `language`, which data.group_by asks for"),
+    ],
+    ids=["no messages", "one text", "a number", "no group"],
+)
+def test_a_chat_of_another_type_is_refused_with_file_and_line(trivium, rows, tmp_path, row, reason):
+    file = rows(tmp_path / "x.jsonl", [*[CHAT] * 40, row])
+    overrides = [f"--data.init_args.train={file}", "--data.init_args.max_dropped=1"]
     code, lines = trivium("sft", *overrides, "--data.init_args.template=datamodules.ChatTemplate")
-    if code == 2:
-        assert "row 41" in lines[0]
-        assert reason in lines[0]
-    else:
-        assert receipt(tmp_path)["kept"] == 40
-        ((told, count),) = receipt(tmp_path)["dropped"].items()
-        assert reason in told
-        assert count == 1
+    assert code == 2
+    assert lines == [f"trivium: data.train: {file}:41: {reason}"]
+
+
+# --- how much may be left out, and whether a bad row stops the run
+
+BLANK = {**GOOD, "output": " "}
+
+
+@pytest.fixture
+def mixed_file(tmp_path):
+    """40 good rows, then one that is no JSON, one without output, one of another type, one not UTF-8."""
+    mine = {**GOOD, "instruction": tmp_path.name}
+    good, missing = (json.dumps({k: mine[k] for k in keys}) for keys in (list(GOOD), ["instruction", *TURN]))
+    bad = [b'{"instruction": ', missing.encode(), json.dumps({**mine, "output": 3}).encode()]
+    file = tmp_path / "mixed.jsonl"
+    file.write_bytes(b"\n".join([*[good.encode()] * 40, *bad, good.encode().replace(b"good", b"caf\xe9")]))
+    return file
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_more_left_out_than_max_dropped_stops_and_says_how_much_why_and_where(trivium, rows, tmp_path, split):
+    """4 of 100; the reason of most is told first, and its first row."""
+    content = [{**GOOD, "output": split}] * 100  # another content in each test: caches know no places
+    content[10] = {**GOOD, "instruction": "film " * 150}
+    content[20] = content[30] = content[40] = BLANK
+    file = rows(tmp_path / "x.jsonl", content)
+    code, (line,) = trivium("sft", f"--data.init_args.{split}={file}", "--data.init_args.max_length=64")
+    assert code == 2
+    assert line.startswith(f"trivium: data.{split}: 4 of 100 rows of {file} (4.0%) would be left out")
+    assert "more than max_dropped 1.0%" in line
+    assert "empty `output` (3), prompt fills max_length 64 (1)" in line
+    assert f"the first is {file}:21: empty `output`" in line
+    assert not (tmp_path / "run" / "export").exists()
+
+
+def test_as_much_left_out_as_max_dropped_allows_is_counted(trivium, rows, tmp_path):
+    """1 of 100 is 1 %, the default; 1 of 99 is more."""
+    more, allowed = (rows(tmp_path / f"{n}.jsonl", [BLANK] + [GOOD] * n) for n in (98, 99))
+    code, lines = trivium("sft", f"--data.init_args.train={more}", "--data.init_args.val=null")
+    assert code == 2
+    assert "1 of 99 rows" in lines[0]
+    assert trivium("sft", f"--data.init_args.train={allowed}", "--data.init_args.val=null")[0] == 0
+    found = receipt(tmp_path)
+    assert (found["rows"], found["kept"], found["dropped"]) == (100, 99, {"empty `output`": 1})
+    assert found["first"] == {"empty `output`": f"{allowed}:1: empty `output`"}
+
+
+def test_skip_counts_unreadable_and_refused_rows_and_goes_on(trivium, tmp_path, mixed_file):
+    options = [f"--data.init_args.train={mixed_file}", "--data.init_args.val=null"]
+    code, _ = trivium("sft", *options, "--data.init_args.on_bad_row=skip", "--data.init_args.max_dropped=0.1")
+    assert code == 0
+    found = receipt(tmp_path)
+    assert (found["rows"], found["kept"]) == (44, 40)
+    assert found["dropped"] == {
+        "is not JSON": 1,
+        "no `output`": 1,
+        "`output` is int, not text": 1,
+        "is not UTF-8": 1,
+    }
+    assert [place.split(":")[1].split()[0] for place in found["first"].values()] == ["41", "42", "43", "44"]
+
+
+def test_skipped_rows_count_towards_max_dropped(trivium, mixed_file):
+    """4 of 44 are 9.1 %."""
+    options = [f"--data.init_args.train={mixed_file}", "--data.init_args.max_dropped=0.09"]
+    code, lines = trivium("sft", *options, "--data.init_args.on_bad_row=skip")
+    assert code == 2
+    assert f"4 of 44 rows of {mixed_file} (9.1%) would be left out, more than max_dropped 9.0%" in lines[0]
+
+
+@pytest.mark.parametrize("bad", ["is not JSON", "no `output`", "`output` is int", "is not UTF-8"])
+def test_a_bad_row_stops_unasked_and_is_named_by_file_line_and_reason(trivium, tmp_path, mixed_file, bad):
+    """Also where as many as all rows may be dropped: that is about rows that policies drop."""
+    *good, broken, missing, typed, encoded = mixed_file.read_bytes().split(b"\n")
+    line = {"is not JSON": broken, "no `output`": missing, "`output` is int": typed, "is not UTF-8": encoded}[
+        bad
+    ]
+    file = tmp_path / "one.jsonl"
+    file.write_bytes(b"\n".join([*good[:6], line, *good[6:]]))
+    code, lines = trivium("sft", f"--data.init_args.train={file}", "--data.init_args.max_dropped=1")
+    assert code == 2
+    (told,) = lines
+    place = f"trivium: data.train: {file}:7"
+    assert told.startswith((f"{place} {bad} (", f"{place}: {bad}"))
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").rglob("*.ckpt"))
+
+
+def test_a_cache_written_with_skip_still_refuses_when_bad_rows_are_errors(trivium, mixed_file):
+    """And one that an error ended is gone on with when they are skipped."""
+    options = [f"--data.init_args.train={mixed_file}", "--data.init_args.val=null"]
+    options += ["--data.init_args.max_dropped=1"]
+    before = trivium("sft", *options)
+    assert before[0] == 2
+    assert f"{mixed_file}:41 is not JSON" in before[1][0]
+    assert trivium("sft", *options, "--data.init_args.on_bad_row=skip")[0] == 0
+    assert trivium("sft", *options, "--overwrite=true") == before
+
+
+def test_a_dropped_row_is_named_in_the_file_that_was_given_not_where_its_content_was_read_before(
+    trivium, rows, tmp_path
+):
+    for name in ("before", "after"):
+        file = rows(tmp_path / f"{name}.jsonl", [{**GOOD, "output": "moved"}, BLANK])
+        (line,) = trivium("sft", f"--data.init_args.train={file}")[1]
+        assert f"the first is {file}:2: empty `output`" in line
+
+
+def test_a_streamed_source_whose_cache_was_written_with_skip_still_refuses(rows, tmp_path, tiny_tokenizer):
+    file = rows(
+        tmp_path / "x.jsonl", [{"text": "the film is good and the plot is slow"}] * 30 + [{"text": 3}]
+    )
+
+    def read(streaming, on_bad_row):
+        sources = {"a": Source(file, streaming=streaming)}
+        data = MixedCorpusData(
+            sources, tiny_tokenizer, sequence_length=8, on_bad_row=on_bad_row, max_dropped=1
+        )
+        for blocks in data.read()["train"].blocks:
+            blocks.wait_for(1_000_000)
+
+    read(False, "skip")
+    with pytest.raises(ValueError, match="x.jsonl:31: `text` is int"):
+        read(True, "error")
 
 
 def test_preferences_drop_what_has_no_pair_and_count_it(trivium, rows, tmp_path):
@@ -98,7 +237,8 @@ def test_preferences_drop_what_has_no_pair_and_count_it(trivium, rows, tmp_path)
         {**good, "instruction": " "},
     ]
     file = rows(tmp_path / "x.jsonl", [good] * 16 + wrong)
-    code, _ = trivium("reward", f"--data.init_args.train={file}", "--data.init_args.val=null")
+    options = [f"--data.init_args.train={file}", "--data.init_args.val=null"]
+    code, _ = trivium("reward", *options, "--data.init_args.max_dropped=1")
     assert code == 0
     assert receipt(tmp_path)["kept"] == 16
     dropped = receipt(tmp_path)["dropped"]
@@ -108,11 +248,11 @@ def test_preferences_drop_what_has_no_pair_and_count_it(trivium, rows, tmp_path)
     assert count == 3
 
 
-def test_ratings_that_do_not_match_the_replies_are_refused_with_the_row(trivium, rows, tmp_path):
+def test_ratings_that_do_not_match_the_replies_are_refused_with_the_line(trivium, rows, tmp_path):
     file = rows(tmp_path / "x.jsonl", [{"instruction": "Write.", "replies": ["a", "b"], "ratings": [1.0]}])
     code, lines = trivium("reward", f"--data.init_args.train={file}", "--data.init_args.val=null")
     assert code == 2
-    assert "row 1: 2 `replies` but 1 `ratings`" in lines[0]
+    assert lines[0].startswith(f"trivium: data.train: {file}:1: 2 `replies` but 1 `ratings`")
 
 
 def test_a_file_that_is_not_utf_8_is_named_with_its_line(trivium, tmp_path):

@@ -27,12 +27,23 @@ def test_help_is_fast_and_imports_nothing_heavy():
     assert listed == list(COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["data", "chat", "tokenizer", "quickstart"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("chat", "tokenizer", "quickstart"),
+        *("data inspect", "data deduplicate", "data contamination", "data receipt"),
+    ],
+)
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert stop.value.code == 0
     assert f"usage: trivium {command}" in capsys.readouterr().out
+
+
+def test_data_explains_itself(capsys):
+    assert main(["data", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: trivium data COMMAND")
 
 
 def test_the_stages_yamls_are_the_four_and_share_their_trainers(tiny_stages):
@@ -67,7 +78,8 @@ def test_predictions_keep_the_row_numbers_of_the_file_when_rows_are_dropped(tiny
     file = rows(tmp_path / "x.jsonl", [blank, {**blank, "output": "a"}, blank, {**blank, "output": "b"}])
     run = tmp_path / "run"
     line = tiny_stages.stage("sft", "predict")
-    line += ["--run", str(run), f"--data.init_args.val={file}", "--model.init_args.max_new_tokens=4"]
+    line += ["--run", str(run), f"--data.init_args.val={file}", "--data.init_args.max_dropped=1"]
+    line += ["--model.init_args.max_new_tokens=4"]
     assert main([*line, f"--model.init_args.pretrained={tiny_stages.export('sft')}"]) == 0
     found = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     assert [row["row"] for row in found] == [1, 3]
@@ -91,7 +103,9 @@ def test_the_data_receipt_accepts_overrides_and_trains_nothing(tiny_stages, tmp_
     config = str(tiny_stages.out / "sft" / "config.yaml")
     whole = json.loads((tiny_stages.out / "sft" / "receipt.json").read_text())[0]
     assert (whole["truncated"], whole["dropped"]) == (0, {})
-    assert main(["data", "receipt", "--config", config, "--data.init_args.max_length=42"]) == 0
+    overrides = ["max_length=42", "policies.long_reply=truncate_left", "max_dropped=1"]
+    line = ["data", "receipt", "--config", config, *(f"--data.init_args.{option}" for option in overrides)]
+    assert main(line) == 0
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
     rows, kept, truncated, dropped = re.search(r"data\.train (\d+) (\d+) (\d+) (\d+)", printed).groups()
     assert int(rows) == whole["rows"] == int(kept) + int(dropped)

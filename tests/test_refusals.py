@@ -30,7 +30,7 @@ def test_a_missing_file_is_named(refused, tmp_path):
     assert lines == [f"trivium: data.train: {tmp_path}/nowhere.jsonl does not exist"]
 
 
-def test_a_row_without_output_is_named_by_its_number(refused, rows, tmp_path):
+def test_a_row_without_output_is_named_by_its_line(refused, rows, tmp_path):
     file = rows(
         tmp_path / "x.jsonl",
         [
@@ -39,15 +39,21 @@ def test_a_row_without_output_is_named_by_its_number(refused, rows, tmp_path):
         ],
     )
     (line,) = refused("sft", f"--data.init_args.train={file}")
-    assert f"{file}, row 2: no `output`" in line
-    assert "`instruction`" in line
+    assert line == f"trivium: data.train: {file}:2: no `output` (it has `instruction`, `task`, `language`)"
 
 
-def test_a_file_without_the_column_lists_those_it_has(refused, rows, tmp_path):
+def test_a_file_without_the_column_is_refused_by_its_first_row_with_those_it_has(refused, rows, tmp_path):
     file = rows(tmp_path / "x.jsonl", [{"prompt": "a", "reply": "b"}])
     (line,) = refused("sft", f"--data.init_args.train={file}")
-    assert "no column `instruction`, `output`" in line
-    assert "it has `prompt`, `reply`" in line
+    assert line == f"trivium: data.train: {file}:1: no `instruction` (it has `prompt`, `reply`)"
+
+
+def test_a_row_without_a_column_that_rows_are_grouped_by_is_refused(refused, rows, tmp_path):
+    """The tiny stages group by task and language."""
+    row = {"instruction": "a", "output": "b", "task": "x", "language": "en"}
+    file = rows(tmp_path / "x.jsonl", [row, {**row, "language": None}])
+    (line,) = refused("sft", f"--data.init_args.train={file}")
+    assert line == f"trivium: data.train: {file}:2: no `language`, which data.group_by asks for"
 
 
 def test_all_labels_masked_is_refused_with_the_reason(refused):
@@ -101,8 +107,8 @@ def test_contradicting_accumulation_is_refused(refused):
 def test_a_malformed_line_is_named_by_file_and_line(refused, tmp_path):
     file = tmp_path / "x.jsonl"
     file.write_text('{"instruction": "a", "output": "b"}\n{"instruction": \n')
-    (line,) = refused("sft", f"--data.init_args.train={file}")
-    assert f"{file}:2 is not JSON" in line
+    (line,) = refused("sft", f"--data.init_args.train={file}", "--data.init_args.group_by=null")
+    assert line.startswith(f"trivium: data.train: {file}:2 is not JSON (")
 
 
 def test_a_finished_run_is_not_overwritten_unasked(tiny_stages, capsys):

@@ -131,6 +131,31 @@ def test_a_killed_ppo_run_goes_on_bit_for_bit(tiny_stages, train):
     assert_same_weights(parts, whole)
 
 
+def test_a_run_with_dropout_and_workers_goes_on_bit_for_bit(tiny_stages, train, tmp_path):
+    """A pretrained GPT-2 with dropout draws random masks at every step; two workers read ahead."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_stages.tokenizer)
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64, "vocab_size": len(tokenizer)}
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", **sizes)).save_pretrained(tmp_path)
+    arguments = ["--trainer.max_steps=6", "--checkpoint_minutes=1", "--data.init_args.num_workers=2"]
+    arguments += ["--model.init_args.config=null", f"--model.init_args.pretrained={tmp_path}"]
+    arguments += ["--data.init_args.micro_batch_size=4"]
+    whole, parts = tiny_stages.out / "dropout_whole", tiny_stages.out / "dropout_killed"
+    rows = train("pretrain", whole.name, *arguments)
+    train("pretrain", parts.name, *arguments, kill_after=7)
+    done = checkpoint(parts)["global_step"]
+    assert 0 < done < 6
+    assert train("pretrain", parts.name, *arguments, "--ckpt_path=last") == rows[done * 2 :]
+    assert curve(parts, "train/loss") == curve(whole, "train/loss")
+    assert_same_weights(parts, whole)
+    again = train("pretrain", "dropout_again", *arguments, "--seed_everything=1")
+    assert again == rows
+    other = curve(tiny_stages.out / "dropout_again", "train/loss")
+    assert other != curve(whole, "train/loss")  # the masks did matter
+
+
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
 def test_the_last_checkpoint_of_a_finished_run_is_its_last_step(tiny_stages, train, stage):
     """A checkpoint every four looks at the clock, none of them the last step: the end is saved all the

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.mixing import CHUNK, Schedule
-from datamodules.plan import EvalBatches, Mixed, Shuffled, StepLoader, StepPlan
+from datamodules.plan import EvalBatches, Shuffled, StepLoader, StepPlan
 
 ROWS, GLOBAL = 24, 8
 LENGTHS = np.random.default_rng(0).integers(3, 40, ROWS)
@@ -118,50 +117,6 @@ def test_the_position_is_one_integer_whatever_the_split():
     # stopped in the middle of an accumulation: the step is begun again
     next(batches)
     assert before.state_dict() == {"step": 2}
-
-
-# --- mixing by tokens
-
-
-def skewed(sources, seed):
-    return np.random.default_rng(seed).pareto(1.2, sources) + 1e-3
-
-
-@pytest.mark.parametrize(
-    "weights",
-    [[1.0], [0.7, 0.3], [0.999, 0.001], [0.4, 0.25, 0.2, 0.15], [1, 1, 1], [60.0] + [1.0] * 59]
-    + [skewed(n, seed) for n in (5, 20, 60) for seed in range(3)],
-    ids=lambda weights: f"{len(weights)} sources",
-)
-def test_every_prefix_is_within_one_block_of_the_weights(weights):
-    """The bound proved by Tijdeman (1980) is 1 − 1/(2n − 2); greedy schedules break 1 from 20 sources on."""
-    length = 4000
-    schedule = Schedule(list(weights))
-    draws = np.array([schedule[n][0] for n in range(length)])
-    counts = np.cumsum(draws[:, None] == np.arange(len(weights)), axis=0)
-    owed = np.arange(1, length + 1)[:, None] * (np.array(weights) / np.sum(weights))
-    assert np.abs(counts - owed).max() < 1
-    assert (schedule.drawn(length) == counts[-1]).all()
-
-
-def test_the_schedule_is_the_same_when_asked_in_any_order_and_beyond_a_chunk():
-    weights = [0.5, 0.3, 0.2]
-    late, early = Schedule(weights), Schedule(weights)
-    last = late[CHUNK + 5]
-    assert [early[n] for n in range(50)] == [late[n] for n in range(50)]
-    assert early[CHUNK + 5] == last
-    assert np.abs(late.drawn(CHUNK + 5) - np.array(weights) * (CHUNK + 5)).max() < 1
-
-
-def test_a_mixed_order_takes_each_sources_rows_in_turn_without_repeats_within_its_epoch():
-    order = Mixed(Schedule([0.75, 0.25]), [6, 5], seed=3)
-    rows = [order[n] for n in range(20)]
-    small = [row for row in rows if row >= 6]
-    large = [row for row in rows if row < 6]
-    assert len(small) == 5  # a quarter of 20
-    assert sorted(small) == [6, 7, 8, 9, 10]
-    assert sorted(large[:6]) == sorted(large[6:12]) == list(range(6))
-    assert large[:6] != large[6:12]
 
 
 # --- evaluation

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from datamodules import InstructionData, MixedCorpusData
+from datamodules.rows import Rows as EncodedRows
 from experiments.quickstart.judge import bigram_count, distinct_bigrams, pair_accuracy, vader
 from modules.backbone import LanguageModel, load_causal_lm
 from modules.generation import generate
@@ -33,11 +34,12 @@ def unigram_losses(data: MixedCorpusData) -> dict[str, float]:
     for name, train, val in zip(
         data.source_names, data.splits["train"].blocks, data.splits["val"].blocks, strict=True
     ):
-        counts = np.bincount(train.tokens, minlength=vocabulary) + 1.0
+        counts = np.bincount(train.everything()[0], minlength=vocabulary) + 1.0
         logprobs = np.log(counts / counts.sum())
-        trained = np.ones(len(val.tokens), dtype=bool)
-        trained[np.concatenate([[0], val.ends[:-1]])] = False  # a document's first token is given
-        losses[name] = float(-logprobs[val.tokens[trained]].mean())
+        tokens, ends = val.everything()
+        trained = np.ones(len(tokens), dtype=bool)
+        trained[np.concatenate([[0], ends[:-1]])] = False  # a document's first token is given
+        losses[name] = float(-logprobs[tokens[trained]].mean())
     return losses
 
 
@@ -50,11 +52,12 @@ def continuations(
     torch.manual_seed(0)
     models = {"before": AutoModelForCausalLM.from_config(model.config).eval(), "after": model}
     samples = []
-    for name, documents in data.splits["val"].documents.items():
-        ids = torch.from_numpy(
-            next(d["input_ids"] for d in documents.data if len(d["input_ids"]) > given + length)
-        )
-        prompt = ids[None, :given].long()
+    split = data.splits["val"]
+    for name, blocks in zip(split.names, split.blocks, strict=True):
+        documents = EncodedRows.of(blocks.cache)
+        long_enough = int(np.argmax(documents.lengths > given + length))
+        ids = documents[long_enough]["input_ids"][:given].astype(np.int64)
+        prompt = torch.from_numpy(ids)[None]
         sample = {
             "stage": "pretrain",
             "prompt": tokenizer.decode(prompt[0], skip_special_tokens=True),

@@ -35,7 +35,7 @@ BUDGETS = (
     StageBudget("pretrain", "Pretraining", 640, 60),
     StageBudget("sft", "Supervised fine-tuning", 320, 30),
     StageBudget("reward", "Reward model", 300, 30),
-    StageBudget("ppo", "PPO", 160, 8),
+    StageBudget("ppo", "PPO", 200, 8),
 )
 
 

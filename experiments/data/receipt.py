@@ -4,24 +4,23 @@ import argparse
 
 from rich.console import Console
 
-from datamodules.receipt import render
-
 
 def main(argv: list[str]) -> int:
-    """Runs `trivium data …`."""
-    parser = argparse.ArgumentParser(prog="trivium data", description="Looks at data without training.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    receipt = commands.add_parser(
-        "receipt",
-        help="rows kept, truncated and dropped and why, tokens trained, one sample with its mask in colour",
+    """Runs `trivium data receipt …`."""
+    parser = argparse.ArgumentParser(
+        prog="trivium data receipt",
+        description="Rows kept, truncated and dropped and why, tokens trained, one sample with its mask.",
     )
-    receipt.add_argument("--config", required=True, help="the YAML of a stage")
-    receipt.add_argument(
+    parser.add_argument("--config", required=True, help="the YAML of a stage")
+    parser.add_argument(
         "overrides", nargs="*", help="as for fit, for example --data.init_args.max_length=256"
     )
     options, overrides = parser.parse_known_args(argv)
     data = read_data(options.config, [*options.overrides, *overrides])
     data.splits = data.read()
+
+    from datamodules.receipt import render
+
     Console().print(render(data.receipts))
     return 0
 

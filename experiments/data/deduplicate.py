@@ -1,0 +1,228 @@
+"""`trivium data deduplicate FILE… --output DIR`: removes duplicates within and across files, keeps the first.
+
+Two rows are compared by their text alone: what a row of its kind says, or the column of `--field`. A row
+goes when an earlier row that stays, in the order of the files given, equals it but for case and white space
+(exact), or shares so many of its n-grams that their Jaccard similarity reaches the threshold (near).
+"""
+
+import argparse
+import json
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text as Cell
+
+from experiments.data.duplicates import Duplicates, Match
+from experiments.data.texts import read_texts, row_number
+
+RECORD = "duplicates.jsonl"
+LISTED = 20  # rows that could not be read, on the terminal
+
+
+@dataclass
+class Tally:
+    """What became of a file's rows; `elsewhere` counts the removed that duplicate a row of another file."""
+
+    file: str
+    rows: int = 0
+    unread: int = 0
+    exact: int = 0
+    near: int = 0
+    elsewhere: int = 0
+    kept: array = field(default_factory=lambda: array("Q"))  # row numbers from 1, ascending
+
+
+def main(argv: list[str]) -> int:
+    """Runs `trivium data deduplicate …`."""
+    parser = argparse.ArgumentParser(
+        prog="trivium data deduplicate", description=(__doc__ or "").partition("\n\n")[2]
+    )
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="JSON lines, Parquet or text files; the first wins"
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="where each file's remaining rows go, same name"
+    )
+    parser.add_argument("--field", help="the column to compare; by default all that hold what a row says")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.8,
+        help="least Jaccard similarity of a near duplicate (default 0.8)",
+    )
+    parser.add_argument(
+        "--ngram", type=int, default=5,
+        help="words in an n-gram; characters for scripts without spaces, as Chinese (default 5)",
+    )  # fmt: skip
+    parser.add_argument("--exact-only", action="store_true", help="leave near duplicates in")
+    options = parser.parse_args(argv)
+    tallies = deduplicate(
+        options.files, options.output, options.field, options.threshold, options.ngram, options.exact_only
+    )
+    Console().print(_table(tallies))
+    print(f"wrote {options.output}: {', '.join(Path(t.file).name for t in tallies)} and {RECORD}")
+    return 0
+
+
+def deduplicate(
+    files: list[str],
+    output: str,
+    field: str | None = None,
+    threshold: float = 0.8,
+    ngram: int = 5,
+    exact_only: bool = False,
+) -> list[Tally]:
+    """Writes the rows that stay into `output`, under the files' names, and what went to `duplicates.jsonl`.
+
+    All files appear together at the end, or none does. Rows that cannot be read, or have no text, are left
+    out, counted and listed on the error stream.
+
+    Args:
+        files: JSON lines (also `.gz`), Parquet or text files; a row of an earlier one wins.
+        output: a folder, made if it is missing; never the one of the files.
+        field: the column to compare; by default what `texts.text_of` finds.
+        threshold, ngram, exact_only: as for `Duplicates`.
+
+    Raises:
+        ValueError: no such file, nothing in it, an input would be overwritten, or an argument out of range.
+    """
+    from experiments.data.survivors import check_writable, write_survivors
+
+    _check_output(files, output)
+    for file in files:
+        check_writable(file)
+    made = not Path(output).exists()
+    Path(output).mkdir(parents=True, exist_ok=True)
+    try:
+        seen = Duplicates(threshold, ngram, exact_only, folder=output)
+        with _complete_or_nothing(Path(output)) as create:
+            with create(RECORD) as record:
+                tallies = _read(files, field, seen, record)
+            for tally in tallies:
+                with create(Path(tally.file).name) as survivors:
+                    write_survivors(tally.file, tally.kept, survivors)
+    except BaseException:
+        if made:
+            Path(output).rmdir()
+        raise
+    return tallies
+
+
+def _read(files: list[str], field: str | None, seen: Duplicates, record: IO[bytes]) -> list[Tally]:
+    """Which rows stay; writes those that go to `record`."""
+    tallies = [Tally(file) for file in files]
+    places_file, places_row = array("H"), array("Q")  # of the texts that `seen` kept
+    unread: list[str] = []
+    for number, tally in enumerate(tallies):
+        problem = None
+        for item in read_texts(tally.file, field, "comparing"):
+            tally.rows += 1
+            if item.text is None:
+                tally.unread += 1
+                problem = problem or f"{item.where} {item.problem}"
+                if len(unread) < LISTED:
+                    unread.append(f"{item.where} {item.problem}")
+                continue
+            row = row_number(item.where)
+            match = seen.add(item.text)
+            if match is None:
+                tally.kept.append(row)
+                places_file.append(number)
+                places_row.append(row)
+                continue
+            tally.exact += match.kind == "exact"
+            tally.near += match.kind == "near"
+            tally.elsewhere += places_file[match.number] != number
+            original = files[places_file[match.number]], places_row[match.number]
+            record.write(_line(tally.file, row, match, *original))
+        if tally.unread == tally.rows:
+            raise ValueError(f"{tally.file} has no row with text: {problem}")
+    if unread:
+        total = sum(tally.unread for tally in tallies)
+        told = f"{total} rows left out" + (f", the first {LISTED}" if total > LISTED else "")
+        Console(stderr=True, soft_wrap=True).print(Cell("\n  ".join([f"{told}:", *unread])))
+    return tallies
+
+
+def _line(file: str, row: int, match: Match, original_file: str, original_row: int) -> bytes:
+    entry = {
+        "file": file,
+        "row": row,
+        "kind": match.kind,
+        "duplicate_of_file": original_file,
+        "duplicate_of_row": original_row,
+        "similarity": round(match.similarity, 4),
+    }
+    return json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _check_output(files: list[str], output: str) -> None:
+    """Refuses to write over a file that is read, and two files of one name.
+
+    Raises:
+        ValueError: naming the files.
+    """
+    if Path(output).exists() and not Path(output).is_dir():
+        raise ValueError(f"--output {output} is a file: give a folder")
+    names: dict[str, str] = {RECORD: f"the {RECORD} that this writes"}
+    for file in files:
+        name = Path(file).name
+        if name in names:
+            raise ValueError(
+                f"{file} and {names[name]} have one name, and would be one file in {output}: rename one"
+            )
+        names[name] = file
+        target = Path(output) / name
+        if target.exists() and any(target.samefile(other) for other in files if Path(other).exists()):
+            raise ValueError(
+                f"--output {output} would overwrite {target}, which is read: give another folder"
+            )
+
+
+@contextmanager
+def _complete_or_nothing(folder: Path) -> Iterator:
+    """Gives a function that creates a file of a name; they get their names together when all are written."""
+    created: dict[Path, Path] = {}
+
+    @contextmanager
+    def create(name: str) -> Iterator[IO[bytes]]:
+        unfinished = folder / f"{name}.part"
+        created[unfinished] = folder / name
+        with unfinished.open("wb") as file:
+            yield file
+
+    try:
+        yield create
+        for unfinished, final in created.items():
+            unfinished.replace(final)
+    finally:
+        for unfinished in created:
+            unfinished.unlink(missing_ok=True)
+
+
+def _table(tallies: list[Tally]) -> Table:
+    """Rows of each file: read, left out, removed and kept."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    heads = ("rows", "unread", "exact", "near", "of another file", "kept", "")
+    table.add_column("file", overflow="fold")
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    total = Tally("all")
+    for tally in tallies:
+        for name in ("rows", "unread", "exact", "near", "elsewhere"):
+            setattr(total, name, getattr(total, name) + getattr(tally, name))
+        total.kept.extend(tally.kept)
+    for tally in [*tallies, total] if len(tallies) > 1 else tallies:
+        counts = tally.rows, tally.unread, tally.exact, tally.near, tally.elsewhere, len(tally.kept)
+        table.add_row(
+            Cell(Path(tally.file).name),
+            *(f"{count:,}" for count in counts),
+            f"{len(tally.kept) / tally.rows:.1%}",
+        )
+    return table

@@ -1,0 +1,223 @@
+"""What can be said of a file after reading it once (its most repeated rows are read again): a `Survey`."""
+
+import json
+import random
+from array import array
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments.data.duplicates import Duplicates
+from experiments.data.languages import Languages
+from experiments.data.shingles import digest, plain
+from experiments.data.texts import Text, read_texts, text_of
+
+LISTED = 20  # bad rows
+REPEATED = 5  # most repeated rows
+RANDOM = 5  # sample rows besides the first, the longest and the shortest
+SHOWN, ONE_LINE = 1500, 80  # characters of a value; of one that is no text and need not be broken into lines
+KINDS = {
+    bool: "true or false", int: "whole number", float: "number", str: "text", list: "list", dict: "object",
+}  # fmt: skip
+
+
+@dataclass
+class Column:
+    """A column: how many rows have which type in it, null, or nothing (an empty text, list or object)."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    present: int = 0
+    null: int = 0
+    empty: int = 0
+
+
+@dataclass
+class Sample:
+    """A row to look at: why it was chosen, where it is, and its columns as texts."""
+
+    why: str
+    where: str
+    values: dict[str, str]
+
+
+@dataclass
+class Survey:
+    """What was found in a file.
+
+    Attributes:
+        rows: all rows, `bad` ones that cannot be read included.
+        texts: rows that hold text, an empty one included.
+        textless: the first readable row without text and why, as `FILE:LINE reason`; else empty.
+        guessed: rows of an unknown kind, of which every text was taken.
+        listed: (where, reason) of the first bad rows.
+        characters, tokens: lengths of the texts; no tokens without a tokenizer.
+        exact, near: texts that equal an earlier one but for case and white space, and other texts nearly like
+            an earlier one.
+        repeated: how often, and one such row.
+    """
+
+    file: str
+    rows: int = 0
+    bad: int = 0
+    texts: int = 0
+    blank: int = 0
+    textless: str = ""
+    guessed: int = 0
+    columns: dict[str, Column] = field(default_factory=dict)
+    listed: list[tuple[str, str]] = field(default_factory=list)
+    characters: array = field(default_factory=lambda: array("Q"))
+    tokens: array = field(default_factory=lambda: array("Q"))
+    languages: Counter[str] = field(default_factory=Counter)
+    exact: int = 0
+    near: int = 0
+    repeated: list[tuple[int, Sample]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def readable(self) -> int:
+        """Rows that could be read."""
+        return self.rows - self.bad
+
+
+def share(part: int, whole: int) -> str:
+    """Per cent with a decimal, its space unbroken; what is not nothing is never shown as nothing."""
+    if not part:
+        return "0\u00a0%" if whole else "–"
+    return "<\u00a00.1\u00a0%" if 1000 * part < whole else f"{100 * part / whole:.1f}\u00a0%"
+
+
+def survey(file: str, field: str | None = None, tokenizer: str | None = None, seed: int = 0) -> Survey:
+    """Reads a file and says what is in it.
+
+    Args:
+        file: what `datamodules.sources.read_rows` reads, on the disk.
+        field: the column that holds the text; by default what `texts.text_of` finds, or every text of a row
+            in which that finds nothing.
+        tokenizer: a folder of `transformers`, to count tokens with.
+        seed: of the random samples.
+
+    Raises:
+        ValueError: no such file, nothing in it, no such tokenizer, or a library is missing.
+    """
+    found, seen, languages = Survey(file), Duplicates(), Languages()
+    count_tokens = _token_counter(tokenizer) if tokenizer else None
+    digests: Counter[bytes] = Counter()
+    samples = _Samples(seed)
+    for item in read_texts(file, field, any_text=not field):
+        found.rows += 1
+        if item.row is None:
+            found.bad += 1
+            if len(found.listed) < LISTED:
+                found.listed.append((item.where, item.problem or ""))
+            continue
+        _describe(item.row, found.columns)
+        if item.text is None:
+            found.textless = found.textless or f"{item.where} {item.problem}"
+        else:
+            found.texts += 1
+            found.guessed += not field and text_of(item.row) is None
+            found.blank += not item.text.strip()
+            found.characters.append(len(item.text))
+            if count_tokens:
+                found.tokens.append(count_tokens(item.text))
+            found.languages[languages.of(item.text)] += 1
+            key = digest(plain(item.text))
+            digests[key] += 1
+            if digests[key] > 1:
+                found.exact += 1
+            elif seen.add(item.text):
+                found.near += 1
+        samples.offer(item)
+    found.samples = samples.chosen()
+    _repeated(found, digests, field)
+    return found
+
+
+def _describe(row: Mapping[str, Any], columns: dict[str, Column]) -> None:
+    for name, value in row.items():
+        column = columns.setdefault(name, Column())
+        column.present += 1
+        if value is None:
+            column.null += 1
+            continue
+        column.kinds[KINDS.get(type(value), type(value).__name__)] += 1
+        column.empty += isinstance(value, str | list | dict) and not (
+            value.strip() if isinstance(value, str) else value
+        )
+
+
+def _token_counter(tokenizer: str):
+    from datamodules.tokenizer import load_tokenizer, tokenize
+
+    loaded = load_tokenizer(tokenizer)
+    return lambda text: len(tokenize(loaded, text))
+
+
+def _repeated(found: Survey, digests: Counter[bytes], field: str | None) -> None:
+    """Reads the file again as far as the rows that occur most often first occur."""
+    wanted = {key: count for key, count in digests.most_common(REPEATED) if count > 1}
+    first: dict[bytes, Sample] = {}
+    if wanted:
+        for item in read_texts(found.file, field, show="looking again at", any_text=not field):
+            if item.text is None:
+                continue
+            key = digest(plain(item.text))
+            if key in wanted and key not in first:
+                first[key] = _sample("", item)
+                if len(first) == len(wanted):
+                    break
+    found.repeated = [(count, first[key]) for key, count in wanted.items() if key in first]
+
+
+class _Samples:
+    """The first row, the longest, the shortest and some at random (Vitter 1985, algorithm R)."""
+
+    def __init__(self, seed: int):
+        self.random = random.Random(seed)
+        self.count = 0
+        self.first: Text | None = None
+        self.longest: Text | None = None
+        self.shortest: Text | None = None
+        self.some: list[Text] = []
+
+    def offer(self, item: Text) -> None:
+        self.first = self.first or item
+        length = len(item.text or "")
+        if self.longest is None or length > len(self.longest.text or ""):
+            self.longest = item
+        if self.shortest is None or length < len(self.shortest.text or ""):
+            self.shortest = item
+        self.count += 1
+        if len(self.some) < RANDOM:
+            self.some.append(item)
+        elif (place := self.random.randrange(self.count)) < RANDOM:
+            self.some[place] = item
+
+    def chosen(self) -> list[Sample]:
+        """Each row once, under the first of its reasons."""
+        named = {"first": self.first, "longest": self.longest, "shortest": self.shortest}
+        reasons: dict[str, list[str]] = {}
+        items: dict[str, Text] = {}
+        for why, item in [*named.items(), *(("random", item) for item in self.some)]:
+            if item is not None:
+                items[item.where] = item
+                reasons.setdefault(item.where, []).append(why)
+        return [_sample(", ".join(dict.fromkeys(why)), items[where]) for where, why in reasons.items()]
+
+
+def _sample(why: str, item: Text) -> Sample:
+    return Sample(why, item.where, {name: _shown(value) for name, value in (item.row or {}).items()})
+
+
+def _shown(value: Any) -> str:
+    """A value as text, cut where it is long."""
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        text = "\n\n".join(f"{number}. {part}" for number, part in enumerate(value, 1))
+    else:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+        if len(text) > ONE_LINE:
+            text = json.dumps(value, ensure_ascii=False, indent=1, default=str)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text) - SHOWN:,} characters more)"
