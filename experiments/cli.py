@@ -16,6 +16,7 @@ COMMANDS = {
         "look at data: a run's receipt, a file's page, duplicates, contamination",
         "experiments.data",
     ),
+    "plan": ("plan a run before it costs anything: memory, tokens, time, epochs", "experiments.plan"),
     "chat": ("talk to a checkpoint", "experiments.chat"),
     "tokenizer": ("train a tokenizer on JSON lines", "experiments.tokenizer"),
     "quickstart": (

@@ -1,0 +1,1 @@
+"""Documentation pages, and the script that draws their pictures."""

@@ -1,0 +1,124 @@
+"""The `trivium plan` command: what a run will take, computed before anything is read or trained.
+
+Four questions, each in a file of its own: what a run's configuration needs (`config`, `account`, `work`,
+`report`), what a number of parameters needs (`parameters`), what a compute budget is best spent on
+(`compute`), and what a budget takes of a mixture (`mixture`). This file knows the command line only, and
+imports nothing heavy for its help.
+"""
+
+import argparse
+from difflib import get_close_matches
+from typing import NoReturn
+
+from experiments.plan.mixture_file import EXAMPLE
+
+EPILOG = f"""\
+examples:
+  trivium plan --config experiments/configs/pretrain.yaml --devices 8 --memory 80e9
+  trivium plan --config X.yaml --trainer.max_steps 1000 --flops 989e12 --mfu 0.4
+  trivium plan --parameters 7.5e9 --devices 64 --json
+  trivium plan --compute 5.76e23
+  trivium plan --mixture mixture.yaml --tokens 1.4e12
+
+With --config, whatever `trivium fit` takes may follow; neither weights nor data need to exist, but a
+network's config.json (or `model.config`) must. With --parameters, --json prints {{parameters,
+states_bytes_per_rank: {{ddp, zero1, zero2, zero3, fsdp}}, tokens: {{1.7x, 20x}}}}.
+
+The file of a mixture is YAML (or JSON). An example, mixture.yaml:
+
+{EXAMPLE}
+Weights need not sum to anything: a source's share of the tokens is its weight / the sum of the weights; a
+weight not given is 1. With a line `temperature: 0.5` on top the shares become weight x tokens^0.5: 0 as
+weighted, 1 in proportion to size. With `max_epochs`, a source that would be seen more often is marked, the
+command says what to change, and its exit code is 2. With --json only {{sources: {{name: {{share, tokens,
+epochs}}}}}} is printed.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line instead of its usage too."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = "`trivium plan --help` tells what there is"
+        if unknown := message.partition("unrecognized arguments: ")[2]:
+            near = get_close_matches(unknown.split()[0], self._option_string_actions, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else hint
+        raise ValueError(f"{message}: {hint}")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="trivium plan",
+        description="Plan a run before it costs anything: memory, tokens, time, epochs of its data.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = parser.add_argument_group("what to plan (one of them)")
+    what.add_argument("--config", metavar="FILE", action="append", help="a run's YAML, as for `trivium fit`")
+    what.add_argument("--parameters", metavar="N", help="a model of so many, such as 7.5e9; no config needed")
+    what.add_argument("--compute", metavar="C", help="FLOPs to spend, such as 5.76e23: on which model?")
+    what.add_argument("--mixture", metavar="FILE", help="YAML of weights and unique tokens, as below")
+    options = parser.add_argument_group("options")
+    options.add_argument("--devices", metavar="N", help="ranks over all machines; else the config's, or 1")
+    options.add_argument("--memory", metavar="BYTES", help="of a device, such as 80e9; else this machine's")
+    options.add_argument("--tokens", metavar="N", help="tokens to train on in all, such as 1.4e12")
+    options.add_argument("--flops", metavar="F", help="what a device could do at most, FLOPs a second")
+    options.add_argument("--mfu", metavar="SHARE", help="the share of --flops that is reached, 0 to 1")
+    options.add_argument(
+        "--layout", metavar="NAME", help="with --parameters: mixed, fp32, bf16-autocast, bf16"
+    )
+    options.add_argument("--read-data", action="store_true", help="encode the data to know the steps")
+    options.add_argument("--json", action="store_true", help="print only JSON")
+    return parser
+
+
+NEEDS = {
+    "config": ("devices", "memory", "tokens", "flops", "mfu", "read_data"),
+    "parameters": ("devices", "memory", "tokens", "flops", "mfu", "layout"),
+    "compute": ("devices", "flops", "mfu"),
+    "mixture": ("tokens",),
+}
+"""what can be planned → the options that have a meaning for it"""
+
+
+def main(argv: list[str]) -> int:
+    """`trivium plan`: the command line.
+
+    Raises:
+        ValueError: a mistake in it.
+    """
+    parser = _parser()
+    options, overrides = parser.parse_known_args(argv)
+    given = [name for name in NEEDS if getattr(options, name) is not None]
+    if overrides and given != ["config"]:
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    if not given:
+        raise ValueError(
+            "nothing to plan: give --mixture FILE and --tokens N, or --config FILE, --parameters N or "
+            "--compute C; `trivium plan --help` shows examples"
+        )
+    if len(given) > 1:
+        raise ValueError(f"--{given[0]} and --{given[1]} are two plans: give one of them")
+    (what,) = given
+    for name in sorted({name for names in NEEDS.values() for name in names} - set(NEEDS[what])):
+        if getattr(options, name):
+            raise ValueError(f"--{name.replace('_', '-')} has no meaning with --{what}: leave it out")
+    if what == "mixture":
+        from experiments.plan.mixture import plan_mixture
+
+        return plan_mixture(options.mixture, options.tokens, options.json)
+    from experiments.plan.budget import read_budget
+
+    budget = read_budget(options)
+    if what == "compute":
+        from experiments.plan.compute import plan_compute
+
+        return plan_compute(options.compute, budget, options.json)
+    if what == "parameters":
+        from experiments.plan.parameters import plan_parameters
+
+        return plan_parameters(options.parameters, options.layout, budget, options.json)
+    from experiments.plan.report import plan_config
+
+    return plan_config(options.config, overrides, budget, options.read_data, options.json)

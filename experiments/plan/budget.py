@@ -1,0 +1,84 @@
+"""What a plan has at its disposal: devices, their memory and speed, and tokens."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.plan.words import number, shown
+from strategies.scaling import seconds
+
+
+class Budget(NamedTuple):
+    """What the command line gives; None = not given."""
+
+    devices: int | None = None
+    memory: int | None = None
+    """bytes of a device"""
+    tokens: int | None = None
+    """to train on in all"""
+    flops: float | None = None
+    """peak of a device, FLOPs a second"""
+    mfu: float | None = None
+    """share of the peak that is reached"""
+
+    def time(self, flops: float | None, devices: int) -> float | None:
+        """Seconds that a run of so many FLOPs takes; None where the speed or the run is not known."""
+        if flops is None or self.flops is None or self.mfu is None:
+            return None
+        return seconds(flops, devices, self.flops, self.mfu)
+
+
+def read_budget(options: argparse.Namespace) -> Budget:
+    """The budget of a command line.
+
+    Raises:
+        ValueError: numbers that cannot be, a line each.
+    """
+    found: list[str] = []
+
+    def given(name: str, hint: str, least: float | None = None) -> float | None:
+        text = getattr(options, name)
+        return None if text is None else number(f"--{name}", text, found, hint, least)
+
+    devices = given("devices", "such as 64", 1)
+    memory = given("memory", "bytes of a device, such as 80e9", 1)
+    tokens = given("tokens", "such as 1.4e12", 1)
+    flops = given("flops", "a device's FLOPs a second, such as 989e12 of an H100")
+    mfu = given("mfu", "the share of the peak that is reached, such as 0.4")
+    if devices is not None and devices != int(devices):
+        found.append(f"--devices is {shown(options.devices)}: give a whole number")
+    if mfu is not None and mfu > 1:
+        found.append(f"--mfu is {shown(options.mfu)}: give a share of the peak, such as 0.4")
+    if (flops is None) != (mfu is None):
+        found.append(
+            "--flops and --mfu tell the time only together: give both, such as --flops 989e12 --mfu 0.4"
+        )
+    if found:
+        raise ValueError("\n".join(found))
+    whole = [None if value is None else int(value) for value in (devices, memory, tokens)]
+    return Budget(whole[0], whole[1], whole[2], flops, mfu)
+
+
+def machine_memory(ranks: int) -> tuple[int, str]:
+    """The memory a rank has on this machine, and what that is in words.
+
+    Args:
+        ranks: processes on the machine; they share its RAM.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory, "this machine's GPU"
+    return ram_bytes() // ranks, "this machine's RAM" + (
+        f", shared by {ranks} processes" if ranks > 1 else ""
+    )
+
+
+def ram_bytes(limits: tuple[str, ...] = ("/sys/fs/cgroup/memory.max",)) -> int:
+    """Bytes of RAM that this process may use: the machine's, or its container's where that is less."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for limit in limits:
+        text = Path(limit).read_text().strip() if Path(limit).is_file() else ""
+        found += [int(text)] if text.isdigit() else []
+    return min(found)

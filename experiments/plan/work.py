@@ -1,0 +1,98 @@
+"""What a run has to do: tokens, steps, FLOPs."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from experiments.plan.config import Run, fit_line
+from modules.sizes import Sizes
+from strategies.scaling import forward_flops_per_token, training_flops
+
+
+class Work(NamedTuple):
+    """The work of a run; None where the number of steps is not known."""
+
+    step_tokens: int
+    """of an optimizer step (PPO: an iteration), over all ranks"""
+    steps: int | None
+    """optimizer steps"""
+    tokens: int | None
+    """tokens of all rows, each counted once however often PPO passes over it"""
+    forward_flops_per_token: int
+    """of the trained network (PPO: of the actor)"""
+    flops: float | None
+    """of the whole run, matrix products counted exactly"""
+    flops_6nd: float | None
+    """6·N·D"""
+
+
+class Seen(NamedTuple):
+    """What reading the data tells."""
+
+    row_tokens: float
+    """mean tokens of a row"""
+    steps_per_epoch: int
+    """PPO: iterations"""
+
+
+def work(run: Run, tokens: int | None = None, seen: Seen | None = None) -> Work:
+    """The work of a run.
+
+    Args:
+        run: the run.
+        tokens: the budget; the steps follow from it. None = as configured.
+        seen: what the data says, where it was read.
+    """
+    updates = run.rollout.updates if run.rollout else 1
+    step_tokens = run.step_tokens
+    if seen is not None:
+        row_tokens = min(run.tokens, seen.row_tokens + (run.rollout.response if run.rollout else 0))
+        step_tokens = round(run.step_tokens / run.tokens * row_tokens)
+    steps = run.steps
+    if tokens is not None:
+        steps = -(-tokens // step_tokens) * updates
+    elif steps is None and seen is not None:
+        steps = seen.steps_per_epoch * run.epochs * updates
+    total = None if steps is None else -(-steps // updates) * step_tokens
+    forward = [forward_flops(network.sizes, run.tokens) for network in run.networks]
+    trained = sum(network.sizes.parameters for network in run.networks if network.trained)
+    passes = run.rollout.epochs if run.rollout else 1
+    return Work(
+        step_tokens=step_tokens,
+        steps=steps,
+        tokens=total,
+        forward_flops_per_token=forward[0],
+        flops=None if total is None else float(total * flops_per_token(run, forward)),
+        flops_6nd=None if total is None else training_flops(trained, total * passes),
+    )
+
+
+def forward_flops(sizes: Sizes, tokens: int) -> int:
+    """FLOPs of a network's forward pass for one token of a row of so many."""
+    return forward_flops_per_token(sizes.matmul, sizes.layers, sizes.heads * sizes.head_size, tokens)
+
+
+def flops_per_token(run: Run, forward: Sequence[int]) -> int:
+    """FLOPs a token costs in all: forward once and backward twice; in PPO sampled by the actor once, read by
+    all four networks once, and trained on in every pass."""
+    trained = 3 * sum(each for each, network in zip(forward, run.networks, strict=True) if network.trained)
+    if run.rollout is None:
+        return trained
+    return forward[0] + sum(forward) + run.rollout.epochs * trained
+
+
+def read_seen(files: Sequence[str], overrides: Sequence[str]) -> Seen:
+    """Encodes the data (into the cache that `fit` uses) and counts it.
+
+    Raises:
+        ValueError: a mistake in the data.
+    """
+    import numpy as np
+
+    from experiments.stage_cli import parse_data
+
+    data: Any = parse_data(fit_line(files, overrides))
+    if found := data.problems(1):
+        raise ValueError("\n".join(found))
+    data.splits = data.read()
+    lengths = data.splits["train"].lengths[np.arange(len(data.splits["train"]))]
+    return Seen(float(np.mean(lengths)), data.steps_per_epoch)

@@ -1,0 +1,120 @@
+"""How much data and compute a model wants: token budgets, FLOPs, time, and the parametric scaling law."""
+
+from typing import NamedTuple
+
+TOKENS_PER_PARAMETER = {"1.7x": 1.7, "20x": 20.0}
+"""rules of thumb: Kaplan et al. 2020 as tutorials quote it; Hoffmann et al. 2022 ("Chinchilla")"""
+
+TWENTY_NOTE = (
+    "20 tokens a parameter follow from Epoch's fit, not from the rounded constants that Chinchilla "
+    "published, which ask for several times as many"
+)
+
+
+class Fit(NamedTuple):
+    """L(N, D) = E + A/N^α + B/D^β: loss in nats a token, by parameters N and tokens D (Hoffmann et al. 2022,
+    "Training Compute-Optimal Large Language Models", §3.3)."""
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+
+
+FITS = {
+    "chinchilla": Fit(1.69, 406.4, 410.7, 0.34, 0.28),  # as published, rounded
+    "chinchilla-unrounded": Fit(1.69337, 406.401, 410.723, 0.339171, 0.284908),  # from the paper's TeX source
+    "epoch": Fit(1.81686, 482.01, 2085.43, 0.34781, 0.36585),  # Besiroglu et al. 2024, a replication
+}
+
+
+class Optimum(NamedTuple):
+    """The best use of a compute budget."""
+
+    parameters: float
+    tokens: float
+    loss: float
+    """nats a token"""
+
+    @property
+    def ratio(self) -> float:
+        """Tokens a parameter."""
+        return self.tokens / self.parameters
+
+
+def tokens_for(parameters: int, rule: str) -> int:
+    """The token budget of a rule of thumb.
+
+    Args:
+        parameters: of the model.
+        rule: a key of `TOKENS_PER_PARAMETER`.
+    """
+    return round(parameters * TOKENS_PER_PARAMETER[rule])
+
+
+def loss(fit: Fit, parameters: float, tokens: float) -> float:
+    """The predicted loss in nats a token."""
+    return fit.E + fit.A / parameters**fit.alpha + fit.B / tokens**fit.beta
+
+
+def optimum(fit: Fit, flops: float) -> Optimum:
+    """The model and tokens of the lowest loss for a budget C = 6·N·D (Hoffmann et al. 2022, equation 4):
+    N = G·(C/6)^(β/(α+β)), D = (C/6)/N, G = (αA/βB)^(1/(α+β)).
+
+    Args:
+        fit: the constants.
+        flops: C, the compute budget.
+    """
+    power = fit.alpha + fit.beta
+    scale = (fit.alpha * fit.A / (fit.beta * fit.B)) ** (1 / power)
+    parameters = scale * (flops / 6) ** (fit.beta / power)
+    tokens = flops / 6 / parameters
+    return Optimum(parameters, tokens, loss(fit, parameters, tokens))
+
+
+def optimal_tokens(fit: Fit, parameters: float) -> float:
+    """The tokens for which a model of this size is the optimum: where α·A/N^α = β·B/D^β."""
+    return (fit.beta * fit.B * parameters**fit.alpha / (fit.alpha * fit.A)) ** (1 / fit.beta)
+
+
+def training_flops(parameters: float, tokens: float) -> float:
+    """C = 6·N·D: two for each weight's multiplication and addition, forward once, backward twice (Kaplan et
+    al. 2020, §2.1)."""
+    return 6.0 * parameters * tokens
+
+
+def forward_flops_per_token(matmul_parameters: int, layers: int, attention_width: int, sequence: int) -> int:
+    """FLOPs of a forward pass for one token, matrix products only: 2 a weight, and 2·s·w for each of QKᵀ and
+    the scores times V (Hoffmann et al. 2022, appendix F), all s positions counted though a causal kernel may
+    skip half.
+
+    Args:
+        matmul_parameters: weights of matrices that are multiplied: the head, but no embedding and no vector.
+        layers: attention layers.
+        attention_width: w, heads × head size.
+        sequence: s, tokens of a row.
+    """
+    return 2 * matmul_parameters + 4 * layers * attention_width * sequence
+
+
+def seconds(flops: float, devices: int, peak_flops: float, utilisation: float) -> float:
+    """An estimate of the time that FLOPs take.
+
+    Args:
+        flops: of the whole run.
+        devices: how many share them.
+        peak_flops: what a device could do, FLOPs a second.
+        utilisation: the share of it that is reached (MFU), 0 to 1.
+    """
+    return flops / (devices * peak_flops * utilisation)
+
+
+def low_rank_parameters(matrices: dict[str, tuple[int, int]], rank: int) -> int:
+    """Parameters that LoRA of a rank trains: r·(in + out) for each adapted matrix (Hu et al. 2021).
+
+    Args:
+        matrices: name → (in, out) of each.
+        rank: r.
+    """
+    return sum(rank * (rows + columns) for rows, columns in matrices.values())
