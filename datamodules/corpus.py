@@ -11,11 +11,11 @@ from datasets.fingerprint import Hasher
 
 from datamodules.base import PlannedData, too_small
 from datamodules.collate import packed_blocks, token_rows
-from datamodules.encoding import encode_batch
+from datamodules.encoding import encode_texts
 from datamodules.mixing import Schedule, temperature_weights
 from datamodules.plan import Batch, EvalBatches, Mixed, Order, Shuffled, Windowed
 from datamodules.receipt import Receipt, sample
-from datamodules.rendering import Segment, Unusable, text_of
+from datamodules.rendering import Unusable, text_of
 from datamodules.rows import OnBadRow, RowEncoder, Rows, check_losses, each, receipt_of
 from datamodules.token_cache import Encoded, TokenCache
 
@@ -438,14 +438,13 @@ class DocumentEncoder(RowEncoder):
     def _encode(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> list[Encoded]:
         texts = each(rows, lambda _, row: self._text(row))
         begin = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
-        good = [[Segment(text, True)] for text in texts if isinstance(text, str)]
-        encoded = iter(encode_batch(self.tokenizer, good))
+        encoded = iter(encode_texts(self.tokenizer, [text for text in texts if isinstance(text, str)]))
         found: list[Encoded] = []
         for text in texts:
             if not isinstance(text, str):
                 found.append(text)
                 continue
-            ids = np.concatenate([begin, next(encoded).ids, [self.tokenizer.eos_token_id]]).astype(np.int32)
+            ids = np.array([*begin, *next(encoded), self.tokenizer.eos_token_id], dtype=np.int32)
             found.append({"input_ids": ids, "length": len(ids), "weight": len(ids) - 1})
         return found
 

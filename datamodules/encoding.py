@@ -1,11 +1,12 @@
 """From segments of text to token ids, many rows at once on all cores."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from datamodules.rendering import Segment
 
@@ -26,15 +27,13 @@ def encode_batch(tokenizer: Any, rows: Sequence[Sequence[Segment]]) -> list[Enco
     segment, but all come from two calls of the fast tokenizer, whose threads share the texts.
 
     Args:
-        tokenizer: a fast Hugging Face tokenizer; its settings are as before afterwards.
+        tokenizer: a fast Hugging Face tokenizer.
         rows: segments of each row.
     """
-    backend = tokenizer.backend_tokenizer
     plain = [segment.text for row in rows for segment in row if not segment.special]
     special = list(dict.fromkeys(segment.text for row in rows for segment in row if segment.special))
-    with _as_written(backend):
-        plain_ids = iter(_ids(backend, plain, True))
-        special_ids = dict(zip(special, _ids(backend, special, False), strict=True))
+    plain_ids = iter(encode_texts(tokenizer, plain))
+    special_ids = dict(zip(special, encode_texts(tokenizer, special, special=True), strict=True))
     return [
         _joined(row, [special_ids[segment.text] if segment.special else next(plain_ids) for segment in row])
         for row in rows
@@ -58,22 +57,29 @@ def _joined(row: Sequence[Segment], ids: list[list[int]]) -> Encoded:
     return Encoded(np.fromiter(chain(*ids), np.int32, len(trained)), trained.astype(bool))
 
 
-def _ids(backend: Any, texts: list[str], special_stay_text: bool) -> list[list[int]]:
-    backend.encode_special_tokens = special_stay_text
+def encode_texts(tokenizer: Any, texts: list[str], special: bool = False) -> list[list[int]]:
+    """The ids of every text, nothing added, cut or padded; safe to call from several threads.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        texts: what to encode.
+        special: whether special tokens written in them are tokens; else they stay plain text.
+    """
+    backend = _backend(tokenizer, special)
     return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
-@contextmanager
-def _as_written(backend: Any) -> Iterator[None]:
-    """Nothing cut, nothing padded; the tokenizer's settings come back at the end."""
-    split, truncation, padding = backend.encode_special_tokens, backend.truncation, backend.padding
-    backend.no_truncation()
-    backend.no_padding()
-    try:
-        yield
-    finally:
-        backend.encode_special_tokens = split
-        if truncation:
-            backend.enable_truncation(**truncation)
-        if padding:
-            backend.enable_padding(**padding)
+_backends: WeakKeyDictionary[Any, dict[tuple[int, bool], Tokenizer]] = WeakKeyDictionary()
+
+
+def _backend(tokenizer: Any, special: bool) -> Tokenizer:
+    """A copy of the tokenizer's backend with settings of its own, so that no other use can disturb it."""
+    copies = _backends.setdefault(tokenizer, {})
+    key = (len(tokenizer), special)
+    if key not in copies:
+        copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        copy.encode_special_tokens = not special
+        copy.no_truncation()
+        copy.no_padding()
+        copies[key] = copy
+    return copies[key]

@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -30,6 +30,7 @@ VERSION = 1  # of shards and index: another one is another cache
 BATCH_ROWS = 1000
 BATCH_CHARACTERS = 2_000_000
 SHARD_BYTES = 64_000_000
+ENCODERS = 2  # threads: one makes Python lists while the other has the tokenizer's cores
 EXAMPLES = 5  # of each reason why a row was left out
 REASONS = 50
 T = TypeVar("T")
@@ -183,7 +184,7 @@ class TokenCache:
 
 
 class _Writer:
-    """Reads in one thread, encodes in another, writes in this one: the tokenizer never waits."""
+    """Reads in one thread, encodes in two, writes in this one: the tokenizer never waits."""
 
     def __init__(self, cache: TokenCache, strict: bool):
         self.cache, self.strict, self.index = cache, strict, cache.index
@@ -197,18 +198,17 @@ class _Writer:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         with (
             Progress(*columns, console=Console(stderr=True), transient=True) as progress,
-            ThreadPoolExecutor(1) as encoding,
+            ThreadPoolExecutor(ENCODERS) as encoding,
         ):
             self.task = progress.add_task(f"tokenising {self.cache.name}", total=None)
             self.progress = progress
-            pending: Future | None = None
+            pending: deque[Future] = deque()
             for batch in _prefetched(_in_batches(numbered)):
-                ahead = encoding.submit(self._encode, batch)
-                if pending is not None:
-                    self._add(*pending.result())
-                pending = ahead
-            if pending is not None:
-                self._add(*pending.result())
+                pending.append(encoding.submit(self._encode, batch))
+                if len(pending) > ENCODERS:
+                    self._add(*pending.popleft().result())
+            for ahead in pending:
+                self._add(*ahead.result())
         self.index.finished = True
         self._close_shard()
 
