@@ -125,17 +125,15 @@ class Export(Callback):
         self.run = Path(run)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        tokens = pl_module.total_tokens()  # type: ignore[operator]
-        if trainer.is_global_zero:
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            facts: dict[str, Any] = {
-                "steps": trainer.global_step,
-                "tokens": tokens,
-                "receipt": [receipt.to_dict() for receipt in data.receipts],
-            }
-            if hasattr(data, "mixture"):
-                facts["mixture"] = data.mixture(trainer.global_step)
-            pl_module.export(str(self.run / "export"), facts)  # type: ignore[operator]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        facts: dict[str, Any] = {
+            "steps": trainer.global_step,
+            "tokens": pl_module.total_tokens(),  # type: ignore[operator]
+            "receipt": [receipt.to_dict() for receipt in data.receipts],
+        }
+        if hasattr(data, "mixture"):
+            facts["mixture"] = data.mixture(trainer.global_step)
+        pl_module.export(str(self.run / "export"), facts)  # type: ignore[operator]
 
 
 class Predictions(BasePredictionWriter):

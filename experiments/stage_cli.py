@@ -76,9 +76,9 @@ class TriviumCLI(LightningCLI):
             found = Path(path)
             if not found.exists():
                 raise ValueError(f"ckpt_path: {path} does not exist")
-            if found.is_dir():
+            if found.is_dir() and not (found / "latest").is_file():  # DeepSpeed's checkpoints are folders
                 raise ValueError(f"ckpt_path: {path} is a folder: give a .ckpt file in it")
-            if not zipfile.is_zipfile(found):
+            if found.is_file() and not zipfile.is_zipfile(found):
                 raise ValueError(
                     f"ckpt_path: {path} is no complete checkpoint: it was cut off or is something else"
                 )
@@ -101,10 +101,11 @@ class TriviumCLI(LightningCLI):
                     "`--ckpt_path last`, "
                     "give another `--run`, or begin again with `--overwrite true`"
                 )
-        if self._option("ckpt_path") == "last" and not (run / "checkpoints" / "last.ckpt").is_file():
+        if self._option("ckpt_path") == "last" and not (run / "checkpoints" / "last.ckpt").exists():
             found.append(
                 f"ckpt_path: there is no checkpoint in {run}/checkpoints to go on from: leave it out"
             )
+        found += self._checkpoint_problems(run)
         if self.subcommand == "fit" and (
             trainer.max_steps == 0 or (trainer.max_steps < 0 and trainer.max_epochs == 0)
         ):
@@ -118,6 +119,24 @@ class TriviumCLI(LightningCLI):
             found.append(f"data.val is not set: there is nothing to {self.subcommand} on; name a file")
         if found:
             raise ValueError("\n".join(found))
+
+    def _checkpoint_problems(self, run: Path) -> list[str]:
+        """Why the checkpoint to go on from cannot be read; DeepSpeed's are folders of pickles."""
+        given = self._option("ckpt_path")
+        path = run / "checkpoints" / "last.ckpt" if given == "last" else Path(given or run / "nothing")
+        if not path.is_dir():
+            return []
+        if not hasattr(self.trainer.strategy, "gradient_norm"):
+            return [
+                f"ckpt_path: {path} was written under DeepSpeed: go on with --trainer.strategy "
+                "strategies.deepspeed, or start from the run's `export/`"
+            ]
+        if run.resolve() not in path.resolve().parents:
+            return [
+                f"ckpt_path: {path} holds pickles, which could run code: they are read only from the run's "
+                f"own folder {run}: name the run that wrote them with --run"
+            ]
+        return []
 
     def before_fit(self) -> None:
         self.refuse()

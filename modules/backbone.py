@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.cache_utils import Cache
 
 LOSS_CHUNK = 512  # tokens whose logits exist at the same time
 
@@ -36,9 +37,17 @@ def attention_mask(document_ids: Tensor) -> Tensor | None:
 class _Backbone(nn.Module):
     """The transformer without its head."""
 
+    forwards: tuple[str, ...] = ()
+    """methods beside `forward` that run the whole network, for a strategy that cuts networks"""
+
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
+
+    def blocks(self) -> list[nn.Module]:
+        """The repeated blocks of the transformer, for a strategy that cuts networks."""
+        names = self.model._no_split_modules or ()
+        return [module for module in self.model.modules() if type(module).__name__ in names]
 
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor) -> Tensor:
         """(B, T) ids → (B, T, D) hidden states after the last norm."""
@@ -54,11 +63,15 @@ class _Backbone(nn.Module):
 class LanguageModel(_Backbone):
     """A causal language model that returns the loss of every token; its logits never exist as a whole.
 
+    It also decodes step by step (`next_logits`).
+
     Args:
         model: a Hugging Face causal language model with a linear head.
         fp32_head: compute the head in fp32 under autocast. PPO needs it: a bf16 log-probability of −6 is
             rounded to a multiple of 0.03, a visible part of the clip range.
     """
+
+    forwards = ("next_logits",)
 
     def __init__(self, model: PreTrainedModel, fp32_head: bool = False):
         super().__init__(model)
@@ -88,6 +101,27 @@ class LanguageModel(_Backbone):
         hidden = self.hidden_states(input_ids, position_ids, document_ids)
         losses = self.token_losses(hidden[:, :-1] / temperature, labels[:, 1:])
         return F.pad(losses, (1, 0))
+
+    def next_logits(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Cache
+    ) -> Tensor:
+        """One step of decoding: (B, V) logits after the last token.
+
+        Args:
+            input_ids: (B, S) int64, the tokens that the cache has not seen.
+            attention_mask: (B, T) int64, of all tokens so far, 0 = padding.
+            position_ids: (B, S) int64.
+            cache: keys and values so far; it grows.
+        """
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]
 
     def token_losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """(…, D) hidden states and (…) labels → (…) fp32 losses through the chunked linear cross-entropy."""
@@ -127,7 +161,8 @@ class ScalarModel(_Backbone):
         """(B, T) ids → (B, T) fp32 values. The head runs in fp32: rankings turn on small differences."""
         hidden = self.hidden_states(input_ids, position_ids, document_ids)
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.head(hidden.float()).squeeze(-1) - self.offset
+            values = F.linear(hidden.float(), self.head.weight.float())
+            return values.squeeze(-1) - self.offset
 
 
 def _matmul_dtype(tensor: Tensor) -> torch.dtype:

@@ -71,7 +71,7 @@ class CausalLM(Stage):
             model = new_causal_lm(self.config or {}, len(tokenizer), ids)
         if self._trainer is not None:
             self.check_model(model)
-        self.network = LanguageModel(model).train()
+        self.network = self.cut(LanguageModel(model).train())
 
     def forward(self, batch: Batch) -> Tensor:
         """The loss of every token, (B, T) fp32; 0 where nothing is trained."""
@@ -114,8 +114,9 @@ class CausalLM(Stage):
         return [{"row": row, "loss": loss / max(1, n), "tokens": n} for row, loss, n in rows if row >= 0]
 
     def export(self, directory: str, provenance: dict[str, Any]) -> None:
-        """Writes the Hugging Face directory that hands this stage's result on."""
+        """Writes the Hugging Face directory that hands this stage's result on; every rank must ask."""
         assert self.network is not None
-        export_causal_lm(
-            self.network.model, self.tokenizer, directory, self.stage, self.pretrained, provenance
-        )
+        model, stage, parent = self.network.model, self.stage, self.pretrained
+        state = self.whole_state(model)
+        if self.writes:
+            export_causal_lm(model, state, self.tokenizer, directory, stage, parent, provenance)

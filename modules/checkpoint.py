@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel
 
 PROVENANCE = "provenance.json"
@@ -65,8 +65,13 @@ def write_directory(directory: str, write: Callable[[Path], None]) -> None:
     part.rename(target)
 
 
+State = dict[str, Tensor]
+"""a model's weights, whole, by the names that the model has for them"""
+
+
 def _save(
     model: PreTrainedModel,
+    state: State,
     tokenizer: Any,
     folder: Path,
     stage: str,
@@ -77,7 +82,7 @@ def _save(
         if config is not None:
             config.pad_token_id = tokenizer.pad_token_id
             config.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
     facts = {
         "stage": stage,
@@ -90,6 +95,7 @@ def _save(
 
 def export_causal_lm(
     model: PreTrainedModel,
+    state: State,
     tokenizer: Any,
     directory: str,
     stage: str,
@@ -97,11 +103,16 @@ def export_causal_lm(
     provenance: dict[str, Any],
 ) -> None:
     """Writes a directory that `AutoModelForCausalLM` loads."""
-    write_directory(directory, lambda folder: _save(model, tokenizer, folder, stage, parent, provenance))
+
+    def write(folder: Path) -> None:
+        _save(model, state, tokenizer, folder, stage, parent, provenance)
+
+    write_directory(directory, write)
 
 
 def export_reward(
     model: PreTrainedModel,
+    state: State,
     tokenizer: Any,
     directory: str,
     parent: str | None,
@@ -115,13 +126,14 @@ def export_reward(
     """
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     facts = {"offset": offset, **provenance}
-    write_directory(directory, lambda folder: _save(model, tokenizer, folder, "reward", parent, facts))
+    write_directory(directory, lambda folder: _save(model, state, tokenizer, folder, "reward", parent, facts))
 
 
 def export_ppo(
     actor: PreTrainedModel,
+    actor_state: State,
     critic: PreTrainedModel,
-    score: nn.Linear,
+    critic_state: State,
     offset: float,
     tokenizer: Any,
     directory: str,
@@ -133,8 +145,9 @@ def export_ppo(
 
     Args:
         actor: the policy.
-        critic: the critic's sequence classifier.
-        score: its head.
+        actor_state: its weights.
+        critic: the critic's sequence classifier, with its head `score`.
+        critic_state: its weights.
         offset: what the critic subtracts; it becomes the bias that a token classifier has.
         tokenizer: goes into both.
         directory: where to.
@@ -144,14 +157,17 @@ def export_ppo(
     config = copy.deepcopy(critic.config)
     config.classifier_dropout = 0.0
     classifier = AutoModelForTokenClassification.from_config(config, attn_implementation="sdpa")
-    classifier.base_model.load_state_dict(critic.base_model.state_dict())
+    prefix = f"{critic.base_model_prefix}."
+    body = {name: tensor for name, tensor in critic_state.items() if name.startswith(prefix)}
+    classifier.base_model.load_state_dict({name.removeprefix(prefix): body[name] for name in body})
     head = next(module for name, module in classifier.named_children() if name in ("score", "classifier"))
     with torch.no_grad():
-        head.weight.copy_(score.weight)
+        head.weight.copy_(critic_state["score.weight"])
         head.bias.fill_(-offset)
 
     def write(folder: Path) -> None:
-        _save(actor, tokenizer, folder, "ppo", parent, provenance)
-        _save(classifier, tokenizer, folder / "critic", "critic", parent, provenance)
+        _save(actor, actor_state, tokenizer, folder, "ppo", parent, provenance)
+        folder = folder / "critic"
+        _save(classifier, classifier.state_dict(), tokenizer, folder, "critic", parent, provenance)
 
     write_directory(directory, write)

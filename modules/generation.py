@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
+
+from modules.backbone import LanguageModel
 
 
 def uniforms(seed: int, iteration: int, prompt_index: Sequence[int], length: int) -> Tensor:
@@ -18,7 +19,7 @@ def uniforms(seed: int, iteration: int, prompt_index: Sequence[int], length: int
 
 @torch.no_grad()
 def generate(
-    model: PreTrainedModel,
+    network: LanguageModel,
     prompt_ids: Tensor,
     prompt_mask: Tensor,
     max_new_tokens: int,
@@ -30,7 +31,8 @@ def generate(
     """Continues every prompt until its eos or the limit.
 
     Args:
-        model: a Hugging Face causal language model.
+        network: a causal language model; where a strategy has cut it, gathered (`Stage.gathered`), since
+            ranks may take unequally many steps.
         prompt_ids: (B, P) int64, padded on the left.
         prompt_mask: (B, P) bool, True = prompt.
         max_new_tokens: the limit R.
@@ -46,19 +48,11 @@ def generate(
     responses = torch.full((size, max_new_tokens), pad_token_id, dtype=torch.int64, device=device)
     mask = torch.zeros((size, max_new_tokens), dtype=torch.bool, device=device)
     alive = torch.ones(size, dtype=torch.bool, device=device)
-    cache = DynamicCache(config=model.config)
+    cache = DynamicCache(config=network.model.config)
     seen = prompt_mask
     tokens, positions = prompt_ids, (prompt_mask.cumsum(1) - 1).clamp(min=0)
     for step in range(max_new_tokens):
-        output = model(
-            input_ids=tokens,
-            attention_mask=seen.long(),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits = output.logits[:, -1].float()
+        logits = network.next_logits(tokens, seen.long(), positions, cache).float()
         chosen = logits.argmax(-1) if noise is None else _sample(logits / temperature, noise[:, step])
         responses[:, step] = torch.where(alive, chosen, pad_token_id)
         mask[:, step] = alive

@@ -17,7 +17,7 @@ from modules.doctor import check_first_ratio, check_same_policy, rollout_metrics
 from modules.generation import generate, uniforms
 from modules.optim import decay_groups
 from modules.rollout import Rollout, join
-from modules.stage import Batch, Stage
+from modules.stage import Batch, Stage, total_norm, whole
 
 EVALUATION = 2**31  # the "iteration" whose random numbers validation and predict use
 
@@ -126,12 +126,17 @@ class PPOModule(Stage):
         return found
 
     def setup(self, stage: str) -> None:
-        prompts, ranks = self.trainer.datamodule.global_batch_size, self.trainer.world_size  # type: ignore[attr-defined]
+        if hasattr(self.trainer.strategy, "gradient_norm"):
+            raise ValueError(
+                "trainer.strategy: PPO does not run under DeepSpeed: use strategies.ddp, or strategies.fsdp "
+                "where its four models must be cut"
+            )
+        prompts, ranks = self.trainer.datamodule.global_batch_size, self.data_ranks()  # type: ignore[attr-defined]
         if stage == "fit" and prompts % (self.minibatches * ranks):
+            parts = self.minibatches * ranks
             raise ValueError(
                 f"data.global_batch_size {prompts} is not a multiple of model.minibatches {self.minibatches} "
-                "× "
-                f"{ranks} ranks = {self.minibatches * ranks}: every rank needs a share of every minibatch"
+                f"× {ranks} ranks = {parts}: every rank needs a share of every minibatch"
             )
 
     def inputs(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
@@ -149,15 +154,17 @@ class PPOModule(Stage):
         if self.network is not None:
             return
         offset = read_provenance(self.reward).get("offset", 0.0)
-        self.network = ActorCritic(
+        network = ActorCritic(
             actor=LanguageModel(load_causal_lm(self.actor), fp32_head=True),
             critic=ScalarModel(load_scalar_model(self.reward), offset),
             reference=LanguageModel(load_causal_lm(self.reference), fp32_head=True),
             reward=ScalarModel(load_scalar_model(self.reward), offset),
         )
-
         if self._trainer is not None:
-            self.check_model(self.network.actor.model, generated=self.max_new_tokens)
+            self.check_model(network.actor.model, generated=self.max_new_tokens)
+        for model in network.children():
+            self.cut(model)
+        self.network = network
 
     def learning_rates(self) -> dict[str, float]:
         return {"model.actor_lr": self.actor_lr, "model.critic_lr": self.critic_lr}
@@ -207,7 +214,9 @@ class PPOModule(Stage):
             ),
             strict=True,
         )
-        parts = [self._sample(ids, mask, index, iteration) for ids, mask, index in chunks]
+        assert self.network is not None
+        with self.gathered(self.network.actor):
+            parts = [self._sample(ids, mask, index, iteration) for ids, mask, index in chunks]
         return Rollout(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 
     def _sample(
@@ -217,7 +226,7 @@ class PPOModule(Stage):
         tokenizer, width, network = self.tokenizer, self.max_new_tokens, self.network
         noise = uniforms(self.seed, iteration, prompt_index.tolist(), width).to(self.device)
         response_ids, mask = generate(
-            network.actor.model,
+            network.actor,
             prompt_ids,
             prompt_mask,
             width,
@@ -246,7 +255,7 @@ class PPOModule(Stage):
 
     def gather(self, batch: Batch, rollout: Rollout) -> Rollout:
         """Every rank's samples, in the order of the prompts whatever the number of ranks."""
-        if self.trainer.world_size == 1:
+        if self.data_ranks() == 1:
             index, fields = batch["prompt_index"], rollout
         else:
             index = self._gathered(batch["prompt_index"])
@@ -271,9 +280,7 @@ class PPOModule(Stage):
         assert self.network is not None
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         normalizer = minibatch.response_mask.sum()
-        share = torch.arange(
-            self.global_rank, len(minibatch.scores), self.trainer.world_size, device=self.device
-        )
+        share = torch.arange(self.data_rank(), len(minibatch.scores), self.data_ranks(), device=self.device)
         for rows in share.split(self.micro_batch_size):
             part = minibatch.select(rows)
             new_logprobs, new_values = self.network(part, self.temperature)
@@ -284,11 +291,11 @@ class PPOModule(Stage):
                 new_logprobs, part.logprobs, part.advantages, mask, self.clip_eps
             )
             value = rl.value_loss(new_values, part.values, part.returns, mask, self.value_clip_eps)
-            self.manual_backward((policy + self.value_coef * value) / normalizer * self.trainer.world_size)
+            self.manual_backward((policy + self.value_coef * value) / normalizer * self.data_ranks())
             self.track(new_logprobs - part.logprobs, policy, value, clipped, mask)
         for name in ("actor", "critic"):
-            gradients = [p.grad for p in getattr(self.network, name).parameters() if p.grad is not None]
-            self.update_metrics[f"ppo/grad_norm_{name}"].update(torch.nn.utils.get_total_norm(gradients))
+            norm = total_norm(getattr(self.network, name).parameters())
+            self.update_metrics[f"ppo/grad_norm_{name}"].update(whole(norm))
         self.clip_norm(optimizer, self.max_grad_norm)  # type: ignore[arg-type]
         optimizer.step()  # type: ignore[union-attr]
         optimizer.zero_grad()  # type: ignore[union-attr]
@@ -361,20 +368,23 @@ class PPOModule(Stage):
         ]
 
     def export(self, directory: str, provenance: dict[str, Any]) -> None:
-        """Writes the actor's Hugging Face directory, with the critic's inside it."""
+        """Writes the actor's Hugging Face directory, with the critic's inside it; every rank must ask."""
         assert self.network is not None
         actor, critic = self.network.actor.model, self.network.critic
         facts = {"reward": self.reward, **provenance}
-        export_ppo(
-            actor,
-            critic.model,
-            critic.head,
-            float(critic.offset),
-            self.tokenizer,
-            directory,
-            self.actor,
-            facts,
-        )
+        states = self.whole_state(actor), self.whole_state(critic.model)
+        if self.writes:
+            export_ppo(
+                actor,
+                states[0],
+                critic.model,
+                states[1],
+                float(critic.offset),
+                self.tokenizer,
+                directory,
+                self.actor,
+                facts,
+            )
 
 
 def _update_metrics(device: torch.device) -> dict[str, Metric]:

@@ -67,12 +67,13 @@ class RewardModule(Stage):
     def configure_model(self) -> None:
         if self.network is not None:
             return
-        self.network = ScalarModel(load_scalar_model(self.pretrained)).train()
+        network = ScalarModel(load_scalar_model(self.pretrained)).train()
         if self._trainer is not None:
-            self.check_model(self.network.model)
-        head = self.network.head
+            self.check_model(network.model)
+        head = network.head
         if read_provenance(self.pretrained).get("stage") != self.stage:
             nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1))
+        self.network = self.cut(network)
 
     def forward(self, batch: Batch) -> Tensor:
         """The score of every reply, (K_total,) fp32, read at its last token."""
@@ -160,7 +161,9 @@ class RewardModule(Stage):
         ]
 
     def export(self, directory: str, provenance: dict[str, Any]) -> None:
-        """Writes the Hugging Face directory that hands this stage's result on."""
+        """Writes the Hugging Face directory that hands this stage's result on; every rank must ask."""
         assert self.network is not None
         model, parent = self.network.model, self.pretrained
-        export_reward(model, self.tokenizer, directory, parent, self.offset, provenance)
+        state = self.whole_state(model)
+        if self.writes:
+            export_reward(model, state, self.tokenizer, directory, parent, self.offset, provenance)

@@ -45,14 +45,9 @@ class SFTModule(CausalLM):
         """The greedy reply to each prompt, and whether it ended by itself."""
         assert self.network is not None
         tokenizer = self.tokenizer
-        replies, mask = generate(
-            self.network.model,
-            batch["prompt_ids"],
-            batch["prompt_mask"],
-            self.max_new_tokens,
-            tokenizer.eos_token_id,
-            tokenizer.pad_token_id,
-        )
+        limits = (self.max_new_tokens, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        with self.gathered(self.network):
+            replies, mask = generate(self.network, batch["prompt_ids"], batch["prompt_mask"], *limits)
         rows = []
         for row, ids, kept in zip(batch["rows"].tolist(), replies, mask, strict=True):
             if row >= 0:

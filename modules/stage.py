@@ -3,11 +3,13 @@ the parent."""
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, cast
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
@@ -129,12 +131,46 @@ class Stage(L.LightningModule):
         loss = loss_sum / batch["normalizer"].to(loss_sum.dtype)
         self.step_loss.update(loss.detach())
         self.tokens_seen += (batch["document_ids"] >= 0).sum()
-        return loss * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
+        return loss * (self.data_ranks() * self.trainer.accumulate_grad_batches)
+
+    def data_ranks(self) -> int:
+        """Ranks that share the rows of a step, over which engines average gradients."""
+        return self._sampler().get("num_replicas", 1)
+
+    def data_rank(self) -> int:
+        """Which of them this one is."""
+        return self._sampler().get("rank", 0)
+
+    def _sampler(self) -> dict[str, int]:
+        return getattr(self.trainer.strategy, "distributed_sampler_kwargs", None) or {}
+
+    def cut(self, network: nn.Module) -> Any:
+        """The network, cut over the ranks where the strategy does that."""
+        return self._ask_strategy("shard", lambda network: network)(network)
+
+    def gathered(self, network: nn.Module) -> AbstractContextManager:
+        """While it lasts, the inner modules of a network that was cut can be called many times in a row."""
+        return self._ask_strategy("gathered", lambda network: nullcontext())(network)
+
+    def whole_state(self, module: nn.Module) -> dict[str, Tensor]:
+        """A module's weights, whole again where they were cut; the first rank gets them, all must ask."""
+        return self._ask_strategy("whole_state", lambda module: module.state_dict())(module)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self._trainer is None or self.trainer.is_global_zero
+
+    def _ask_strategy(self, name: str, otherwise: Callable) -> Callable:
+        return otherwise if self._trainer is None else getattr(self.trainer.strategy, name, otherwise)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.automatic_optimization and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
             self.log("train/loss", self.step_loss.compute(), prog_bar=True)
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+            norm = self._ask_strategy("gradient_norm", lambda: None)()
+            if norm is not None:
+                self.log("train/grad_norm", norm)
             self.step_loss.reset()
 
     def configure_gradient_clipping(
@@ -143,6 +179,8 @@ class Stage(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
+        if hasattr(self.trainer.strategy, "gradient_norm"):
+            return  # its engine clips, within the step that comes now
         by_value = gradient_clip_algorithm == "value"
         self.log("train/grad_norm", self.clip_norm(optimizer, None if by_value else gradient_clip_val))
         if by_value:
@@ -155,12 +193,12 @@ class Stage(L.LightningModule):
         gradient scaler is at work (fp16).
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = total_norm(parameters)
         if max_norm and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             self.clip_gradients(optimizer, max_norm, "norm")
         elif max_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-        return norm
+        return whole(norm)
 
     def total_steps(self) -> int:
         """Optimizer steps of the whole run, from the configuration alone.
@@ -221,6 +259,16 @@ class Stage(L.LightningModule):
         if self.random_before is not None:
             restore_random_state(self.random_before)
             self.random_before = None
+
+
+def total_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The norm of all gradients together; of a cut network, a tensor that is cut too."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be cut over the ranks, whole."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _endless_warmup(warmup_steps: int, steps: int) -> str:

@@ -1,5 +1,5 @@
 """Devices and memory: strategies as functions that YAML names, `--trainer.strategy strategies.ddp`."""
 
-from strategies.factory import ddp
+from strategies.factory import ddp, deepspeed, fsdp
 
-__all__ = ["ddp"]
+__all__ = ["ddp", "deepspeed", "fsdp"]

@@ -1,8 +1,16 @@
 """Strategies as typed functions."""
 
 from datetime import timedelta
+from typing import Literal
 
+import torch
 from lightning.pytorch.strategies import DDPStrategy
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+from strategies.deepspeed import MEGABYTE, ZeRO
+from strategies.sharded import Sharded
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def ddp(backend: str | None = None, timeout_seconds: int = 1800) -> DDPStrategy:
@@ -18,3 +26,74 @@ def ddp(backend: str | None = None, timeout_seconds: int = 1800) -> DDPStrategy:
         find_unused_parameters=False,
         gradient_as_bucket_view=True,
     )
+
+
+def fsdp(
+    data_parallel: int | None = None,
+    reshard_after_forward: bool = True,
+    parameters: Literal["fp32", "bf16", "fp16"] = "fp32",
+    reduction: Literal["fp32", "bf16", "fp16"] = "fp32",
+    cpu_offload: bool = False,
+    backend: str | None = None,
+    timeout_seconds: int = 1800,
+) -> Sharded:
+    """FSDP2: parameters, gradients and optimizer states are cut over the ranks.
+
+    Args:
+        data_parallel: ranks that share rows and parameters; all of them when missing.
+        reshard_after_forward: free a block's gathered parameters until the backward pass; less memory, more
+            communication.
+        parameters: dtype of gathered parameters; the shards stay as the Trainer's precision makes them.
+        reduction: dtype in which gradients are summed.
+        cpu_offload: keep shards and optimizer states in CPU memory.
+        backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
+        timeout_seconds: how long a rank waits for the others.
+    """
+    policy = MixedPrecisionPolicy(
+        param_dtype=None if parameters == "fp32" else DTYPES[parameters], reduce_dtype=DTYPES[reduction]
+    )
+    timeout = timedelta(seconds=timeout_seconds)
+    return Sharded(data_parallel, reshard_after_forward, policy, cpu_offload, backend, timeout)
+
+
+def deepspeed(
+    stage: Literal[1, 2, 3] = 2,
+    offload: Literal["none", "optimizer", "parameters"] = "none",
+    nvme_path: str | None = None,
+    bucket_megabytes: int = 200,
+    persistent_elements: int = 100_000,
+    backend: str | None = None,
+    timeout_seconds: int = 1800,
+) -> ZeRO:
+    """DeepSpeed ZeRO: optimizer states, gradients and parameters are split over the ranks.
+
+    Args:
+        stage: 1 splits optimizer states, 2 gradients too, 3 parameters too.
+        offload: what is kept in CPU memory instead of the GPU's: the optimizer's states with its step, or
+            (stage 3) the parameters too.
+        nvme_path: a folder on a fast disk that takes what is offloaded, instead of CPU memory.
+        bucket_megabytes: of gradients that are reduced, and of parameters that are gathered, at once; 10⁶
+            bytes.
+        persistent_elements: stage 3 leaves parameters of fewer numbers whole on every rank: more memory, less
+            communication.
+        backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
+        timeout_seconds: how long a rank waits for the others.
+
+    Raises:
+        ValueError: a combination that DeepSpeed does not have.
+    """
+    if offload == "parameters" and stage != 3:
+        raise ValueError(
+            f"trainer.strategy: offload is `parameters`, but stage {stage} does not split them: use stage 3, "
+            "or offload the `optimizer`"
+        )
+    if nvme_path is not None and (offload == "none" or stage != 3):
+        raise ValueError(
+            f"trainer.strategy: nvme_path is {nvme_path}, which only stage 3 with `offload` uses: set both, "
+            "or leave it out"
+        )
+    if bucket_megabytes <= 0:
+        raise ValueError(f"trainer.strategy: bucket_megabytes is {bucket_megabytes}: give a number above 0")
+    timeout = timedelta(seconds=timeout_seconds)
+    size = bucket_megabytes * MEGABYTE
+    return ZeRO(stage, offload, nvme_path, size, persistent_elements, backend, timeout)

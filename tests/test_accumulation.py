@@ -6,9 +6,6 @@ Plain SGD here, so that the comparison is one of gradients: Adam would blow up t
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +13,6 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from datamodules import InstructionData, PreferenceData
@@ -122,78 +118,6 @@ def test_an_epoch_cut_in_the_middle_of_a_step_is_refused(tiny_stages, tmp_path):
     normalizer."""
     with pytest.raises(ValueError, match="limit_train_batches"):
         in_a_notebook(tiny_stages, tmp_path, 4, limit_train_batches=3)
-
-
-# --- two processes, as a user starts them
-
-
-def in_two_processes(arguments):
-    line = [sys.executable, "-m", "experiments.cli", *arguments, "--trainer.accelerator=cpu"]
-    line += ["--trainer.devices=2", "--trainer.strategy=strategies.ddp"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        line, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-SGD = '--model.init_args.optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}'
-
-
-def logged(run, metric="train/loss"):
-    return curve(run / "metrics/version_0/metrics.csv", metric)
-
-
-def exported(run):
-    return load_file(run / "export" / "model.safetensors")
-
-
-@pytest.mark.slow
-def test_sft_in_two_processes_equals_one(tiny_stages):
-    """Two ranks × two micro-batches of 2 rows against one of 8; and as many tokens counted."""
-    common = [f"--trainer.max_steps={STEPS}", "--trainer.log_every_n_steps=1", SGD]
-    common += ["--data.init_args.global_batch_size=8", "--trainer.limit_val_batches=0"]
-    one, two = tiny_stages.out / "sft_one", tiny_stages.out / "sft_two"
-    small, large = "--data.init_args.micro_batch_size=2", "--data.init_args.micro_batch_size=8"
-    assert main([*tiny_stages.stage("sft", run=one.name), *common, large]) == 0
-    in_two_processes([*tiny_stages.stage("sft", run=two.name), *common, small])
-    assert_same((logged(two), exported(two)), (logged(one), exported(one)))
-    tokens = [json.loads((run / "export/provenance.json").read_text())["tokens"] for run in (one, two)]
-    assert tokens[0] == tokens[1] > 0
-
-
-@pytest.mark.slow
-def test_ppo_in_two_processes_samples_and_learns_as_in_one(tiny_stages):
-    common = ["--trainer.max_steps=8", "--trainer.limit_val_batches=0"]
-    common += ["--data.init_args.global_batch_size=16"]
-    one, two = tiny_stages.out / "ppo_one", tiny_stages.out / "ppo_two"
-    in_two_processes([*tiny_stages.stage("ppo", run=two.name), *common])
-    assert main([*tiny_stages.stage("ppo", run=one.name), *common]) == 0
-    for name in ("score", "response_length", "policy_loss", "value_loss", "grad_norm_critic"):
-        metric = f"ppo/{name}"
-        # batches of other sizes round differently: fp32
-        assert logged(two, metric) == pytest.approx(logged(one, metric), rel=1e-3, abs=1e-5), metric
-
-
-@pytest.mark.slow
-def test_a_reward_model_trained_by_two_processes_that_accumulate_equals_one_by_one_process(tiny_stages):
-    """Two ranks × two micro-batches of 2 prompts against one of 8; the learning rate is lower than above."""
-    common = [
-        f"--trainer.max_steps={STEPS}",
-        "--trainer.log_every_n_steps=1",
-        SGD,
-    ]
-    common += ["--data.init_args.global_batch_size=8", "--trainer.val_check_interval=1.0"]
-    one, two = tiny_stages.out / "sgd_one", tiny_stages.out / "sgd_two"
-    small, large = "--data.init_args.micro_batch_size=2", "--data.init_args.micro_batch_size=8"
-    assert main([*tiny_stages.stage("reward", run=one.name), *common, large]) == 0
-    in_two_processes([*tiny_stages.stage("reward", run=two.name), *common, small])
-    assert len(logged(one)) == STEPS
-    assert_same((logged(two), exported(two)), (logged(one), exported(one)))
-    for metric in ("val/loss", "reward/accuracy", "reward/margin", "reward/calibration_error"):
-        assert logged(two, metric) == pytest.approx(logged(one, metric), rel=1e-5), metric
-    offsets = [json.loads((run / "export/provenance.json").read_text())["offset"] for run in (two, one)]
-    assert offsets[0] == pytest.approx(offsets[1], abs=1e-5)
 
 
 def test_the_reward_offset_is_the_mean_score_of_training_replies_each_counted_once(tiny_stages):

@@ -135,7 +135,7 @@ def test_chat_is_reproducible_by_seed_and_greedy_at_zero(tiny_stages, capsys):
 
 def test_a_saved_configuration_holds_no_secret_and_names_every_choice(tiny_stages, monkeypatch):
     saved = yaml.safe_load((tiny_stages.out / "ppo" / "config.yaml").read_text())
-    assert saved["model"]["init_args"]["kl_coef"] == 0.05
+    assert saved["model"]["init_args"]["kl_coef"] == 0.07
     assert saved["data"]["init_args"]["seed"] == 0  # a default, written out so that it cannot change unseen
     assert saved["seed_everything"] == 0
     assert "api_key" not in (tiny_stages.out / "ppo" / "config.yaml").read_text().lower()

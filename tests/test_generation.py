@@ -38,11 +38,11 @@ PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
 
 
 def test_left_padding_changes_neither_tokens_nor_log_probs(model):
-    together, mask = generate(model, *padded(PROMPTS), 12, EOS, PAD)
+    together, mask = generate(LanguageModel(model), *padded(PROMPTS), 12, EOS, PAD)
     rows = join(*padded(PROMPTS), together, mask)
     scored = logprobs(LanguageModel(model), rows, 12, 1.0)
     for index, prompt in enumerate(PROMPTS):
-        alone, alone_mask = generate(model, *padded([prompt]), 12, EOS, PAD)
+        alone, alone_mask = generate(LanguageModel(model), *padded([prompt]), 12, EOS, PAD)
         assert torch.equal(together[index], alone[0])
         single = logprobs(LanguageModel(model), join(*padded([prompt]), alone, alone_mask), 12, 1.0)
         torch.testing.assert_close(scored[index], single[0], atol=1e-5, rtol=0)  # fp32, other batch shapes
@@ -51,14 +51,14 @@ def test_left_padding_changes_neither_tokens_nor_log_probs(model):
 def test_greedy_equals_hugging_faces_generate(model):
     for prompt in PROMPTS:
         ids = torch.tensor([prompt])
-        found, mask = generate(model, ids, ids >= 0, 12, EOS, PAD)
+        found, mask = generate(LanguageModel(model), ids, ids >= 0, 12, EOS, PAD)
         expected = model.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=EOS, pad_token_id=PAD)
         assert found[0][mask[0]].tolist() == expected[0, len(prompt) :].tolist()
 
 
 def test_a_response_ends_with_its_eos_and_nothing_after(model):
     noise = uniforms(0, 0, list(range(64)), 20)
-    ids, mask = generate(model, *padded([[5, 6]] * 64), 20, EOS, PAD, noise=noise)
+    ids, mask = generate(LanguageModel(model), *padded([[5, 6]] * 64), 20, EOS, PAD, noise=noise)
     ended = (ids == EOS).any(1)
     assert ended.sum() > 0
     for row, kept, stops in zip(ids, mask, ended, strict=True):
@@ -70,16 +70,24 @@ def test_a_response_ends_with_its_eos_and_nothing_after(model):
 
 
 def test_samples_depend_on_seed_iteration_and_prompt_not_on_the_batch(model):
-    together, _ = generate(model, *padded(PROMPTS), 10, EOS, PAD, noise=uniforms(3, 1, [0, 1, 2], 10))
-    turned, _ = generate(model, *padded(PROMPTS[::-1]), 10, EOS, PAD, noise=uniforms(3, 1, [2, 1, 0], 10))
+    together, _ = generate(
+        LanguageModel(model), *padded(PROMPTS), 10, EOS, PAD, noise=uniforms(3, 1, [0, 1, 2], 10)
+    )
+    turned, _ = generate(
+        LanguageModel(model), *padded(PROMPTS[::-1]), 10, EOS, PAD, noise=uniforms(3, 1, [2, 1, 0], 10)
+    )
     assert torch.equal(together, turned.flip(0))
-    other, _ = generate(model, *padded(PROMPTS), 10, EOS, PAD, noise=uniforms(3, 2, [0, 1, 2], 10))
+    other, _ = generate(
+        LanguageModel(model), *padded(PROMPTS), 10, EOS, PAD, noise=uniforms(3, 2, [0, 1, 2], 10)
+    )
     assert not torch.equal(together, other)
 
 
 def test_frequencies_follow_the_softmax_at_the_temperature(model):
     size = 4000
-    ids, _ = generate(model, *padded([[5, 6]] * size), 1, EOS, PAD, 1.7, uniforms(0, 0, list(range(size)), 1))
+    ids, _ = generate(
+        LanguageModel(model), *padded([[5, 6]] * size), 1, EOS, PAD, 1.7, uniforms(0, 0, list(range(size)), 1)
+    )
     expected = (model(torch.tensor([[5, 6]])).logits[0, -1] / 1.7).softmax(-1)
     counts = torch.bincount(ids[:, 0], minlength=VOCABULARY) / size
     error = (expected * (1 - expected) / size).sqrt()
@@ -89,7 +97,7 @@ def test_frequencies_follow_the_softmax_at_the_temperature(model):
 
 
 def test_log_probs_are_the_log_softmax_of_logits_over_temperature(model):
-    response, mask = generate(model, *padded(PROMPTS), 6, EOS, PAD)
+    response, mask = generate(LanguageModel(model), *padded(PROMPTS), 6, EOS, PAD)
     found = logprobs(LanguageModel(model), join(*padded(PROMPTS), response, mask), 6, 0.7)
     for index, prompt in enumerate(PROMPTS):
         reply = response[index][mask[index]].tolist()

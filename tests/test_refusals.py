@@ -181,3 +181,24 @@ def test_a_share_of_an_epoch_that_cuts_a_step_is_refused(refused):
     """96 rows in micro-batches of 8 are 12; 0.6 of them 7, and a step is 4."""
     (line,) = refused("sft", "--trainer.limit_train_batches=0.6")
     assert "limit_train_batches is 0.6, 7 micro-batches, no multiple of the 4 of a step" in line
+
+
+@pytest.mark.parametrize(
+    ("strategy", "reason"),
+    [
+        ("strategies.ddp", "was written under DeepSpeed: go on with --trainer.strategy strategies.deepspeed"),
+        (
+            "strategies.deepspeed",
+            "holds pickles, which could run code: they are read only from the run's own",
+        ),
+    ],
+)
+def test_a_deepspeed_folder_is_refused_where_it_cannot_or_must_not_be_read(
+    refused, tmp_path, strategy, reason
+):
+    folder = tmp_path / "elsewhere" / "last.ckpt"
+    folder.mkdir(parents=True)
+    (folder / "latest").write_text("checkpoint")
+    line = ["--trainer.accelerator=cpu", f"--trainer.strategy={strategy}", f"--ckpt_path={folder}"]
+    (message,) = refused("sft", *line)
+    assert f"ckpt_path: {folder} {reason}" in message

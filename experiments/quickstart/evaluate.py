@@ -50,7 +50,10 @@ def continuations(
     each source; samples for the report."""
     model, tokenizer = load_causal_lm(directory).eval(), data.tokenizer
     torch.manual_seed(0)
-    models = {"before": AutoModelForCausalLM.from_config(model.config).eval(), "after": model}
+    models = {
+        "before": LanguageModel(AutoModelForCausalLM.from_config(model.config)).eval(),
+        "after": LanguageModel(model),
+    }
     samples = []
     split = data.splits["val"]
     for name, blocks in zip(split.names, split.blocks, strict=True):

@@ -1,0 +1,310 @@
+"""DeepSpeed ZeRO-1/2/3 on Lightning: on GPUs, and on CPU processes over gloo, with the training of one
+process."""
+
+import argparse
+import os
+import shutil
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.utilities.seed import reset_seed
+from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.plugins.precision import DeepSpeedPrecision, Precision
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
+from lightning.pytorch.strategies.deepspeed import remove_module_hooks
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+MEGABYTE = 10**6  # bytes
+HOOKS = tuple(f"_forward_{kind}hooks{end}" for kind in ("pre_", "") for end in ("", "_with_kwargs"))
+
+
+class WholeBatches(DeepSpeedPrecision):
+    """DeepSpeed's precision, but batches stay as they are: in bf16 a normalizer of 1234 would be 1232, and
+    ratings that differ would tie."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+class ZeRO(DeepSpeedStrategy):
+    """ZeRO with the optimizer, the clipping and the accumulation of the run's own YAML.
+
+    Args:
+        stage: 1 splits optimizer states, 2 gradients too, 3 parameters too.
+        offload: what is kept in CPU memory (or under `nvme_path`).
+        nvme_path: folder on a fast disk that takes what is offloaded.
+        bucket_bytes: of gradients that are reduced, and of parameters that are gathered, at once.
+        persistent_elements: stage 3 leaves smaller parameters whole on every rank.
+        backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
+        timeout: how long a rank waits for the others.
+    """
+
+    def __init__(
+        self,
+        stage: Literal[1, 2, 3],
+        offload: Literal["none", "optimizer", "parameters"],
+        nvme_path: str | None,
+        bucket_bytes: int,
+        persistent_elements: int,
+        backend: str | None,
+        timeout: timedelta,
+    ):
+        if not torch.cuda.is_available():
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found no GPU
+        device = "cpu" if nvme_path is None else "nvme"
+        super().__init__(
+            stage=stage,
+            offload_optimizer=offload != "none",
+            offload_parameters=offload == "parameters",
+            offload_optimizer_device=device,
+            offload_params_device=device,
+            nvme_path=nvme_path or "",
+            process_group_backend=backend,
+            timeout=timeout,
+        )
+        self.bucket_bytes = bucket_bytes
+        assert isinstance(self.config, dict)
+        self.config["zero_force_ds_cpu_optimizer"] = False  # torch's own optimizers, on CPU too
+        self.config["steps_per_print"] = None
+        self.config["zero_optimization"]["stage3_param_persistence_threshold"] = persistent_elements
+
+    # --- devices
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether ranks are GPUs; else they are CPU processes."""
+        return isinstance(self.accelerator, CUDAAccelerator)
+
+    def setup_environment(self) -> None:
+        if self.on_cuda:
+            super().setup_environment()
+        else:
+            _use_cpu()
+            DDPStrategy.setup_environment(self)
+
+    def setup_distributed(self) -> None:
+        if self.on_cuda:
+            super().setup_distributed()
+        else:
+            reset_seed()
+            self.set_world_ranks()
+            self._init_deepspeed_distributed()
+
+    # --- precision
+
+    @property
+    def precision_plugin(self) -> Precision:
+        return super().precision_plugin
+
+    @precision_plugin.setter
+    def precision_plugin(self, plugin: Precision | None) -> None:
+        if isinstance(plugin, DeepSpeedPrecision):
+            plugin = WholeBatches(plugin.precision)  # type: ignore[arg-type]
+        self._precision_plugin = plugin
+
+    def _format_config(self) -> None:
+        super()._format_config()
+        assert isinstance(self.config, dict)
+        width = 4 if self.precision_plugin.precision == "32-true" else 2  # bytes of a parameter
+        elements = max(1, self.bucket_bytes // width)
+        for name in ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size"):
+            self.config["zero_optimization"][name] = elements
+
+    # --- training
+
+    def init_deepspeed(self) -> None:
+        module = self.lightning_module
+        assert module is not None
+        if module.trainer.gradient_clip_algorithm == "value":
+            raise ValueError(
+                "trainer.gradient_clip_algorithm is `value`: DeepSpeed clips by norm only; use `norm`, or "
+                "another strategy"
+            )
+        if module.trainer.training:
+            self._initialize_deepspeed_train(module)
+        else:
+            self._initialize_deepspeed_inference(module)
+
+    def model_sharded_context(self) -> Any:
+        """Networks are built whole: pretrained weights load as everywhere, and are cut afterwards."""
+        return nullcontext()
+
+    def backward(
+        self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Lightning has divided the loss by the accumulated batches already; DeepSpeed would do it again."""
+        return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
+
+    def gradient_norm(self) -> Any:
+        """The norm of all gradients at the last optimizer step, before clipping: a number, or a scalar
+        tensor."""
+        return self.deepspeed_engine.get_global_grad_norm()
+
+    def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None) -> Any:
+        assert isinstance(self.config, dict)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        casts = "bf16" in self.config or "fp16" in self.config
+        before = [(p, p.data) for p in trained if casts and p.dtype == torch.float32]
+        engine = self._engine(self.config, model, trained, optimizer, lr_scheduler)
+        self._restore_masters(before)
+        return engine
+
+    def _restore_masters(self, before: list[tuple[nn.Parameter, Tensor]]) -> None:
+        """Gives the optimizer the fp32 weights of before: DeepSpeed makes its own from those it has cast to
+        16 bits, where a norm's 1.003 is 1."""
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        while before:
+            parameter, value = before.pop()  # the copy is free again each time
+            value = value.to(self.root_device)
+            torch.distributed.broadcast(value, 0)
+            safe_set_full_fp32_param(parameter, value)
+
+    def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
+        assert isinstance(self.config, dict)
+        kept = ("fp16", "bf16", *(("zero_optimization",) if self.zero_stage_3 else ()))
+        config = {name: self.config[name] for name in kept if name in self.config}
+        remove_module_hooks(model)  # those of the engine before
+        engine, _ = self._engine({"train_micro_batch_size_per_gpu": 1, **config}, model, [])
+        if self.zero_stage_3:  # called when a checkpoint has been read; there are no master weights here
+            engine.optimizer._restore_from_bit16_weights = lambda: None
+        self.model = engine
+
+    def _engine(
+        self,
+        config: dict[str, Any],
+        model: nn.Module,
+        trained: list[nn.Parameter],
+        optimizer: Any = None,
+        scheduler: Any = None,
+    ) -> tuple[Any, Any]:
+        """DeepSpeed's engine and optimizer. Lightning's own call gives a device's index, which CPUs lack."""
+        import deepspeed
+
+        engine, wrapped, _, _ = deepspeed.initialize(
+            args=argparse.Namespace(device_rank=self.root_device.index or 0),
+            config=config,
+            model=model,
+            model_parameters=trained,
+            optimizer=optimizer,
+            lr_scheduler=scheduler,
+            dist_init_required=False,
+        )
+        return engine, wrapped
+
+    # --- checkpoints: a folder, a file for each rank
+
+    def save_checkpoint(self, checkpoint: dict, filepath: str | Path, storage_options: Any = None) -> None:
+        """Writes beside `filepath` and renames: an interrupted save leaves the checkpoint before it."""
+        target = Path(self.broadcast(str(filepath)))
+        part, old = (target.with_name(target.name + suffix) for suffix in (".part", ".old"))
+        if self.is_global_zero:
+            for folder in (part, old):
+                shutil.rmtree(folder, ignore_errors=True)
+        self.barrier()
+        super().save_checkpoint(checkpoint, part, storage_options)
+        self.barrier()
+        if self.is_global_zero:
+            if target.exists():
+                target.rename(old)
+            part.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+        self.barrier()
+
+    def load_checkpoint(
+        self, checkpoint_path: str | Path, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Every rank reads its own file.
+
+        Raises:
+            ValueError: it is no checkpoint of DeepSpeed, or one of another number of ranks.
+        """
+        path = Path(checkpoint_path)
+        if not path.is_dir():
+            raise ValueError(
+                f"ckpt_path: {path} was not written under DeepSpeed, whose checkpoints are folders: go on "
+                "under the strategy it was written with, or start from its `export/`"
+            )
+        assert self.lightning_module is not None
+        ranks = len(list(path.glob("*/*_optim_states.pt")))
+        if ranks != self.world_size and self.lightning_module.trainer.state.fn == "fit":
+            raise ValueError(
+                f"ckpt_path: {path} was written by {ranks} ranks, this run has {self.world_size}: go on with "
+                "as many"
+            )
+        return super().load_checkpoint(checkpoint_path, weights_only)
+
+    # --- what a stage asks for
+
+    @contextmanager
+    def gathered(self, network: nn.Module) -> Iterator[None]:
+        """All parameters whole on every rank while it lasts, for many forwards of inner modules in a row.
+
+        DeepSpeed's hooks, which would release a module's parameters after each forward, are out of the way;
+        so no gradients.
+        """
+        if not self.zero_stage_3:
+            yield
+            return
+        import deepspeed
+
+        kept = [(module, name, getattr(module, name)) for module in network.modules() for name in HOOKS]
+        with torch.no_grad(), deepspeed.zero.GatheredParameters(list(network.parameters())):
+            for module, name, _ in kept:
+                setattr(module, name, OrderedDict())
+            try:
+                yield
+            finally:
+                for module, name, hooks in kept:
+                    setattr(module, name, hooks)
+
+    def whole_state(self, module: nn.Module) -> dict[str, Tensor]:
+        """Whole fp32 tensors in CPU memory on the first rank, nothing on the others; every rank must ask.
+
+        One parameter at a time is whole on the other ranks.
+        """
+        found: dict[int, Tensor] = {}
+        state: dict[str, Tensor] = {}
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            if id(tensor) not in found:
+                whole = _whole(tensor)
+                if self.is_global_zero:
+                    found[id(tensor)] = whole.detach().to("cpu", copy=True)
+                else:
+                    found[id(tensor)] = torch.empty(0)
+            state[name] = found[id(tensor)]  # tied weights stay one tensor
+        return state if self.is_global_zero else {}
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A parameter as the optimizer has it, in fp32, or as it is where nothing trains it."""
+    import deepspeed
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    if not isinstance(tensor, nn.Parameter):
+        return tensor
+    if hasattr(tensor, "_z3_optimizer") or hasattr(tensor, "_hp_mapping"):
+        return safe_get_full_fp32_param(tensor)
+    if hasattr(tensor, "ds_id"):
+        with deepspeed.zero.GatheredParameters([tensor]):
+            return tensor.detach().clone()
+    return tensor
+
+
+def _use_cpu() -> None:
+    """Tells DeepSpeed that ranks are CPU processes, on a machine with GPUs too, and that they talk over gloo:
+    it would compile a shared-memory extension of its own with g++."""
+    from deepspeed.accelerator import set_accelerator
+    from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+
+    class Gloo(CPU_Accelerator):
+        def create_op_builder(self, class_name: str) -> Any:
+            return None if class_name == "ShareMemCommBuilder" else super().create_op_builder(class_name)
+
+    set_accelerator(Gloo())
