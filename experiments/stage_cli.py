@@ -201,11 +201,22 @@ def build(argv: list[str], cli: type[TriviumCLI] = TriviumCLI) -> TriviumCLI:
 
 def parse_data(argv: list[str]) -> PlannedData:
     """The data module of a command line."""
+    hush()
     return build(argv, _ReadOnly).datamodule
 
 
 def main(argv: list[str]) -> int:
     """Runs `trivium fit|validate|test|predict …`."""
+    hush()
+    try:
+        build(argv)
+    finally:
+        finish_wandb()
+    return 0
+
+
+def hush() -> None:
+    """Keeps libraries from telling what is no news to the user."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("WANDB_SILENT", "true")
     transformers.logging.disable_progress_bar()
@@ -219,11 +230,6 @@ def main(argv: list[str]) -> int:
         ".*LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", noise)
-    try:
-        build(argv)
-    finally:
-        finish_wandb()
-    return 0
 
 
 if __name__ == "__main__":

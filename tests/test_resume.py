@@ -105,6 +105,19 @@ def test_a_killed_sft_run_goes_on_bit_for_bit(tiny_stages, train, kill_after):
     assert_same_weights(parts, whole)
 
 
+def test_a_killed_reward_run_goes_on_bit_for_bit(tiny_stages, train):
+    """Two micro-batches of 4 prompts a step; killed half way through the fourth."""
+    arguments = ["--trainer.max_steps=6", "--data.init_args.global_batch_size=8", "--checkpoint_minutes=1"]
+    whole, parts = tiny_stages.out / "reward_whole", tiny_stages.out / "reward_killed"
+    rows = train("reward", whole.name, *arguments)
+    assert train("reward", parts.name, *arguments, kill_after=7) == rows[:7]
+    done = checkpoint(parts)["global_step"]
+    assert done in (2, 3)
+    assert train("reward", parts.name, *arguments, "--ckpt_path=last") == rows[done * 2 :]
+    assert curve(parts, "train/loss") == curve(whole, "train/loss")
+    assert_same_weights(parts, whole)
+
+
 def test_a_killed_ppo_run_goes_on_bit_for_bit(tiny_stages, train):
     """Iterations, KL controller, optimizer, learning rates and the noise of the sampling."""
     whole, parts = tiny_stages.out / "ppo_whole", tiny_stages.out / "ppo_killed"
