@@ -7,14 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datamodules.chats import ChatTemplate
     from datamodules.corpus import MixedCorpusData, Source
     from datamodules.instruction import InstructionData, InstructionSource, Policies
     from datamodules.preference import PreferenceData
     from datamodules.prompts import PromptData
-    from datamodules.rendering import ChatTemplate, InstructionTemplate, MixedTemplates
+    from datamodules.rendering import InstructionTemplate, MixedTemplates
 
 FILES = {
-    "ChatTemplate": "rendering",
+    "ChatTemplate": "chats",
     "InstructionData": "instruction",
     "InstructionSource": "instruction",
     "InstructionTemplate": "rendering",

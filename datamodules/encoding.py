@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from tokenizers import Tokenizer
 
-from datamodules.rendering import Segment
+from datamodules.segments import Segment
 
 
 class Encoded(NamedTuple):

@@ -15,8 +15,9 @@ from datamodules.mixing import Schedule
 from datamodules.packing import Packed
 from datamodules.plan import Batch, EvalBatches, Mixed, Order, Shuffled
 from datamodules.receipt import sample
-from datamodules.rendering import EmptyReply, InstructionTemplate, Refused, Stopped, Template, Unusable
+from datamodules.rendering import InstructionTemplate, Template
 from datamodules.rows import FLAGS, INTS, Joined, OnBadRow, RowEncoder, Rows, each
+from datamodules.segments import EmptyReply, Refused, Stopped, Unusable
 from datamodules.token_cache import Encoded
 
 COLUMNS = {"input_ids": INTS, "trained": FLAGS, "prompt_length": pa.int32(), "group": pa.string()}

@@ -12,8 +12,9 @@ from datamodules.encoding import encode_batch
 from datamodules.packing import Packed
 from datamodules.plan import Batch, EvalBatches
 from datamodules.receipt import sample
-from datamodules.rendering import InstructionTemplate, Refused, Segment, Template, Unusable, reply, text_of
+from datamodules.rendering import InstructionTemplate, Template
 from datamodules.rows import INTS, OnBadRow, RowEncoder, Rows, each
+from datamodules.segments import Refused, Segment, Unusable, reply, text_of
 from datamodules.token_cache import Encoded
 
 FLOATS = pa.list_(pa.float32())

@@ -11,8 +11,9 @@ from datamodules.collate import prompts
 from datamodules.encoding import encode_batch
 from datamodules.plan import Batch
 from datamodules.receipt import sample
-from datamodules.rendering import InstructionTemplate, Template, Unusable, text_of
+from datamodules.rendering import InstructionTemplate, Template
 from datamodules.rows import INTS, OnBadRow, RowEncoder, Rows, each
+from datamodules.segments import Unusable, text_of
 from datamodules.token_cache import Encoded
 
 

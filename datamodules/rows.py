@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from datamodules.receipt import Receipt
-from datamodules.rendering import Refused, Unusable
+from datamodules.segments import Refused, Unusable
 from datamodules.token_cache import Encoded, Encoder, Index, TokenCache, reasons
 
 INTS = pa.list_(pa.int32())

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from datamodules.readers import BROKEN_OFF
-from datamodules.rendering import Refused, Stopped, Unusable
+from datamodules.segments import Refused, Stopped, Unusable
 from datamodules.sources import Record, cache_folder, file_names, fingerprint, read_rows
 
 VERSION = 1  # of shards and index: another one is another cache

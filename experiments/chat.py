@@ -3,9 +3,10 @@
 import argparse
 from typing import Any
 
+from datamodules.chats import ChatTemplate
 from datamodules.encoding import encode_batch
 from datamodules.receipt import printable
-from datamodules.rendering import ChatTemplate, InstructionTemplate
+from datamodules.rendering import InstructionTemplate
 from datamodules.tokenizer import load_tokenizer
 from modules.checkpoint import parent_problem
 

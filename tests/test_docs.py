@@ -116,8 +116,9 @@ def test_the_mixture_file_is_a_mixture(tmp_path, capsys):
 
 
 def test_every_row_of_the_page_is_read(tiny_tokenizer):
+    from datamodules.chats import ChatTemplate
     from datamodules.preference import comparison
-    from datamodules.rendering import ChatTemplate, InstructionTemplate
+    from datamodules.rendering import InstructionTemplate
     from datamodules.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(tiny_tokenizer)

@@ -5,7 +5,7 @@ import pytest
 
 from datamodules import ChatTemplate, PreferenceData
 from datamodules.preference import comparison, ratings_of
-from datamodules.rendering import Refused, Unusable
+from datamodules.segments import Refused, Unusable
 
 ASK = {"instruction": "Write."}
 

@@ -8,16 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from datamodules.chats import ChatTemplate
 from datamodules.encoding import Encoded, double_bos, encode_batch, ends_with_eos
-from datamodules.rendering import (
-    ChatTemplate,
-    InstructionTemplate,
-    MixedTemplates,
-    Refused,
-    Segment,
-    Template,
-    Unusable,
-)
+from datamodules.rendering import InstructionTemplate, MixedTemplates, Template
+from datamodules.segments import Refused, Segment, Unusable
 from datamodules.tokenizer import load_tokenizer
 
 SHORT = "Q:{content}A:"
@@ -416,7 +410,7 @@ def test_all_templates_can_be_written_in_yaml():
             class_path: datamodules.rendering.InstructionTemplate
             init_args: {style: alpaca, system: Be kind.}
           chat:
-            class_path: datamodules.rendering.ChatTemplate
+            class_path: datamodules.chats.ChatTemplate
             init_args: {train_on: last}
         weights: {plain: 3, chat: 1}
     """

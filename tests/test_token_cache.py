@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from datamodules import InstructionTemplate, Policies, PreferenceData, token_cache
 from datamodules.corpus import Blocks, DocumentEncoder
 from datamodules.instruction import InstructionData
-from datamodules.rendering import Refused, Unusable
+from datamodules.segments import Refused, Unusable
 from datamodules.token_cache import TokenCache
 
 FORK = multiprocessing.get_context("fork")

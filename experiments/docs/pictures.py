@@ -20,13 +20,15 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
+from datamodules.chats import ChatTemplate
 from datamodules.collate import IGNORED, documents_in_rows, token_rows
 from datamodules.corpus import Blocks, DocumentEncoder
 from datamodules.encoding import encode_batch
 from datamodules.mixing import Schedule
 from datamodules.packing import best_fit_decreasing
 from datamodules.plan import Shuffled, StepLoader, StepPlan
-from datamodules.rendering import ChatTemplate, InstructionTemplate, Segment
+from datamodules.rendering import InstructionTemplate
+from datamodules.segments import Segment
 from datamodules.token_cache import TokenCache
 from experiments.tokenizer import train
 from modules.backbone import attention_mask
