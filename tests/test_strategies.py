@@ -150,9 +150,9 @@ def test_ppo_in_two_processes_samples_and_learns_as_in_one(tiny_stages, strategy
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "then"), [("one", "fsdp"), ("fsdp", "one")])
+@pytest.mark.parametrize(("first", "then"), [("one", "fsdp"), ("fsdp", "one"), ("ddp", "fsdp")])
 def test_a_run_goes_on_under_another_strategy(tiny_stages, alone, start, first, then):
-    """Weights, optimizer states and position in the data cross from one process to two cut ones, and back."""
+    """Weights, optimizer states and position in the data cross from whole networks to cut ones, and back."""
     run = tiny_stages.out / f"{first}_then_{then}"
     for strategy, steps in ((first, STEPS // 2), (then, STEPS)):
         line = [*tiny_stages.stage("sft", run=run.name), *common("sft", start, steps)]
