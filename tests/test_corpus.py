@@ -301,7 +301,10 @@ def streaming(tmp_path, rows, corpus, tiny_files, monkeypatch):
         if opened:
             GATES["a"].set()
         data = corpus(a={"text": gated, "streaming": True}, **options)
-        data.sources["a"].train = rows(tmp_path / "stream.jsonl", lines)
+        file = tmp_path / "stream.jsonl"
+        if not file.exists():  # the writer behind an earlier object may still be reading it
+            rows(file, lines)
+        data.sources["a"].train = str(file)
         return data
 
     return make
