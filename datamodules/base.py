@@ -128,7 +128,7 @@ class PlannedData(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if self.trainer is not None:
-            found = self.problems(self.trainer.world_size, self.trainer.accumulate_grad_batches)
+            found = self.problems(self.ranks()[0], self.trainer.accumulate_grad_batches)
             if found:
                 raise ValueError("\n".join(found))
         if not self.splits:

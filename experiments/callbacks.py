@@ -154,8 +154,9 @@ class Predictions(BasePredictionWriter):
         if trainer.world_size > 1:
             import torch.distributed as dist
 
-            parts: list[Any] = [None] * trainer.world_size
-            dist.all_gather_object(parts, rows)
+            group = pl_module.data_group
+            parts: list[Any] = [None] * dist.get_world_size(group)  # type: ignore[arg-type]
+            dist.all_gather_object(parts, rows, group)  # type: ignore[arg-type]
             rows = [row for part in parts for row in part]
         if trainer.is_global_zero:
             self.file.parent.mkdir(parents=True, exist_ok=True)

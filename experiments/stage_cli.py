@@ -114,7 +114,8 @@ class TriviumCLI(LightningCLI):
             )
         steps = trainer.max_steps if self.subcommand == "fit" and not trainer.fast_dev_run else -1
         found += self.model.problems(steps)
-        found += self.datamodule.problems(trainer.world_size, trainer.accumulate_grad_batches)
+        ranks = getattr(trainer.strategy, "data_ranks", trainer.world_size)
+        found += self.datamodule.problems(ranks, trainer.accumulate_grad_batches)
         if self.subcommand in ("validate", "test") and not self.datamodule.has_validation:
             found.append(f"data.val is not set: there is nothing to {self.subcommand} on; name a file")
         if found:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.cache_utils import Cache
 
@@ -48,6 +49,32 @@ class _Backbone(nn.Module):
         """The repeated blocks of the transformer, for a strategy that cuts networks."""
         names = self.model._no_split_modules or ()
         return [module for module in self.model.modules() if type(module).__name__ in names]
+
+    def tensor_plan(self, ranks: int) -> dict[str, str]:
+        """What ranks can share of a block, as transformers says it: a module's name, with `*` for a number →
+        the way.
+
+        Args:
+            ranks: that share a block.
+
+        Raises:
+            ValueError: there is no plan, or the heads cannot be shared evenly.
+        """
+        config = self.model.config
+        plan = getattr(config, "base_model_tp_plan", None)
+        if not plan:
+            raise ValueError(
+                f"trainer.strategy: transformers has no tensor-parallel plan for `{config.model_type}`: use "
+                "strategies.fsdp"
+            )
+        for name in ("num_attention_heads", "num_key_value_heads"):
+            heads = getattr(config, name, None) or ranks
+            if heads % ranks:
+                raise ValueError(
+                    f"trainer.strategy: tensor_parallel is {ranks}, but the model's {name} is {heads}: give "
+                    "a divisor of it, and more data_parallel"
+                )
+        return {f"model.{self.model.base_model_prefix}.{name}": style for name, style in plan.items()}
 
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor) -> Tensor:
         """(B, T) ids → (B, T, D) hidden states after the last norm."""
@@ -129,9 +156,9 @@ class LanguageModel(_Backbone):
         dtype = torch.float32 if self.fp32_head else _matmul_dtype(hidden)
         losses = F.linear_cross_entropy(
             hidden.reshape(-1, hidden.shape[-1]).to(dtype),
-            head.weight.to(dtype),
+            whole(head.weight).to(dtype),
             labels.reshape(-1),
-            linear_bias=None if head.bias is None else head.bias.to(dtype),
+            linear_bias=None if head.bias is None else whole(head.bias).to(dtype),
             reduction="none",
             options=nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK),
         )
@@ -161,8 +188,13 @@ class ScalarModel(_Backbone):
         """(B, T) ids → (B, T) fp32 values. The head runs in fp32: rankings turn on small differences."""
         hidden = self.hidden_states(input_ids, position_ids, document_ids)
         with torch.autocast(hidden.device.type, enabled=False):
-            values = F.linear(hidden.float(), self.head.weight.float())
+            values = F.linear(hidden.float(), whole(self.head.weight).float())
             return values.squeeze(-1) - self.offset
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be cut over the ranks, whole."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _matmul_dtype(tensor: Tensor) -> torch.dtype:

@@ -11,13 +11,13 @@ from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric
 
 from modules import rl
 from modules.actor_critic import ActorCritic, logprobs, scores, values
-from modules.backbone import LanguageModel, ScalarModel, load_causal_lm, load_scalar_model
+from modules.backbone import LanguageModel, ScalarModel, load_causal_lm, load_scalar_model, whole
 from modules.checkpoint import export_ppo, read_provenance
 from modules.doctor import check_first_ratio, check_same_policy, rollout_metrics
 from modules.generation import generate, uniforms
 from modules.optim import decay_groups
 from modules.rollout import Rollout, join
-from modules.stage import Batch, Stage, total_norm, whole
+from modules.stage import Batch, Stage, total_norm
 
 EVALUATION = 2**31  # the "iteration" whose random numbers validation and predict use
 
@@ -126,6 +126,7 @@ class PPOModule(Stage):
         return found
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         if hasattr(self.trainer.strategy, "gradient_norm"):
             raise ValueError(
                 "trainer.strategy: PPO does not run under DeepSpeed: use strategies.ddp, or strategies.fsdp "
@@ -263,7 +264,7 @@ class PPOModule(Stage):
         return fields.select(index.argsort())
 
     def _gathered(self, tensor: Tensor) -> Tensor:
-        gathered = self.all_gather(tensor)
+        gathered = self.all_gather(tensor, group=self.data_group)
         assert isinstance(gathered, Tensor)
         return gathered.flatten(0, 1)
 

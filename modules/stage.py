@@ -9,12 +9,12 @@ from typing import Any, ClassVar, cast
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
 from transformers import PreTrainedModel
 
+from modules.backbone import whole
 from modules.checkpoint import parent_problem
 from modules.optim import decay_groups, warmup_cosine
 from modules.randomness import random_states, restore_random_state
@@ -122,6 +122,9 @@ class Stage(L.LightningModule):
         """The data module's tokenizer."""
         return self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
 
+    def setup(self, stage: str) -> None:
+        self.step_loss.process_group = self.data_group
+
     def normalized(self, loss_sum: Tensor, batch: Batch) -> Tensor:
         """The loss to return from `training_step`: Σ / normalizer over the whole optimizer step.
 
@@ -143,6 +146,11 @@ class Stage(L.LightningModule):
 
     def _sampler(self) -> dict[str, int]:
         return getattr(self.trainer.strategy, "distributed_sampler_kwargs", None) or {}
+
+    @property
+    def data_group(self) -> Any:
+        """The process group of ranks with different rows; None = all ranks."""
+        return getattr(self.trainer.strategy, "data_group", None)
 
     def cut(self, network: nn.Module) -> Any:
         """The network, cut over the ranks where the strategy does that."""
@@ -237,7 +245,8 @@ class Stage(L.LightningModule):
     def total_tokens(self) -> int:
         """Tokens that all ranks have trained on in the whole run; every rank must ask."""
         seen = torch.as_tensor(self.tokens_seen, device=self.device).clone()
-        return self.tokens_before + int(self.trainer.strategy.reduce(seen, reduce_op="sum"))
+        total = self.trainer.strategy.reduce(seen, self.data_group, reduce_op="sum")
+        return self.tokens_before + int(total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stage"] = self.stage
@@ -264,11 +273,6 @@ class Stage(L.LightningModule):
 def total_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The norm of all gradients together; of a cut network, a tensor that is cut too."""
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be cut over the ranks, whole."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _endless_warmup(warmup_steps: int, steps: int) -> str:

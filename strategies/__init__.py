@@ -1,5 +1,5 @@
 """Devices and memory: strategies as functions that YAML names, `--trainer.strategy strategies.ddp`."""
 
-from strategies.factory import ddp, deepspeed, fsdp
+from strategies.factory import ddp, deepspeed, fsdp, tensor_parallel
 
-__all__ = ["ddp", "deepspeed", "fsdp"]
+__all__ = ["ddp", "deepspeed", "fsdp", "tensor_parallel"]

@@ -10,7 +10,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from strategies.deepspeed import MEGABYTE, ZeRO
 from strategies.sharded import Sharded
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def ddp(backend: str | None = None, timeout_seconds: int = 1800) -> DDPStrategy:
@@ -29,10 +30,10 @@ def ddp(backend: str | None = None, timeout_seconds: int = 1800) -> DDPStrategy:
 
 
 def fsdp(
-    data_parallel: int | None = None,
+    shards: int | None = None,
     reshard_after_forward: bool = True,
-    parameters: Literal["fp32", "bf16", "fp16"] = "fp32",
-    reduction: Literal["fp32", "bf16", "fp16"] = "fp32",
+    parameters: Precision = "fp32",
+    reduction: Precision = "fp32",
     cpu_offload: bool = False,
     backend: str | None = None,
     timeout_seconds: int = 1800,
@@ -40,7 +41,8 @@ def fsdp(
     """FSDP2: parameters, gradients and optimizer states are cut over the ranks.
 
     Args:
-        data_parallel: ranks that share rows and parameters; all of them when missing.
+        shards: ranks over which they are cut, a divisor of all; all of them when missing. Fewer (the GPUs of
+            a machine) make copies of the whole, between which only gradients travel: hybrid shard.
         reshard_after_forward: free a block's gathered parameters until the backward pass; less memory, more
             communication.
         parameters: dtype of gathered parameters; the shards stay as the Trainer's precision makes them.
@@ -49,11 +51,45 @@ def fsdp(
         backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
         timeout_seconds: how long a rank waits for the others.
     """
-    policy = MixedPrecisionPolicy(
-        param_dtype=None if parameters == "fp32" else DTYPES[parameters], reduce_dtype=DTYPES[reduction]
-    )
-    timeout = timedelta(seconds=timeout_seconds)
-    return Sharded(data_parallel, reshard_after_forward, policy, cpu_offload, backend, timeout)
+    policy, timeout = _policy(parameters, reduction), timedelta(seconds=timeout_seconds)
+    return Sharded(shards, 1, None, reshard_after_forward, policy, cpu_offload, backend, timeout)
+
+
+def tensor_parallel(
+    tensor_parallel: int | None = None,
+    data_parallel: int | None = None,
+    reshard_after_forward: bool = True,
+    parameters: Precision = "fp32",
+    reduction: Precision = "fp32",
+    cpu_offload: bool = False,
+    backend: str | None = None,
+    timeout_seconds: int = 1800,
+) -> Sharded:
+    """Tensor parallel: ranks of a group share the matrices of every block, and the rows; the groups share the
+    weights as under FSDP2 (2-D).
+
+    Which matrices is the model's own plan in transformers; embedding and head stay whole within a group.
+
+    Args:
+        tensor_parallel: ranks of a group, a divisor of the attention heads; when missing all ranks, or what
+            `data_parallel` leaves. Best the GPUs of one machine: a group talks in every layer.
+        data_parallel: groups; when missing what `tensor_parallel` leaves.
+        reshard_after_forward: free a block's gathered parameters until the backward pass; less memory, more
+            communication.
+        parameters: dtype of gathered parameters; the shards stay as the Trainer's precision makes them.
+        reduction: dtype in which gradients are summed.
+        cpu_offload: keep shards and optimizer states in CPU memory.
+        backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
+        timeout_seconds: how long a rank waits for the others.
+    """
+    policy, timeout = _policy(parameters, reduction), timedelta(seconds=timeout_seconds)
+    sizes = (None, tensor_parallel, data_parallel)
+    return Sharded(*sizes, reshard_after_forward, policy, cpu_offload, backend, timeout)
+
+
+def _policy(parameters: Precision, reduction: Precision) -> MixedPrecisionPolicy:
+    dtype = None if parameters == "fp32" else DTYPES[parameters]
+    return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=DTYPES[reduction])
 
 
 def deepspeed(

@@ -1,4 +1,5 @@
-"""FSDP2 on Lightning: parameters, gradients and optimizer states cut over the ranks, on GPUs or CPUs."""
+"""FSDP2 and tensor parallelism on Lightning: parameters, gradients and optimizer states cut over the ranks,
+on GPUs or CPUs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,6 +8,8 @@ from typing import Any, Protocol
 
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -18,6 +21,8 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from strategies.tensor import parallelize
+
 
 class Shardable(Protocol):
     """A network that says what can be cut."""
@@ -28,12 +33,26 @@ class Shardable(Protocol):
     def blocks(self) -> Sequence[nn.Module]:
         """The repeated blocks: each is gathered on its own when it is needed."""
 
+    def tensor_plan(self, ranks: int) -> Mapping[str, str]:
+        """What `ranks` ranks can share of a block: a module's name → transformers' name of the way.
+
+        Raises:
+            ValueError: they cannot.
+        """
+
 
 class Sharded(ModelParallelStrategy):
-    """Cuts networks that ask for it (`shard`) with `fully_shard`; a checkpoint is one file with full tensors.
+    """Cuts networks that ask for it (`shard`) with `parallelize_module` and `fully_shard`; a checkpoint is
+    one file with full tensors.
+
+    Ranks lie in a grid, copies × shards × ranks of a tensor-parallel group; neighbours are in a group. The
+    first two share the rows.
 
     Args:
-        data_parallel: ranks that share the rows and the parameters; all of them when missing.
+        shards: ranks over which FSDP cuts parameters; None = all that share the rows. Fewer make copies,
+            which keep gathering within a machine (hybrid shard).
+        tensor_parallel: ranks that share every block, and rows; None = all that there are.
+        data_parallel: ranks, or groups of them, that share the rows; None = as many as there are.
         reshard_after_forward: free a block's gathered parameters until the backward pass; less memory, more
             communication.
         mixed_precision: dtypes of gathered parameters and of gradient reduction.
@@ -44,6 +63,8 @@ class Sharded(ModelParallelStrategy):
 
     def __init__(
         self,
+        shards: int | None,
+        tensor_parallel: int | None,
         data_parallel: int | None,
         reshard_after_forward: bool,
         mixed_precision: MixedPrecisionPolicy,
@@ -51,26 +72,71 @@ class Sharded(ModelParallelStrategy):
         backend: str | None,
         timeout: timedelta,
     ):
-        super().__init__(
-            data_parallel_size=data_parallel or "auto",
-            tensor_parallel_size=1,
-            save_distributed_checkpoint=False,
-            process_group_backend=backend,
-            timeout=timeout,
-        )
+        super().__init__(save_distributed_checkpoint=False, process_group_backend=backend, timeout=timeout)
+        self.shards, self.tensor_parallel, self.data_parallel = shards, tensor_parallel, data_parallel
         self.reshard_after_forward = reshard_after_forward
         self.mixed_precision = mixed_precision
         self.offload = CPUOffloadPolicy() if cpu_offload else OffloadPolicy()
 
-    def setup_environment(self) -> None:
-        if self._data_parallel_size == "auto":
-            self._data_parallel_size = self.num_nodes * self.num_processes
-        super().setup_environment()
+    # --- the grid of ranks
 
-    def shard(self, network: nn.Module) -> FSDPModule:
-        """Cuts a network in place: each of its blocks, then the rest as a whole."""
+    def grid(self) -> tuple[int, int, int]:
+        """Copies, shards and tensor-parallel ranks.
+
+        Raises:
+            ValueError: they do not multiply to the ranks there are.
+        """
+        ranks = self.num_nodes * self.num_processes
+        tensor = self.tensor_parallel or max(1, ranks // (self.data_parallel or 1))
+        data = self.data_parallel or max(1, ranks // tensor)
+        if tensor * data != ranks:
+            raise ValueError(
+                f"trainer.strategy: tensor_parallel {tensor} × data_parallel {data} = {tensor * data} ranks, "
+                f"but the run has {ranks}: make them equal, or leave one of the two out"
+            )
+        shards = self.shards or data
+        if data % shards:
+            raise ValueError(
+                f"trainer.strategy: shards is {shards}, but {data} ranks share the rows: give a divisor of "
+                f"{data}"
+            )
+        return data // shards, shards, tensor
+
+    @property
+    def data_ranks(self) -> int:
+        """Ranks, or groups of them, that share the rows of a step; known before the processes have met."""
+        copies, shards, _ = self.grid()
+        return copies * shards
+
+    def setup_environment(self) -> None:
+        ParallelStrategy.setup_environment(self)
+        self._setup_distributed()
+        mesh = init_device_mesh(
+            self.root_device.type, self.grid(), mesh_dim_names=("copies", "shards", "tensor_parallel")
+        )
+        mesh["copies", "shards"]._flatten("data_parallel")
+        self._device_mesh = mesh
+        assert self.lightning_module is not None
+        self.lightning_module._device_mesh = mesh
+
+    @property
+    def data_group(self) -> ProcessGroup:
+        """One rank of every group that reads the same rows."""
+        return self.device_mesh["data_parallel"].get_group()
+
+    # --- networks
+
+    def shard(self, network: nn.Module) -> Any:
+        """Cuts a network in place: its matrices over a tensor-parallel group, then each of its blocks, and
+        the rest as a whole, over the ranks that share the rows."""
+        copies, shards, tensor = self.grid()
+        if tensor > 1:
+            plan = network.tensor_plan(tensor)  # type: ignore[operator]
+            parallelize(network, self.device_mesh["tensor_parallel"], plan)
+            if copies * shards == 1:
+                return network
         options: dict[str, Any] = {
-            "mesh": self.device_mesh["data_parallel"],
+            "mesh": self.device_mesh["copies", "shards"] if copies > 1 else self.device_mesh["shards"],
             "mp_policy": self.mixed_precision,
             "offload_policy": self.offload,
         }

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from experiments.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
-STRATEGIES = ["ddp", "fsdp"]
+STRATEGIES = ["ddp", "fsdp", "tensor_parallel"]
 STEPS = 20
 # fp32 sums in another order differ by about 1e-7 of their size, and 20 steps of AdamW carry that on. Its eps
 # is large enough that no update hangs on the sign of a gradient that is only rounding.
@@ -150,7 +150,7 @@ def test_ppo_in_two_processes_samples_and_learns_as_in_one(tiny_stages, strategy
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "then"), [("one", "fsdp"), ("fsdp", "one"), ("ddp", "fsdp")])
+@pytest.mark.parametrize(("first", "then"), [("one", "fsdp"), ("fsdp", "one"), ("ddp", "fsdp"), ("one", "tensor_parallel"), ("tensor_parallel", "fsdp")])
 def test_a_run_goes_on_under_another_strategy(tiny_stages, alone, start, first, then):
     """Weights, optimizer states and position in the data cross from whole networks to cut ones, and back."""
     run = tiny_stages.out / f"{first}_then_{then}"
