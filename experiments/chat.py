@@ -49,7 +49,7 @@ def chat(
     from modules.backbone import load_causal_lm
 
     torch.manual_seed(seed)
-    tokenizer, model = load_tokenizer(directory), load_causal_lm(directory).eval()
+    tokenizer, model = load_tokenizer(directory), load_causal_lm(directory).float().eval()
     history: list[dict[str, str]] = []
     while True:
         try:

@@ -4,6 +4,7 @@ The head and the loss are inside so that these modules can be the root of shardi
 is empty under ZeRO-3 and a shard under FSDP2.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.cache_utils import Cache
 
@@ -49,6 +51,12 @@ class _Backbone(nn.Module):
         """The repeated blocks of the transformer, for a strategy that cuts networks."""
         names = self.model._no_split_modules or ()
         return [module for module in self.model.modules() if type(module).__name__ in names]
+
+    def recompute_blocks(self) -> None:
+        """Keeps only the input of each block for the backward pass, which computes the block again
+        (activation checkpointing). Forwards without gradients are as they were."""
+        for block in self.blocks():
+            block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
 
     def tensor_plan(self, ranks: int) -> dict[str, str]:
         """What ranks can share of a block, as transformers says it: a module's name, with `*` for a number →
@@ -192,6 +200,15 @@ class ScalarModel(_Backbone):
             return values.squeeze(-1) - self.offset
 
 
+def _recomputed(forward: Callable) -> Callable:
+    def keeping_the_input(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return keeping_the_input
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be cut over the ranks, whole."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -232,23 +249,27 @@ def new_causal_lm(config: dict, vocab_size: int, special_ids: dict[str, int | No
     for name, value in special_ids.items():
         setattr(model.config, name, value)
         setattr(model.generation_config, name, value)
-    return model.float()
+    return model
 
 
 def load_causal_lm(path: str) -> PreTrainedModel:
-    """A pretrained causal language model in fp32, from a directory or a hub name already cached."""
+    """A pretrained causal language model, from a directory or a hub name already cached.
+
+    It has the checkpoint's dtype, and its weights stay in the file, mapped into memory, until they are
+    changed or cast: what a strategy cuts off is never read.
+    """
     return _load(AutoModelForCausalLM, path)
 
 
 def load_scalar_model(path: str) -> PreTrainedModel:
-    """A sequence classifier with one label and no bias, in fp32; the head is new where the checkpoint has
-    none."""
+    """A sequence classifier with one label and no bias, as `load_causal_lm`; the head is new where the
+    checkpoint has none."""
     return _load(AutoModelForSequenceClassification, path, num_labels=1)
 
 
 def _load(cls: Any, path: str, **options: Any) -> PreTrainedModel:
     try:
-        return cls.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa", **options)
+        return cls.from_pretrained(path, dtype="auto", attn_implementation="sdpa", **options)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: the weights cannot be read: {str(error).splitlines()[0]}") from error
 

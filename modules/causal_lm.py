@@ -23,6 +23,8 @@ class CausalLM(Stage):
         optimizer: makes the optimizer from parameter groups; weight decay reaches matrices only.
         warmup_steps: optimizer steps of linear warm-up.
         min_lr_ratio: where the cosine ends, as a share of the peak.
+        activation_checkpointing: keep only the input of each block for the backward pass and compute the
+            rest again: far less memory, about a third more time.
     """
 
     stage: ClassVar[str] = "pretrain"
@@ -37,8 +39,9 @@ class CausalLM(Stage):
         ),
         warmup_steps: int = 100,
         min_lr_ratio: float = 0.1,
+        activation_checkpointing: bool = False,
     ):
-        super().__init__(optimizer, warmup_steps, min_lr_ratio)
+        super().__init__(optimizer, warmup_steps, min_lr_ratio, activation_checkpointing)
         self.config = config
         self.pretrained = pretrained
         self.network: LanguageModel | None = None

@@ -21,6 +21,8 @@ class SFTModule(CausalLM):
         warmup_steps: optimizer steps of linear warm-up.
         min_lr_ratio: where the cosine ends, as a share of the peak.
         max_new_tokens: limit of the greedy replies that `predict` writes, in tokens.
+        activation_checkpointing: keep only the input of each block for the backward pass and compute the
+            rest again: far less memory, about a third more time.
     """
 
     stage: ClassVar[str] = "sft"
@@ -35,9 +37,14 @@ class SFTModule(CausalLM):
         warmup_steps: int = 20,
         min_lr_ratio: float = 0.1,
         max_new_tokens: int = 128,
+        activation_checkpointing: bool = False,
     ):
         super().__init__(
-            pretrained=pretrained, optimizer=optimizer, warmup_steps=warmup_steps, min_lr_ratio=min_lr_ratio
+            pretrained=pretrained,
+            optimizer=optimizer,
+            warmup_steps=warmup_steps,
+            min_lr_ratio=min_lr_ratio,
+            activation_checkpointing=activation_checkpointing,
         )
         self.max_new_tokens = max_new_tokens
 

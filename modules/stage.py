@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
 from transformers import PreTrainedModel
 
-from modules.backbone import whole
+from modules.backbone import LanguageModel, ScalarModel, whole
 from modules.checkpoint import parent_problem
 from modules.optim import decay_groups, warmup_cosine
 from modules.randomness import random_states, restore_random_state
@@ -32,6 +32,8 @@ class Stage(L.LightningModule):
         optimizer: makes the optimizer from parameter groups.
         warmup_steps: optimizer steps of linear warm-up.
         min_lr_ratio: where the cosine ends, as a share of the peak; 1 keeps the learning rate constant.
+        activation_checkpointing: keep only the input of each block for the backward pass and compute the rest
+            again.
     """
 
     stage: ClassVar[str]
@@ -44,11 +46,18 @@ class Stage(L.LightningModule):
     random_before: list[dict[str, Any]] | None = None
     """each rank's random numbers in the checkpoint that the run goes on from"""
 
-    def __init__(self, optimizer: Callable[[Iterable], Optimizer], warmup_steps: int, min_lr_ratio: float):
+    def __init__(
+        self,
+        optimizer: Callable[[Iterable], Optimizer],
+        warmup_steps: int,
+        min_lr_ratio: float,
+        activation_checkpointing: bool,
+    ):
         super().__init__()
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.min_lr_ratio = min_lr_ratio
+        self.activation_checkpointing = activation_checkpointing
         self.step_loss = SumMetric()
 
     def problems(self, max_steps: int = -1) -> list[str]:
@@ -152,9 +161,11 @@ class Stage(L.LightningModule):
         """The process group of ranks with different rows; None = all ranks."""
         return getattr(self.trainer.strategy, "data_group", None)
 
-    def cut(self, network: nn.Module) -> Any:
-        """The network, cut over the ranks where the strategy does that."""
-        return self._ask_strategy("shard", lambda network: network)(network)
+    def cut(self, network: LanguageModel | ScalarModel) -> Any:
+        """The network as it is trained: cut over the ranks where the strategy does that, then in fp32."""
+        if self.activation_checkpointing:
+            network.recompute_blocks()
+        return self._ask_strategy("shard", lambda network: network)(network).float()
 
     def gathered(self, network: nn.Module) -> AbstractContextManager:
         """While it lasts, the inner modules of a network that was cut can be called many times in a row."""

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from datamodules.collate import packed_blocks, token_rows
 from modules.backbone import LanguageModel, attention_mask, disable_dropout
+from modules.generation import generate
 
 SMALL = {
     "llama": {
@@ -167,3 +168,37 @@ def test_without_dropout_training_mode_is_deterministic():
     assert not torch.equal(model(*inputs(batch)), model(*inputs(batch)))
     disable_dropout(model)
     assert torch.equal(model(*inputs(batch)), model(*inputs(batch)))
+
+
+@pytest.mark.parametrize("model_type", list(SMALL))
+def test_recomputed_blocks_give_the_same_gradients_and_keep_far_less(model_type):
+    """With dropout, whose numbers are drawn again; the same operations on the same numbers: to the bit."""
+    plain, recomputed = network(model_type).train(), network(model_type).train()
+    recomputed.recompute_blocks()
+    ids = torch.randint(0, 97, (4, 64), generator=torch.Generator().manual_seed(0))
+    batch = packed_blocks(ids.numpy(), torch.zeros_like(ids).numpy(), [0] * 4)
+    kept = []
+    for model in (plain, recomputed):
+        storages: dict[int, int] = {}
+
+        def keep(tensor, storages=storages):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model(*inputs(batch)).sum()
+        loss.backward()
+        weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        kept.append(sum(size for place, size in storages.items() if place not in weights))
+    for one, other in zip(plain.parameters(), recomputed.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+    assert kept[1] < 0.6 * kept[0]  # two of two blocks; the head's share and the mask stay
+
+
+def test_recomputed_blocks_decode_with_their_cache_in_training_mode():
+    model = network().train()
+    prompt, mask = torch.arange(1, 9)[None], torch.ones(1, 8, dtype=torch.bool)
+    expected = generate(model, prompt, mask, 6, eos_token_id=0, pad_token_id=0)[0]
+    model.recompute_blocks()
+    assert torch.equal(generate(model, prompt, mask, 6, eos_token_id=0, pad_token_id=0)[0], expected)

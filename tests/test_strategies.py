@@ -150,7 +150,16 @@ def test_ppo_in_two_processes_samples_and_learns_as_in_one(tiny_stages, strategy
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "then"), [("one", "fsdp"), ("fsdp", "one"), ("ddp", "fsdp"), ("one", "tensor_parallel"), ("tensor_parallel", "fsdp")])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("one", "fsdp"),
+        ("fsdp", "one"),
+        ("ddp", "fsdp"),
+        ("one", "tensor_parallel"),
+        ("tensor_parallel", "fsdp"),
+    ],
+)
 def test_a_run_goes_on_under_another_strategy(tiny_stages, alone, start, first, then):
     """Weights, optimizer states and position in the data cross from whole networks to cut ones, and back."""
     run = tiny_stages.out / f"{first}_then_{then}"
