@@ -1,25 +1,30 @@
-"""The strategy is a line of the command and does not change the training: two processes, however work and
-weights are spread, give the losses and the weights of one."""
+"""The strategy is a line of the command and does not change the training: processes, however work and weights
+are spread over them, give the losses and the weights of one.
+
+Each strategy starts its processes once, and they go through all of its runs. DeepSpeed is in its own files.
+"""
 
 import csv
 import json
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from experiments.cli import main
+from tests.ranks import run_ranks
 
-ROOT = Path(__file__).resolve().parent.parent
-STRATEGIES = ["ddp", "fsdp", "tensor_parallel"]
-STEPS = 20
+STEPS, ROWS, CLIP = 20, 16, 0.3
+STAGES = ("pretrain", "sft", "reward")
 # fp32 sums in another order differ by about 1e-7 of their size, and 20 steps of AdamW carry that on. Its eps
 # is large enough that no update hangs on the sign of a gradient that is only rounding.
 LOSS, WEIGHT = 1e-4, 1e-4
+# bf16 has 8 bits, a unit roundoff of 2⁻⁹ = 2e-3 for each number that a matrix product reads or gives; a loss
+# is a mean over hundreds of tokens, whose roundings cancel, and other parts of a product round otherwise.
+BF16_LOSS = 2e-3
 OPTIMIZER = {
     "class_path": "torch.optim.AdamW",
     "init_args": {"lr": 3e-3, "eps": 1e-3, "weight_decay": 0.1, "fused": True},
@@ -35,26 +40,37 @@ UNTIED = {
     "tie_word_embeddings": False,
 }
 EVERY_STEP = ["--trainer.log_every_n_steps=1", "--trainer.limit_val_batches=0"]
+RECOMPUTED = ["--model.init_args.activation_checkpointing=true"]
+BF16 = ["--trainer.precision=bf16-mixed"]
 
 
-def common(stage: str, start: str, steps: int = STEPS) -> list[str]:
-    """Uneven rows, weight decay, and a clip below the gradients' norm; SFT begins at `start`."""
-    line = [*EVERY_STEP, f"--trainer.max_steps={steps}", "--data.init_args.global_batch_size=8"]
-    line += [f"--model.init_args.optimizer={json.dumps(OPTIMIZER)}", "--trainer.gradient_clip_val=0.3"]
-    line += ["--model.init_args.min_lr_ratio=1"]
-    if stage == "pretrain":  # from scratch, the embedding and the head apart; the others start from tied ones
-        line.append(f"--model.init_args.config={json.dumps(UNTIED)}")
-    if stage == "sft":
-        line.append(f"--model.init_args.pretrained={start}")
-    return line
+class Group(NamedTuple):
+    """A strategy on a number of processes."""
+
+    ranks: int
+    data_ranks: int
+    name: str
+    options: dict[str, Any]
+    accumulate: tuple[int, int, int] | None
+    """of each stage; None = 1 and 4 of each"""
 
 
-@pytest.fixture(scope="module")
-def start(tiny_stages):
-    """A network that has hardly been trained, so that SFT's loss has far to fall."""
-    line = [*tiny_stages.stage("pretrain", run="start"), "--trainer.max_steps=2"]
-    assert main([*line, "--trainer.limit_val_batches=0"]) == 0
-    return tiny_stages.export("start")
+GROUPS = {
+    "ddp": Group(2, 2, "ddp", {}, None),
+    "fsdp": Group(2, 2, "fsdp", {}, None),
+    "tensor_parallel": Group(2, 1, "tensor_parallel", {}, None),
+    "fsdp_alone": Group(1, 1, "fsdp", {}, (4, 1, 4)),
+    "two_dimensional": Group(4, 2, "tensor_parallel", {"tensor_parallel": 2}, (1, 4, 1)),
+    "hybrid": Group(4, 4, "fsdp", {"shards": 2, "gather_to_sample": False}, (4, 1, 4)),
+}
+
+
+def cases(group: str) -> list[tuple[str, int]]:
+    """(stage, micro-batches of a step) that are run."""
+    chosen = GROUPS[group].accumulate
+    if chosen is None:
+        return [(stage, accumulate) for stage in STAGES for accumulate in (1, 4)]
+    return list(zip(STAGES, chosen, strict=True))
 
 
 def curve(run: Path, metric: str = "train/loss") -> list[float]:
@@ -71,67 +87,122 @@ def weights(run: Path, file: str = "model.safetensors") -> dict[str, torch.Tenso
     return load_file(run / "export" / file)
 
 
-def assert_same_weights(run: Path, other: Path) -> None:
-    found, expected = weights(run), weights(other)
+def assert_same_weights(run: Path, other: Path, file: str = "model.safetensors") -> None:
+    found, expected = weights(run, file), weights(other, file)
     assert found.keys() == expected.keys()
     for name, value in found.items():
         torch.testing.assert_close(value, expected[name], atol=WEIGHT, rtol=0)
 
 
-def two_processes(arguments: list[str], strategy: str) -> None:
-    line = [sys.executable, "-m", "experiments.cli", *arguments, "--trainer.accelerator=cpu"]
-    line += ["--trainer.devices=2", f"--trainer.strategy=strategies.{strategy}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        line, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+class Lines:
+    """Command lines of the runs that are compared: uneven rows, weight decay, and a clip below the norm."""
+
+    def __init__(self, stages):
+        self.stages, self.out = stages, stages.out
+        line = [*stages.stage("pretrain", run="start"), "--trainer.max_steps=2"]
+        assert (
+            main([*line, "--trainer.limit_val_batches=0"]) == 0
+        )  # hardly trained: SFT's loss has far to fall
+
+    def __call__(self, stage: str, run: str, micro: int = ROWS, steps: int = STEPS) -> list[str]:
+        line = [*self.stages.stage(stage, run=run), *EVERY_STEP, f"--trainer.max_steps={steps}"]
+        line += [f"--data.init_args.global_batch_size={ROWS}", f"--data.init_args.micro_batch_size={micro}"]
+        line += [f"--model.init_args.optimizer={json.dumps(OPTIMIZER)}"]
+        line += ["--model.init_args.min_lr_ratio=1", f"--trainer.gradient_clip_val={CLIP}"]
+        if stage == "pretrain":  # embedding and head apart; the others start from tied ones
+            line.append(f"--model.init_args.config={json.dumps(UNTIED)}")
+        if stage == "sft":
+            line.append(f"--model.init_args.pretrained={self.stages.export('start')}")
+        return line
+
+    def ppo(self, run: str) -> list[str]:
+        line = [*self.stages.stage("ppo", run=run), *EVERY_STEP, "--trainer.max_steps=16"]
+        return [*line, f"--data.init_args.global_batch_size={ROWS}"]
+
+    def predict(self, run: str) -> list[str]:
+        line = self.stages.stage("sft", "predict", run)
+        line.append(f"--model.init_args.pretrained={self.stages.export('sft')}")
+        return [*line, "--model.init_args.max_new_tokens=8"]
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_stages, start):
-    """One process, each stage once: 8 rows at once."""
+def lines(tiny_stages):
+    return Lines(tiny_stages)
 
-    def run(stage: str) -> Path:
-        folder = tiny_stages.out / f"{stage}_alone"
-        if not folder.exists():
-            micro = ["--data.init_args.micro_batch_size=8"]
-            assert main([*tiny_stages.stage(stage, run=folder.name), *common(stage, start), *micro]) == 0
-        return folder
 
-    return run
+@pytest.fixture(scope="module")
+def alone(lines):
+    """The folder with the runs of one process."""
+    for stage in STAGES:
+        assert main(lines(stage, f"{stage}_alone")) == 0
+    assert main([*lines("sft", "bf16_alone"), *BF16]) == 0
+    assert main(lines("sft", "half_alone", steps=STEPS // 2)) == 0
+    assert main(lines.ppo("ppo_alone")) == 0
+    assert main(lines.predict("predict_alone")) == 0
+    return lines.out
+
+
+@pytest.fixture(scope="module", params=GROUPS)
+def group(request, lines, alone):
+    """The name of a strategy whose runs are in the folder too."""
+    name, chosen = request.param, GROUPS[request.param]
+    strategy = {"class_path": f"strategies.{chosen.name}", "init_args": chosen.options}
+    options = ["--trainer.accelerator=cpu", f"--trainer.devices={chosen.ranks}"]
+    options += [f"--trainer.strategy={json.dumps(strategy)}"]
+    todo = [
+        lines(stage, f"{stage}_{name}_{accumulate}", ROWS // chosen.data_ranks // accumulate)
+        for stage, accumulate in cases(name)
+    ]
+    micro = ROWS // chosen.data_ranks
+    todo += [[*lines("sft", f"recomputed_{name}", micro), *RECOMPUTED]]
+    todo += [[*lines("sft", f"bf16_{name}", micro), *BF16]]
+    todo += [lines("sft", f"half_{name}", micro, STEPS // 2)]
+    shutil.copytree(alone / "half_alone", alone / f"from_one_{name}", ignore=shutil.ignore_patterns("export"))
+    todo += [[*lines("sft", f"from_one_{name}", micro), "--ckpt_path=last"]]
+    todo += [lines.ppo(f"ppo_{name}"), lines.predict(f"predict_{name}")]
+    run_ranks(alone / name, [([*line, *options], 0) for line in todo], chosen.ranks)
+    return name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward"])
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_two_processes_give_the_losses_and_weights_of_one(tiny_stages, alone, start, stage, strategy):
-    one, two = alone(stage), tiny_stages.out / f"{stage}_{strategy}"
-    micro = ["--data.init_args.micro_batch_size=2"]  # two ranks × two micro-batches of 2 rows
-    two_processes([*tiny_stages.stage(stage, run=two.name), *common(stage, start), *micro], strategy)
-    losses = curve(one)
-    assert len(losses) == STEPS
-    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
-    assert curve(two) == pytest.approx(losses, rel=LOSS)
-    norms = curve(one, "train/grad_norm")
-    assert max(norms) > 0.3  # the clip bites
-    assert curve(two, "train/grad_norm") == pytest.approx(norms, rel=1e-3)
-    assert_same_weights(two, one)
-    facts = [json.loads((run / "export/provenance.json").read_text()) for run in (one, two)]
-    assert facts[0]["tokens"] == facts[1]["tokens"] > 0
-    if stage == "reward":
-        assert facts[0]["offset"] == pytest.approx(facts[1]["offset"], abs=1e-4)
+def test_losses_norms_weights_and_tokens_are_those_of_one_process(alone, group):
+    for stage, accumulate in cases(group):
+        one, other = alone / f"{stage}_alone", alone / f"{stage}_{group}_{accumulate}"
+        losses = curve(one)
+        assert len(losses) == STEPS
+        assert curve(other) == pytest.approx(losses, rel=LOSS), (stage, accumulate)
+        norms = curve(one, "train/grad_norm")
+        assert curve(other, "train/grad_norm") == pytest.approx(norms, rel=1e-3)
+        assert_same_weights(other, one)
+        facts = [json.loads((run / "export/provenance.json").read_text()) for run in (one, other)]
+        assert facts[0]["tokens"] == facts[1]["tokens"] > 0
+        if stage == "reward":
+            assert facts[0]["offset"] == pytest.approx(facts[1]["offset"], abs=1e-4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_ppo_in_two_processes_samples_and_learns_as_in_one(tiny_stages, strategy):
+def test_the_runs_that_are_compared_learn_and_their_clip_bites(alone):
+    for stage in STAGES:
+        losses = curve(alone / f"{stage}_alone")
+        assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+        assert max(curve(alone / f"{stage}_alone", "train/grad_norm")) > CLIP
+
+
+@pytest.mark.slow
+def test_recomputed_blocks_change_nothing(alone, group):
+    assert curve(alone / f"recomputed_{group}") == pytest.approx(curve(alone / "sft_alone"), rel=LOSS)
+    assert_same_weights(alone / f"recomputed_{group}", alone / "sft_alone")
+
+
+@pytest.mark.slow
+def test_bf16_differs_by_no_more_than_its_rounding(alone, group):
+    assert curve(alone / f"bf16_{group}") == pytest.approx(curve(alone / "bf16_alone"), rel=BF16_LOSS)
+
+
+@pytest.mark.slow
+def test_ppo_samples_and_learns_as_in_one_process(alone, group):
     """Its samples are a function of seed, iteration and prompt: the same as long as rounding flips none."""
-    arguments = [*EVERY_STEP, "--trainer.max_steps=16", "--data.init_args.global_batch_size=16"]
-    one, two = tiny_stages.out / "ppo_alone", tiny_stages.out / f"ppo_{strategy}"
-    if not one.exists():
-        assert main([*tiny_stages.stage("ppo", run=one.name), *arguments]) == 0
-    two_processes([*tiny_stages.stage("ppo", run=two.name), *arguments], strategy)
+    one, other = alone / "ppo_alone", alone / f"ppo_{group}"
     for name in (
         "score",
         "response_length",
@@ -140,50 +211,55 @@ def test_ppo_in_two_processes_samples_and_learns_as_in_one(tiny_stages, strategy
         "grad_norm_actor",
         "grad_norm_critic",
     ):
-        found, expected = curve(two, f"ppo/{name}"), curve(one, f"ppo/{name}")
+        found, expected = curve(other, f"ppo/{name}"), curve(one, f"ppo/{name}")
         assert len(expected) == 2
         # batches of other sizes round differently: fp32
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-5), name
-    for file in ("model.safetensors", "critic/model.safetensors"):
-        for name, value in weights(two, file).items():
-            torch.testing.assert_close(value, weights(one, file)[name], atol=WEIGHT, rtol=0)
+    assert_same_weights(other, one)
+    assert_same_weights(other, one, "critic/model.safetensors")
+
+
+@pytest.mark.slow
+def test_a_run_of_one_process_goes_on_under_the_strategy(alone, group):
+    """Weights, optimizer states and position in the data cross from a whole network to a cut one."""
+    run = alone / f"from_one_{group}"
+    assert len(list(run.glob("metrics/version_*"))) == 2
+    assert curve(run) == pytest.approx(curve(alone / "sft_alone"), rel=LOSS)
+    assert_same_weights(run, alone / "sft_alone")
+
+
+@pytest.mark.slow
+def test_a_run_of_the_strategy_goes_on_in_one_process(alone, lines, group):
+    run = alone / f"half_{group}"
+    assert len(curve(run)) == STEPS // 2
+    assert main([*lines("sft", run.name), "--ckpt_path=last"]) == 0
+    assert curve(run) == pytest.approx(curve(alone / "sft_alone"), rel=LOSS)
+    assert_same_weights(run, alone / "sft_alone")
+
+
+@pytest.mark.slow
+def test_predictions_are_those_of_one_process(alone, group):
+    found, expected = (
+        (alone / f"predict_{run}" / "predictions.jsonl").read_text() for run in (group, "alone")
+    )
+    assert found == expected
+    assert len(expected.splitlines()) == 12
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("first", "then"),
+    ("strategy", "message"),
     [
-        ("one", "fsdp"),
-        ("fsdp", "one"),
-        ("ddp", "fsdp"),
-        ("one", "tensor_parallel"),
-        ("tensor_parallel", "fsdp"),
+        ({"tensor_parallel": 3}, "tensor_parallel 3 × data_parallel 1 = 3 ranks, but the run has 2"),
+        ({"data_parallel": 4}, "tensor_parallel 1 × data_parallel 4 = 4 ranks, but the run has 2"),
+        ({"shards": 3}, "shards is 3, but 2 ranks share the rows: give a divisor of 2"),
     ],
 )
-def test_a_run_goes_on_under_another_strategy(tiny_stages, alone, start, first, then):
-    """Weights, optimizer states and position in the data cross from whole networks to cut ones, and back."""
-    run = tiny_stages.out / f"{first}_then_{then}"
-    for strategy, steps in ((first, STEPS // 2), (then, STEPS)):
-        line = [*tiny_stages.stage("sft", run=run.name), *common("sft", start, steps)]
-        line += ["--data.init_args.micro_batch_size=4"]
-        line += ["--ckpt_path=last"] if strategy == then else []
-        if strategy == "one":
-            assert main(line) == 0
-        else:
-            two_processes(line, strategy)
-    assert curve(run) == pytest.approx(curve(alone("sft")), rel=LOSS)
-    assert_same_weights(run, alone("sft"))
-
-
-@pytest.mark.slow
-def test_predictions_of_a_cut_network_are_those_of_a_whole_one(tiny_stages):
-    start = [
-        f"--model.init_args.pretrained={tiny_stages.export('sft')}",
-        "--model.init_args.max_new_tokens=8",
-    ]
-    one, two = tiny_stages.out / "predict_one", tiny_stages.out / "predict_fsdp"
-    assert main([*tiny_stages.stage("sft", "predict", one.name), *start]) == 0
-    two_processes([*tiny_stages.stage("sft", "predict", two.name), *start], "fsdp")
-    found, expected = ((run / "predictions.jsonl").read_text() for run in (two, one))
-    assert found == expected
-    assert len(expected.splitlines()) == 12
+def test_a_grid_that_is_not_the_runs_is_refused_before_processes_start(
+    tiny_stages, capsys, strategy, message
+):
+    name = "fsdp" if "shards" in strategy else "tensor_parallel"
+    form = json.dumps({"class_path": f"strategies.{name}", "init_args": strategy})
+    line = [*tiny_stages.stage("sft", run="grid"), "--trainer.accelerator=cpu", "--trainer.devices=2"]
+    assert main([*line, f"--trainer.strategy={form}"]) == 2
+    assert f"trainer.strategy: {message}" in capsys.readouterr().err

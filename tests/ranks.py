@@ -1,0 +1,56 @@
+"""Processes that run many command lines one after another, as torchrun would start them."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 300  # for all command lines together
+
+WORKER = """
+import json, sys
+from experiments.cli import main
+for line, code in json.load(open(sys.argv[1])):
+    print("RUN", line[line.index("--run") + 1], file=sys.stderr, flush=True)
+    if main(line) != code:
+        sys.exit(1)
+"""
+
+
+def run_ranks(folder: Path, runs: list[tuple[list[str], int]], ranks: int = 2) -> str:
+    """All ranks go through command lines with their exit codes; gives rank 0's errors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "runs.json").write_text(json.dumps(runs))
+    return run_code(folder, WORKER, ranks, str(folder / "runs.json"))
+
+
+def run_code(folder: Path, code: str, ranks: int, *arguments: str) -> str:
+    """All ranks run Python code; gives rank 0's errors. Where one fails, the others end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in map(str, range(ranks)):
+        torchrun = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
+        torchrun |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+        torchrun |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        env = {**os.environ, **torchrun, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        with (folder / f"errors.{rank}").open("w") as errors:
+            line = [sys.executable, "-c", code, *arguments]
+            quiet = subprocess.DEVNULL
+            processes.append(subprocess.Popen(line, cwd=ROOT, env=env, stdout=quiet, stderr=errors))
+    end = time.monotonic() + SECONDS
+    while any(process.poll() is None for process in processes) and time.monotonic() < end:
+        if any(process.poll() for process in processes):
+            break
+        time.sleep(0.1)
+    for process in processes:
+        process.kill()
+    told = [(folder / f"errors.{rank}").read_text() for rank in range(ranks)]
+    assert [process.wait() for process in processes] == [0] * ranks, "\n".join(text[-3000:] for text in told)
+    return told[0]
