@@ -1,7 +1,7 @@
 """Sampling with a key-value cache; what is drawn depends on the prompt and the seed, never on batch, order or
 rank."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -27,12 +27,12 @@ def generate(
     pad_token_id: int,
     temperature: float = 1.0,
     noise: Tensor | None = None,
+    anywhere: Callable[[Tensor], bool] = bool,
 ) -> tuple[Tensor, Tensor]:
     """Continues every prompt until its eos or the limit.
 
     Args:
-        network: a causal language model; where a strategy has cut it, gathered (`Stage.gathered`), since
-            ranks may take unequally many steps.
+        network: a causal language model; where a strategy has cut it, within `Stage.gathered`.
         prompt_ids: (B, P) int64, padded on the left.
         prompt_mask: (B, P) bool, True = prompt.
         max_new_tokens: the limit R.
@@ -40,6 +40,7 @@ def generate(
         pad_token_id: fills what comes after.
         temperature: the logits are divided by it before sampling.
         noise: (B, R) in [0, 1) to sample with by inverting the distribution function; None = greedy.
+        anywhere: whether a scalar bool is true on any rank that must take as many steps (`Stage.anywhere`).
 
     Returns:
         response_ids (B, R) int64 and response_mask (B, R) bool, True up to and with the eos.
@@ -57,7 +58,7 @@ def generate(
         responses[:, step] = torch.where(alive, chosen, pad_token_id)
         mask[:, step] = alive
         alive = alive & (chosen != eos_token_id)
-        if not alive.any():
+        if not anywhere(alive.any()):
             break
         tokens, positions = chosen[:, None], positions[:, -1:] + 1
         seen = torch.cat([seen, torch.ones_like(alive)[:, None]], dim=1)

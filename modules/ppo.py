@@ -238,6 +238,7 @@ class PPOModule(Stage):
             tokenizer.pad_token_id,
             self.temperature,
             noise,
+            self.anywhere,
         )
         rows = join(prompt_ids, prompt_mask, response_ids, mask)
         raw = scores(network.reward, rows).clamp(-self.score_clip, self.score_clip)

@@ -54,7 +54,8 @@ class SFTModule(CausalLM):
         tokenizer = self.tokenizer
         limits = (self.max_new_tokens, tokenizer.eos_token_id, tokenizer.pad_token_id)
         with self.gathered(self.network):
-            replies, mask = generate(self.network, batch["prompt_ids"], batch["prompt_mask"], *limits)
+            prompts = batch["prompt_ids"], batch["prompt_mask"]
+            replies, mask = generate(self.network, *prompts, *limits, anywhere=self.anywhere)
         rows = []
         for row, ids, kept in zip(batch["rows"].tolist(), replies, mask, strict=True):
             if row >= 0:

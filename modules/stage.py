@@ -171,6 +171,10 @@ class Stage(L.LightningModule):
         """While it lasts, the inner modules of a network that was cut can be called many times in a row."""
         return self._ask_strategy("gathered", lambda network: nullcontext())(network)
 
+    def anywhere(self, flag: Tensor) -> bool:
+        """Whether something is so on this rank or, where ranks must call a cut network in step, on any."""
+        return bool(self._ask_strategy("anywhere", lambda flag: flag)(flag))
+
     def whole_state(self, module: nn.Module) -> dict[str, Tensor]:
         """A module's weights, whole again where they were cut; the first rank gets them, all must ask."""
         return self._ask_strategy("whole_state", lambda module: module.state_dict())(module)

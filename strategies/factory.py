@@ -35,6 +35,7 @@ def fsdp(
     parameters: Precision = "fp32",
     reduction: Precision = "fp32",
     cpu_offload: bool = False,
+    gather_to_sample: bool = True,
     backend: str | None = None,
     timeout_seconds: int = 1800,
 ) -> Sharded:
@@ -48,11 +49,14 @@ def fsdp(
         parameters: dtype of gathered parameters; the shards stay as the Trainer's precision makes them.
         reduction: dtype in which gradients are summed.
         cpu_offload: keep shards and optimizer states in CPU memory.
+        gather_to_sample: hold a network whole on every rank while it samples, which is fast; false gathers
+            block by block for every token, where the whole does not fit.
         backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
         timeout_seconds: how long a rank waits for the others.
     """
     policy, timeout = _policy(parameters, reduction), timedelta(seconds=timeout_seconds)
-    return Sharded(shards, 1, None, reshard_after_forward, policy, cpu_offload, backend, timeout)
+    memory = (reshard_after_forward, policy, cpu_offload, gather_to_sample)
+    return Sharded(shards, 1, None, *memory, backend, timeout)
 
 
 def tensor_parallel(
@@ -62,6 +66,7 @@ def tensor_parallel(
     parameters: Precision = "fp32",
     reduction: Precision = "fp32",
     cpu_offload: bool = False,
+    gather_to_sample: bool = True,
     backend: str | None = None,
     timeout_seconds: int = 1800,
 ) -> Sharded:
@@ -79,12 +84,14 @@ def tensor_parallel(
         parameters: dtype of gathered parameters; the shards stay as the Trainer's precision makes them.
         reduction: dtype in which gradients are summed.
         cpu_offload: keep shards and optimizer states in CPU memory.
+        gather_to_sample: hold a network whole on every rank while it samples, which is fast; false gathers
+            block by block for every token, where the whole does not fit.
         backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
         timeout_seconds: how long a rank waits for the others.
     """
     policy, timeout = _policy(parameters, reduction), timedelta(seconds=timeout_seconds)
-    sizes = (None, tensor_parallel, data_parallel)
-    return Sharded(*sizes, reshard_after_forward, policy, cpu_offload, backend, timeout)
+    memory = (reshard_after_forward, policy, cpu_offload, gather_to_sample)
+    return Sharded(None, tensor_parallel, data_parallel, *memory, backend, timeout)
 
 
 def _policy(parameters: Precision, reduction: Precision) -> MixedPrecisionPolicy:

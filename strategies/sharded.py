@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
@@ -57,6 +58,7 @@ class Sharded(ModelParallelStrategy):
             communication.
         mixed_precision: dtypes of gathered parameters and of gradient reduction.
         cpu_offload: keep shards and optimizer states in CPU memory.
+        gather_to_sample: hold a network whole while it samples; else block by block, all ranks in step.
         backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
         timeout: how long a rank waits for the others.
     """
@@ -69,6 +71,7 @@ class Sharded(ModelParallelStrategy):
         reshard_after_forward: bool,
         mixed_precision: MixedPrecisionPolicy,
         cpu_offload: bool,
+        gather_to_sample: bool,
         backend: str | None,
         timeout: timedelta,
     ):
@@ -77,6 +80,7 @@ class Sharded(ModelParallelStrategy):
         self.reshard_after_forward = reshard_after_forward
         self.mixed_precision = mixed_precision
         self.offload = CPUOffloadPolicy() if cpu_offload else OffloadPolicy()
+        self.gather_to_sample = gather_to_sample
 
     # --- the grid of ranks
 
@@ -149,9 +153,10 @@ class Sharded(ModelParallelStrategy):
 
     @contextmanager
     def gathered(self, network: nn.Module) -> Iterator[None]:
-        """All parameters whole on every rank while it lasts, for many forwards of inner modules in a row."""
+        """While it lasts, for many forwards in a row: all parameters whole on every rank, or gathered block
+        by block as long as `anywhere` keeps the ranks in step."""
         cut = [module for module in network.modules() if isinstance(module, FSDPModule)]
-        for module in cut:  # gathered by the first forward, and then left so
+        for module in cut if self.gather_to_sample else []:  # by the first forward, and then left so
             module.set_reshard_after_forward(False, recurse=False)
         try:
             yield
@@ -159,6 +164,13 @@ class Sharded(ModelParallelStrategy):
             for module in cut:
                 module.set_reshard_after_forward(self.reshard_after_forward, recurse=False)
                 module.reshard()
+
+    def anywhere(self, flag: Tensor) -> Tensor:
+        """Whether something is so on this rank or, where ranks must keep in step, on any."""
+        if not self.gather_to_sample:
+            flag = flag.int()
+            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.data_group)
+        return flag
 
     def whole_state(self, module: nn.Module) -> dict[str, Tensor]:
         """Whole tensors in CPU memory on the first rank, nothing on the others; every rank must ask. Tied
