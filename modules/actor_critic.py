@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.backbone import LanguageModel, ScalarModel, disable_dropout
-from modules.rollout import Rollout, Sequences, join
+from modules.rollout import Rollout, Sequences
 
 
 class ActorCritic(nn.Module):
@@ -24,8 +24,7 @@ class ActorCritic(nn.Module):
 
     def forward(self, rollout: Rollout, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probs and values (B, R) of a rollout's response tokens by actor and critic."""
-        rows = join(rollout.prompt_ids, rollout.prompt_mask, rollout.response_ids, rollout.response_mask)
-        width = rollout.response_ids.shape[1]
+        rows, width = rollout.joined(), rollout.response_ids.shape[1]
         return logprobs(self.actor, rows, width, temperature), values(self.critic, rows, width)
 
 

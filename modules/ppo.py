@@ -11,13 +11,13 @@ from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric
 
 from modules import rl
 from modules.actor_critic import ActorCritic, logprobs, scores, values
-from modules.backbone import LanguageModel, ScalarModel, load_causal_lm, load_scalar_model, whole
+from modules.backbone import LanguageModel, ScalarModel, load_causal_lm, load_scalar_model
 from modules.checkpoint import export_ppo, read_provenance
 from modules.doctor import check_first_ratio, check_same_policy, rollout_metrics
 from modules.generation import generate, uniforms
 from modules.optim import decay_groups
 from modules.rollout import Rollout, join
-from modules.stage import Batch, Stage, total_norm
+from modules.stage import Batch, Stage
 
 EVALUATION = 2**31  # the "iteration" whose random numbers validation and predict use
 
@@ -130,11 +130,6 @@ class PPOModule(Stage):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if hasattr(self.trainer.strategy, "gradient_norm"):
-            raise ValueError(
-                "trainer.strategy: PPO does not run under DeepSpeed: use strategies.ddp, or strategies.fsdp "
-                "where its four models must be cut"
-            )
         prompts, ranks = self.trainer.datamodule.global_batch_size, self.data_ranks()  # type: ignore[attr-defined]
         if stage == "fit" and prompts % (self.minibatches * ranks):
             parts = self.minibatches * ranks
@@ -189,6 +184,11 @@ class PPOModule(Stage):
         optimizer = self.optimizer(groups)
         return [optimizer], [self.schedule(optimizer)]
 
+    def forward(self, rollout: Rollout, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probs and values (B, R) of a rollout's response tokens by actor and critic."""
+        assert self.network is not None
+        return self.network(rollout, temperature)
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         # 1 sample, 2 score, 3 estimate advantages over the samples of all ranks, 4 update
         sampled = self.sample(batch, int(batch["step"]))
@@ -210,27 +210,41 @@ class PPOModule(Stage):
 
     @torch.no_grad()
     def sample(self, batch: Batch, iteration: int) -> Rollout:
-        """Samples and scores this rank's prompts; rewards, advantages and returns are still empty."""
-        chunks = zip(
-            *(
-                batch[key].split(self.rollout_batch_size)
-                for key in ("prompt_ids", "prompt_mask", "prompt_index")
-            ),
-            strict=True,
-        )
-        assert self.network is not None
-        with self.gathered(self.network.actor):
-            parts = [self._sample(ids, mask, index, iteration) for ids, mask, index in chunks]
-        return Rollout(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+        """Samples and scores this rank's prompts; rewards, advantages and returns are still empty.
 
-    def _sample(
+        Of a network that was cut, no more than one at a time is whole.
+        """
+        assert self.network is not None
+        network, width = self.network, self.max_new_tokens
+        keys = ("prompt_ids", "prompt_mask", "prompt_index")
+        chunks = zip(*(batch[key].split(self.rollout_batch_size) for key in keys), strict=True)
+        with self.gathered(network.actor):
+            parts = [self.respond(ids, mask, index, iteration) for ids, mask, index in chunks]
+        rows = [part.joined() for part in parts]
+        with self.gathered(network.reference):
+            references = [logprobs(network.reference, row, width, self.temperature) for row in rows]
+        with self.gathered(network.critic):
+            baselines = [values(network.critic, row, width) for row in rows]
+        with self.gathered(network.reward):
+            rewards = [scores(network.reward, row) for row in rows]
+        sampled = Rollout(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+        ended = ((sampled.response_ids == self.tokenizer.eos_token_id) & sampled.response_mask).any(1)
+        raw = torch.cat(rewards).clamp(-self.score_clip, self.score_clip)
+        return sampled._replace(
+            ref_logprobs=torch.cat(references),
+            values=torch.cat(baselines) * sampled.response_mask,
+            scores=raw - self.missing_eos_penalty * ~ended,
+        )
+
+    def respond(
         self, prompt_ids: Tensor, prompt_mask: Tensor, prompt_index: Tensor, iteration: int
     ) -> Rollout:
+        """What the actor says to prompts, with its log-probs; the other fields are still empty."""
         assert self.network is not None
-        tokenizer, width, network = self.tokenizer, self.max_new_tokens, self.network
+        tokenizer, width = self.tokenizer, self.max_new_tokens
         noise = uniforms(self.seed, iteration, prompt_index.tolist(), width).to(self.device)
         response_ids, mask = generate(
-            network.actor,
+            self.network.actor,
             prompt_ids,
             prompt_mask,
             width,
@@ -241,18 +255,16 @@ class PPOModule(Stage):
             self.anywhere,
         )
         rows = join(prompt_ids, prompt_mask, response_ids, mask)
-        raw = scores(network.reward, rows).clamp(-self.score_clip, self.score_clip)
-        ended = ((response_ids == tokenizer.eos_token_id) & mask).any(1)
         empty = torch.zeros_like(response_ids, dtype=torch.float32)
         return Rollout(
             prompt_ids=prompt_ids,
             prompt_mask=prompt_mask,
             response_ids=response_ids,
             response_mask=mask,
-            logprobs=logprobs(network.actor, rows, width, self.temperature),
-            ref_logprobs=logprobs(network.reference, rows, width, self.temperature),
-            values=values(network.critic, rows, width) * mask,
-            scores=raw - self.missing_eos_penalty * ~ended,
+            logprobs=logprobs(self.network.actor, rows, width, self.temperature),
+            ref_logprobs=empty,
+            values=empty,
+            scores=empty[:, 0],
             rewards=empty,
             advantages=empty,
             returns=empty,
@@ -286,9 +298,10 @@ class PPOModule(Stage):
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         normalizer = minibatch.response_mask.sum()
         share = torch.arange(self.data_rank(), len(minibatch.scores), self.data_ranks(), device=self.device)
-        for rows in share.split(self.micro_batch_size):
-            part = minibatch.select(rows)
-            new_logprobs, new_values = self.network(part, self.temperature)
+        parts = [minibatch.select(rows) for rows in share.split(self.micro_batch_size)]
+        for index, part in enumerate(parts, start=1):
+            network = self.accumulating(last=index == len(parts))
+            new_logprobs, new_values = network(part, self.temperature)
             mask = part.response_mask
             if first:
                 check_first_ratio(new_logprobs - part.logprobs, mask, self.trainer.precision)
@@ -299,9 +312,9 @@ class PPOModule(Stage):
             self.manual_backward((policy + self.value_coef * value) / normalizer * self.data_ranks())
             self.track(new_logprobs - part.logprobs, policy, value, clipped, mask)
         for name in ("actor", "critic"):
-            norm = total_norm(getattr(self.network, name).parameters())
-            self.update_metrics[f"ppo/grad_norm_{name}"].update(whole(norm))
-        self.clip_norm(optimizer, self.max_grad_norm)  # type: ignore[arg-type]
+            self.update_metrics[f"ppo/grad_norm_{name}"].update(self.norm_of(getattr(self.network, name)))
+        if not self.engine_clips:
+            self.clip_norm(optimizer, self.max_grad_norm)  # type: ignore[arg-type]
         optimizer.step()  # type: ignore[union-attr]
         optimizer.zero_grad()  # type: ignore[union-attr]
         scheduler.step()  # type: ignore[union-attr, call-arg]

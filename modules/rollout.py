@@ -36,6 +36,10 @@ class Rollout(NamedTuple):
         """The rows named by an index tensor."""
         return Rollout(*(field[rows] for field in self))
 
+    def joined(self) -> "Sequences":
+        """Prompts and responses as training rows."""
+        return join(self.prompt_ids, self.prompt_mask, self.response_ids, self.response_mask)
+
 
 class Sequences(NamedTuple):
     """Prompts and responses joined and padded on the right: T tokens."""

@@ -175,6 +175,23 @@ class Stage(L.LightningModule):
         """Whether something is so on this rank or, where ranks must call a cut network in step, on any."""
         return bool(self._ask_strategy("anywhere", lambda flag: flag)(flag))
 
+    def accumulating(self, last: bool) -> nn.Module:
+        """Itself, or the engine around it: what manual optimisation calls for the forward of one micro-batch.
+
+        Args:
+            last: whether the optimizer steps after its backward.
+        """
+        return self._ask_strategy("accumulating", lambda last: self)(last)
+
+    def norm_of(self, network: nn.Module) -> Tensor:
+        """The norm of one network's gradients after the last backward of a step, before clipping."""
+        return self._ask_strategy("norm_of", lambda network: whole(total_norm(network.parameters())))(network)
+
+    @property
+    def engine_clips(self) -> bool:
+        """Whether the strategy's engine clips the gradients, within its optimizer step."""
+        return hasattr(self.trainer.strategy, "gradient_norm")
+
     def whole_state(self, module: nn.Module) -> dict[str, Tensor]:
         """A module's weights, whole again where they were cut; the first rank gets them, all must ask."""
         return self._ask_strategy("whole_state", lambda module: module.state_dict())(module)
@@ -202,8 +219,8 @@ class Stage(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        if hasattr(self.trainer.strategy, "gradient_norm"):
-            return  # its engine clips, within the step that comes now
+        if self.engine_clips:
+            return
         by_value = gradient_clip_algorithm == "value"
         self.log("train/grad_norm", self.clip_norm(optimizer, None if by_value else gradient_clip_val))
         if by_value:

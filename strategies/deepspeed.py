@@ -24,12 +24,18 @@ MEGABYTE = 10**6  # bytes
 HOOKS = tuple(f"_forward_{kind}hooks{end}" for kind in ("pre_", "") for end in ("", "_with_kwargs"))
 
 
-class WholeBatches(DeepSpeedPrecision):
-    """DeepSpeed's precision, but batches stay as they are: in bf16 a normalizer of 1234 would be 1232, and
-    ratings that differ would tie."""
+class ExactNumbers(DeepSpeedPrecision):
+    """DeepSpeed's precision for parameters alone. Batches stay as they are: in bf16 a normalizer of 1234
+    would be 1232, and ratings that differ would tie. So do buffers, PPO's fp64 coefficient among them."""
 
     def convert_input(self, data: Any) -> Any:
         return data
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        if "true" in self.precision:
+            for parameter in module.parameters():
+                parameter.data = parameter.data.to(self._desired_dtype)
+        return module
 
 
 class ZeRO(DeepSpeedStrategy):
@@ -105,7 +111,7 @@ class ZeRO(DeepSpeedStrategy):
     @precision_plugin.setter
     def precision_plugin(self, plugin: Precision | None) -> None:
         if isinstance(plugin, DeepSpeedPrecision):
-            plugin = WholeBatches(plugin.precision)  # type: ignore[arg-type]
+            plugin = ExactNumbers(plugin.precision)  # type: ignore[arg-type]
         self._precision_plugin = plugin
 
     def _format_config(self) -> None:
@@ -135,6 +141,24 @@ class ZeRO(DeepSpeedStrategy):
         """Networks are built whole: pretrained weights load as everywhere, and are cut afterwards."""
         return nullcontext()
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Under manual optimisation the engine's forward is that of a micro-batch (`accumulating`): it begins
+        what a backward adds to the gradients."""
+        module = self.lightning_module
+        assert module is not None
+        if module.automatic_optimization:
+            return super().training_step(*args, **kwargs)
+        return module.training_step(*args, **kwargs)
+
+    def accumulating(self, last: bool) -> nn.Module:
+        """The engine, for the forward of one micro-batch under manual optimisation.
+
+        Args:
+            last: whether the optimizer steps after its backward.
+        """
+        self.deepspeed_engine.set_gradient_accumulation_boundary(last)
+        return self.deepspeed_engine
+
     def backward(
         self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any
     ) -> Tensor:
@@ -146,8 +170,28 @@ class ZeRO(DeepSpeedStrategy):
         tensor."""
         return self.deepspeed_engine.get_global_grad_norm()
 
+    def norm_of(self, network: nn.Module) -> Tensor:
+        """The norm of one network's gradients, before the optimizer step that comes now; no parameter group
+        may hold another network's parameters too."""
+        optimizer = self.deepspeed_engine.optimizer
+        own = {optimizer.get_param_id(p) for p in network.parameters() if p.requires_grad}
+        assert isinstance(self.config, dict)
+        if "offload_optimizer" in self.config["zero_optimization"]:
+            norms = [norm for name, norm in optimizer.norm_for_param_grads.items() if name in own]
+        else:
+            groups = optimizer.fp16_groups if self.zero_stage_3 else optimizer.bit16_groups
+            indices = [i for i, group in enumerate(groups) if optimizer.get_param_id(group[0]) in own]
+            norms = [part.float().norm() for i in indices for part in optimizer.averaged_gradients[i]]
+        square = torch.zeros((), device=self.root_device)
+        for norm in norms:  # of this rank's parts
+            square += norm**2
+        return self.reduce(square, reduce_op="sum").sqrt() / optimizer.loss_scale
+
     def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None) -> Any:
         assert isinstance(self.config, dict)
+        assert self.lightning_module is not None
+        if not self.lightning_module.automatic_optimization:  # for which the Trainer takes no limit
+            self.config["gradient_clipping"] = getattr(self.lightning_module, "max_grad_norm", 0.0)
         trained = [p for p in model.parameters() if p.requires_grad]
         casts = "bf16" in self.config or "fp16" in self.config
         before = [(p, p.data) for p in trained if casts and p.dtype == torch.float32]
@@ -254,6 +298,9 @@ class ZeRO(DeepSpeedStrategy):
             return
         import deepspeed
 
+        optimizer = self.deepspeed_engine.optimizer
+        offload = getattr(optimizer, "parameter_offload", optimizer)  # itself where nothing is trained
+        offload.partition_all_parameters()  # those too that are prefetched for a training step right now
         kept = [(module, name, getattr(module, name)) for module in network.modules() for name in HOOKS]
         with torch.no_grad(), deepspeed.zero.GatheredParameters(list(network.parameters())):
             for module, name, _ in kept:

@@ -1,0 +1,93 @@
+"""Processes that run many command lines one after another, as torchrun would start them, and what is read of
+their runs."""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lightning as L
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parent.parent
+
+WORKER = """
+import json, sys
+from experiments.cli import main
+for line, code in json.load(open(sys.argv[1])):
+    print("RUN", line[line.index("--run") + 1], file=sys.stderr, flush=True)
+    if main(line) != code:
+        sys.exit(1)
+"""
+
+
+class Record(L.Callback):
+    """Writes the metrics of `validate`, which go to the terminal alone.
+
+    Args:
+        path: of the JSON file.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def on_validation_end(self, trainer, pl_module):
+        found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if trainer.is_global_zero:
+            Path(self.path).write_text(json.dumps(found))
+
+
+def processes(folder, runs, size=2):
+    """All ranks go through command lines with their exit codes; gives rank 0's errors."""
+    folder.mkdir(exist_ok=True)
+    (folder / "runs.json").write_text(json.dumps(runs))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = [sys.executable, "-c", WORKER, str(folder / "runs.json")]
+    ranks = []
+    for rank in range(size):
+        torchrun = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"}
+        torchrun |= {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "TORCHELASTIC_RUN_ID": "none"}
+        torchrun |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        env = {**os.environ, **torchrun, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        with (folder / f"errors.{rank}").open("w") as errors:
+            ranks.append(subprocess.Popen(line, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=errors))
+    end = time.monotonic() + 300
+    while any(rank.poll() is None for rank in ranks) and time.monotonic() < end:
+        if any(rank.poll() for rank in ranks):
+            break
+        time.sleep(0.1)
+    for rank in ranks:
+        rank.kill()
+    errors = [(folder / f"errors.{rank}").read_text() for rank in range(size)]
+    assert [rank.wait() for rank in ranks] == [0] * size, "\n".join(text[-3000:] for text in errors)
+    return errors[0]
+
+
+def zero(stage, devices=2, **more):
+    """The YAML's form; parameters of any size are split."""
+    options = {"stage": stage, "persistent_elements": 0, **more}
+    form = {"class_path": "strategies.deepspeed", "init_args": options}
+    return [f"--trainer.devices={devices}", f"--trainer.strategy={json.dumps(form)}"]
+
+
+def curve(run, metric="train/loss", version=0):
+    with (run / f"metrics/version_{version}/metrics.csv").open() as rows:
+        return {int(row["step"]): float(row[metric]) for row in csv.DictReader(rows) if row.get(metric)}
+
+
+def weights(run, folder="export"):
+    return load_file(run / folder / "model.safetensors")
+
+
+def assert_weights(found, expected, atol):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == torch.float32
+        torch.testing.assert_close(found[name], value, atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
