@@ -1,7 +1,7 @@
 """Parameter groups and the learning rate's schedule."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -13,10 +13,15 @@ def decay_groups(modules: Iterable[nn.Module]) -> list[dict]:
     """Two parameter groups: matrices decay as the optimizer says, vectors (norms, biases) never."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim >= 2]},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if len(_shape(p)) >= 2]},
+        {"params": [p for p in parameters if len(_shape(p)) < 2], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _shape(parameter: nn.Parameter) -> Sequence[int]:
+    """The whole shape, where DeepSpeed has cut a parameter too."""
+    return getattr(parameter, "ds_shape", parameter.shape)
 
 
 def warmup_cosine(optimizer: Optimizer, warmup: int, total: int, floor: float) -> LambdaLR:

@@ -162,10 +162,10 @@ class Stage(L.LightningModule):
         return getattr(self.trainer.strategy, "data_group", None)
 
     def cut(self, network: LanguageModel | ScalarModel) -> Any:
-        """The network as it is trained: cut over the ranks where the strategy does that, then in fp32."""
+        """The network as it is trained: in fp32, cut over the ranks where the strategy does that."""
         if self.activation_checkpointing:
             network.recompute_blocks()
-        return self._ask_strategy("shard", lambda network: network)(network).float()
+        return self._ask_strategy("shard", lambda network: network.float())(network)
 
     def gathered(self, network: nn.Module) -> AbstractContextManager:
         """While it lasts, the inner modules of a network that was cut can be called many times in a row."""

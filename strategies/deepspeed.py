@@ -75,6 +75,7 @@ class ZeRO(DeepSpeedStrategy):
             timeout=timeout,
         )
         self.bucket_bytes = bucket_bytes
+        self.masters: list[tuple[nn.Parameter, Tensor]] = []
         assert isinstance(self.config, dict)
         self.config["zero_force_ds_cpu_optimizer"] = False  # torch's own optimizers, on CPU too
         self.config["steps_per_print"] = None
@@ -138,8 +139,30 @@ class ZeRO(DeepSpeedStrategy):
             self._initialize_deepspeed_inference(module)
 
     def model_sharded_context(self) -> Any:
-        """Networks are built whole: pretrained weights load as everywhere, and are cut afterwards."""
+        """Networks are built whole, their pretrained weights still in the file; `shard` cuts them."""
         return nullcontext()
+
+    def shard(self, network: nn.Module) -> nn.Module:
+        """Stage 3 cuts a network in place, one parameter at a time: no rank ever holds it whole. The others
+        cut what the optimizer keeps, later."""
+        if not self.zero_stage_3:
+            return network.float()
+        import deepspeed
+
+        self._init_config_if_needed()
+        precision = self.precision_plugin.precision
+        dtype = torch.bfloat16 if "bf16" in precision else torch.half if "16" in precision else torch.float32
+        first: Any = None
+        for parameter in network.parameters():
+            if parameter.requires_grad and dtype != parameter.dtype:
+                self.masters.append((parameter, parameter.data))
+            parameter.data = parameter.data.to(dtype)
+            if first is None:
+                first, alone = parameter, nn.ParameterList([parameter])
+                deepspeed.zero.Init(alone, remote_device=self.remote_device, config_dict_or_path=self.config)
+            else:
+                first.convert_to_zero_parameters(param_list=[parameter])
+        return network
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Under manual optimisation the engine's forward is that of a micro-batch (`accumulating`): it begins
@@ -194,19 +217,21 @@ class ZeRO(DeepSpeedStrategy):
             self.config["gradient_clipping"] = getattr(self.lightning_module, "max_grad_norm", 0.0)
         trained = [p for p in model.parameters() if p.requires_grad]
         casts = "bf16" in self.config or "fp16" in self.config
-        before = [(p, p.data) for p in trained if casts and p.dtype == torch.float32]
+        self.masters += [(p, p.data) for p in trained if casts and p.dtype == torch.float32]
         engine = self._engine(self.config, model, trained, optimizer, lr_scheduler)
-        self._restore_masters(before)
+        if casts:
+            self._restore_masters()
+        self.masters.clear()
         return engine
 
-    def _restore_masters(self, before: list[tuple[nn.Parameter, Tensor]]) -> None:
-        """Gives the optimizer the fp32 weights of before: DeepSpeed makes its own from those it has cast to
-        16 bits, where a norm's 1.003 is 1."""
+    def _restore_masters(self) -> None:
+        """Gives the optimizer the weights of before: DeepSpeed makes its own from those it has cast to 16
+        bits, where a norm's 1.003 is 1."""
         from deepspeed.utils import safe_set_full_fp32_param
 
-        while before:
-            parameter, value = before.pop()  # the copy is free again each time
-            value = value.to(self.root_device)
+        while self.masters:
+            parameter, value = self.masters.pop()  # the copy is free again each time
+            value = value.to(self.root_device, torch.float32)
             torch.distributed.broadcast(value, 0)
             safe_set_full_fp32_param(parameter, value)
 

@@ -130,15 +130,15 @@ class Sharded(ModelParallelStrategy):
 
     # --- networks
 
-    def shard(self, network: nn.Module) -> Any:
+    def shard(self, network: nn.Module) -> nn.Module:
         """Cuts a network in place: its matrices over a tensor-parallel group, then each of its blocks, and
-        the rest as a whole, over the ranks that share the rows."""
+        the rest as a whole, over the ranks that share the rows; then makes it fp32."""
         copies, shards, tensor = self.grid()
         if tensor > 1:
             plan = network.tensor_plan(tensor)  # type: ignore[operator]
             parallelize(network, self.device_mesh["tensor_parallel"], plan)
             if copies * shards == 1:
-                return network
+                return network.float()
         options: dict[str, Any] = {
             "mesh": self.device_mesh["copies", "shards"] if copies > 1 else self.device_mesh["shards"],
             "mp_policy": self.mixed_precision,
@@ -146,10 +146,10 @@ class Sharded(ModelParallelStrategy):
         }
         for block in network.blocks():  # type: ignore[operator]
             fully_shard(block, reshard_after_forward=self.reshard_after_forward, **options)
-        cut = fully_shard(network, **options)
+        fully_shard(network, **options)
         for method in network.forwards:  # type: ignore[union-attr]
             register_fsdp_forward_method(network, method)
-        return cut
+        return network.float()
 
     @contextmanager
     def gathered(self, network: nn.Module) -> Iterator[None]:
