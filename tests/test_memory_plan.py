@@ -23,9 +23,7 @@ from strategies.memory import (
     kv_cache_bytes,
     layout_of,
     logits_bytes,
-    shard_buffers,
     states_per_rank,
-    step_growth,
 )
 from strategies.scaling import low_rank_parameters
 
