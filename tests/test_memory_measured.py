@@ -1,4 +1,4 @@
-"""The plan against reality: what two CPU processes hold under every strategy, and how far they grow in a step.
+"""The plan against reality: what two CPU processes hold under every strategy, and how a step makes them grow.
 
 All runs of a test go through one start of two processes, as torchrun would start them.
 """
@@ -49,9 +49,12 @@ for line in json.load(open(sys.argv[1])):
 """
 
 
-def two_processes(folder: Path, lines: list[list[str]]) -> None:
-    """Both ranks go through command lines. Tensors come from the system one by one and go back to it at once,
-    so that a process has what its tensors have."""
+AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+"""tensors come from the system one by one and go back to it at once: a process has what its tensors have"""
+
+
+def two_processes(folder: Path, lines: list[list[str]], environment: dict[str, str]) -> None:
+    """Both ranks go through command lines."""
     (folder / "lines.json").write_text(json.dumps(lines))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -62,7 +65,7 @@ def two_processes(folder: Path, lines: list[list[str]]) -> None:
         env |= {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
         env |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        env |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+        env |= environment
         command = [sys.executable, "-c", WORKER, str(folder / "lines.json")]
         with (folder / f"errors.{rank}").open("w") as errors:
             ranks.append(
@@ -104,19 +107,12 @@ def held(module: L.LightningModule, optimizer: Any) -> dict[str, int]:
     parameters: list[Any] = list(module.parameters())
     weights = [getattr(each, "ds_tensor", each).data for each in parameters]
     weights += [each.data for each in parameters if getattr(each, "ds_persist", False)]
-    gradients = sum(size(each.grad) for each in parameters if isinstance(each.grad, DTensor))
-    gradients += sum(
-        each.grad.nbytes
-        for each in parameters
-        if each.grad is not None and not isinstance(each.grad, DTensor)
-    )
+    grads = [each.grad for each in parameters if each.grad is not None]
     if not hasattr(optimizer, "averaged_gradients"):
-        return {
-            "weights": size(weights),
-            "gradients": gradients,
-            "optimizer": size([*optimizer.state.values()]),
-        }
+        states = size([*optimizer.state.values()])
+        return {"weights": size(weights), "gradients": size(grads), "optimizer": states}
     inner = optimizer.optimizer
+    gradients = sum(each.nbytes for each in grads)  # those that are left are in a bucket
     partition = getattr(optimizer, "grad_partitions_flat_buffer", None)
     gradients += size(optimizer.averaged_gradients if partition is None else partition)
     masters = getattr(optimizer, "fp32_partitioned_groups_flat", None)
@@ -184,7 +180,7 @@ STRATEGIES = {
     "zero3": zero(3),
 }
 RUNS = [(name, precision, 1) for name in STRATEGIES for precision in ("32-true", "bf16-mixed")]
-RUNS += [(name, "bf16-mixed", 2) for name in ("zero1", "zero2")]  # gradients wait for those of the next batch
+RUNS.append(("zero1", "bf16-mixed", 2))  # whole gradients wait for those of the next micro-batch
 
 
 def line(tiny_stages, config: dict, strategy: str, precision: str, micro: int, length: int) -> list[str]:
@@ -223,7 +219,7 @@ def small(tiny_stages, tmp_path_factory):
     folder = tmp_path_factory.mktemp("held")
     options = {run: line(tiny_stages, SMALL, *run, length=32) for run in RUNS}
     files = {run: folder / "-".join(map(str, run)) for run in RUNS}
-    two_processes(folder, [fit(options[run], 2 * run[2], "Held", files[run]) for run in RUNS])
+    two_processes(folder, [fit(options[run], 2 * run[2], "Held", files[run]) for run in RUNS], {})
     ranks = {run: [json.loads(Path(f"{files[run]}.{rank}").read_text()) for rank in (0, 1)] for run in RUNS}
     return {run: (options[run], ranks[run]) for run in RUNS}
 
@@ -249,7 +245,7 @@ def large(tiny_stages, tmp_path_factory):
     folder = tmp_path_factory.mktemp("grown")
     options = {run: line(tiny_stages, LARGE, *run, length=128) for run in GROWN}
     files = {run: folder / "-".join(map(str, run)) for run in GROWN}
-    two_processes(folder, [fit(options[run], 2, "Grown", files[run]) for run in GROWN])
+    two_processes(folder, [fit(options[run], 2, "Grown", files[run]) for run in GROWN], AT_ONCE)
     ranks = {run: [json.loads(Path(f"{files[run]}.{rank}").read_text()) for rank in (0, 1)] for run in GROWN}
     return {run: (options[run], ranks[run]) for run in GROWN}
 
