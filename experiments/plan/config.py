@@ -61,6 +61,8 @@ class Run(NamedTuple):
     """numbers that the optimizer keeps for each parameter"""
     rows: int
     """sequences of one forward on one rank"""
+    micro_batch_size: int
+    """as configured: rows of data (PPO: of samples) of one forward"""
     tokens: int
     """of a sequence at most"""
     packed: bool
@@ -136,6 +138,7 @@ def run_of(config: Any, devices: int | None) -> Run:
         precision=str(trainer["precision"] or "32-true"),
         moments=_moments(arguments.get("optimizer"), notes),
         rows=rows,
+        micro_batch_size=(arguments if rollout else given)["micro_batch_size"],
         tokens=tokens,
         packed=packed,
         step_tokens=step_rows * tokens,
