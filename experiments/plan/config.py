@@ -84,7 +84,7 @@ class Run(NamedTuple):
     """what was assumed"""
 
 
-class _ParseOnly(TriviumCLI):
+class ParseOnly(TriviumCLI):
     """Parses a command line and builds nothing."""
 
     def instantiate_classes(self) -> None:
@@ -105,7 +105,7 @@ def read_run(files: Sequence[str], overrides: Sequence[str], devices: int | None
     Raises:
         ValueError: a mistake in it, or a network whose config is not there.
     """
-    return run_of(build(fit_line(files, overrides), _ParseOnly).config["fit"], devices)
+    return run_of(build(fit_line(files, overrides), ParseOnly).config["fit"], devices)
 
 
 def run_of(config: Any, devices: int | None) -> Run:
