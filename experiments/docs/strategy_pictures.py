@@ -132,7 +132,7 @@ def _needs(axes: Axes, accounts: dict[str, Account]) -> None:
         axes.text(left + 1, row, f"{left:.0f}", va="center", color="#444444")
     axes.axvline(MEMORY / 1e9, color="#b00020", linewidth=1.2, linestyle="dashed", zorder=0)
     axes.text(MEMORY / 1e9 + 0.8, -0.75, f"a GPU of {size(MEMORY)}", color="#b00020", va="center")
-    axes.set_yticks(range(len(accounts)), accounts)
+    axes.set_yticks(range(len(accounts)), list(accounts))
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(accounts) - 0.5, -1.1)
     axes.set_xlim(0, 1.08 * max(found.peak for found in accounts.values()) / 1e9)
