@@ -113,7 +113,7 @@ def _holdings(axes: Axes, name: str, cut: Cut, found: Account) -> None:
     axes.set(xlim=(0, RANKS), ylim=(bottom * 1.001, 0))
     axes.set_title(name, loc="center", pad=20)
     axes.text(RANKS / 2, -bottom * 0.035, size(found.states, 3), **CENTRED, color="#444444")
-    axes.set_xticks([rank + 0.5 for rank in range(RANKS)], range(RANKS))
+    axes.set_xticks([rank + 0.5 for rank in range(RANKS)], [str(rank) for rank in range(RANKS)])
     axes.set_yticks([])
     axes.tick_params(length=0)
     for side in axes.spines.values():

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import strategies
 from experiments.plan.account import account, cuts
 from experiments.plan.config import Run
 from strategies.memory import DEEPSPEED
@@ -22,8 +23,9 @@ def changes(run: Run) -> list[Change]:
     """What could be changed, one at a time: the strategy, activation checkpointing, the rows of a forward."""
     found = []
     for name, cut in cuts(run).items() if run.devices > 1 else ():
+        known = ("deepspeed" if name in DEEPSPEED else name) in strategies.__all__
         refused = run.rollout is not None and name in DEEPSPEED  # PPO does not run under it
-        if name != run.cut.strategy and not refused:
+        if name != run.cut.strategy and known and not refused:
             found.append(Change(_strategy(name), account(run, cut).peak))
     if run.checkpointing is False:
         peak = account(run, run.cut, True).peak
