@@ -6,6 +6,7 @@ import shutil
 import sys
 import warnings
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from datamodules.base import PlannedData
 from experiments.callbacks import default_callbacks
 from experiments.config_errors import ConfigParser, check_config_files
 from experiments.loggers import default_loggers, finish_wandb
+from experiments.memory_check import Forecast, forecast, out_of_memory_explained, tell
 from modules.stage import Stage
 
 
@@ -49,6 +51,9 @@ class TriviumCLI(LightningCLI):
         parser.add_argument(
             "--checkpoint_minutes", type=float, default=10.0, help="minutes between checkpoints"
         )
+
+    forecast: Forecast | str | None = None
+    """of a fit: the memory it will take, or why that is not known"""
 
     def _option(self, name: str) -> Any:
         return self.config[self.subcommand][name]
@@ -146,6 +151,14 @@ class TriviumCLI(LightningCLI):
         if self._option("overwrite") and not resumes and trainer.is_global_zero and not trainer.fast_dev_run:
             for name in ("export", "checkpoints", "metrics"):
                 shutil.rmtree(Path(self._option("run")) / name, ignore_errors=True)
+
+        self.forecast = forecast(self.config["fit"], trainer)
+        if trainer.is_global_zero:
+            tell(self.forecast)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with out_of_memory_explained(self) if subcommand == "fit" else nullcontext():
+            super()._run_subcommand(subcommand)
 
     def before_validate(self) -> None:
         self.refuse()
