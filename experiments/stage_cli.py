@@ -20,6 +20,7 @@ import strategies
 from datamodules.base import PlannedData
 from experiments.agreement import Agreement, facts, settings
 from experiments.callbacks import default_callbacks
+from experiments.cluster.requeue import Requeue
 from experiments.config_errors import ConfigParser, check_config_files
 from experiments.launcher import watch_over_ranks
 from experiments.loggers import default_loggers, finish_wandb
@@ -71,7 +72,7 @@ class TriviumCLI(LightningCLI):
         strategy = config["strategy"]
         if isinstance(strategy, str) and strategy.startswith("strategies."):
             config["strategy"] = _named(strategy)
-        callbacks = [*callbacks, Agreement(self._settings())]
+        callbacks = [*callbacks, Requeue(run), Agreement(self._settings())]
         trainer = super()._instantiate_trainer({**config, "default_root_dir": run}, callbacks)
         watch_over_ranks(trainer)
         return trainer
