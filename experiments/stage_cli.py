@@ -246,6 +246,7 @@ def hush() -> None:
         ".*sync_dist=True.*",
         ".*LightningCLI's args parameter.*",
         ".*LeafSpec.*",
+        ".*Please use `torch.distributed.*",  # DeepSpeed calls an old name at every step
     ):
         warnings.filterwarnings("ignore", noise)
     if ranks.rank > 0:
