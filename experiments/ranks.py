@@ -106,6 +106,8 @@ class Ranks:
         self.store.set_timeout(timedelta(seconds=20))
         self.siblings = Siblings(rank, size, os.getppid() if TorchElasticEnvironment.detect() else None)
         self._set(f"process/{rank}", this_process())
+        if rank and not agents:
+            self.siblings.meet(0, *self._get("process/0"))
         for number, facts in enumerate(self.facts):  # of before it has started the others
             self._set(self._here(f"facts/{number}"), dict(facts))
         self._watch()
@@ -224,7 +226,10 @@ class Ranks:
         return first
 
     def _store_lost(self) -> Failure:
-        dead = self.siblings.dead(lambda rank: rank != 0)
+        end, dead = time.monotonic() + 2 * TICK, None
+        while dead is None and time.monotonic() < end:  # a process that is killed loses its connections first
+            dead = self.siblings.dead(lambda rank: rank != 0)
+            time.sleep(0.05)
         text = dead or "rank 0, or torchrun on the first machine, was killed, or that machine failed"
         return Failure(-1, text, 1)
 

@@ -129,7 +129,7 @@ class TriviumCLI(LightningCLI):
         found += self.datamodule.problems(trainer.world_size, trainer.accumulate_grad_batches)
         if self.subcommand in ("validate", "test") and not self.datamodule.has_validation:
             found.append(f"data.val is not set: there is nothing to {self.subcommand} on; name a file")
-        found += world_problem(trainer.world_size)
+        found += world_problem(trainer.num_devices * trainer.num_nodes)
         if found:
             raise ValueError("\n".join(found))
         if trainer.world_size > 1:

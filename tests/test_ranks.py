@@ -65,6 +65,7 @@ def rank_of_torchrun(line, env, folder, name):
         os.dup2(os.open(folder / f"{name}.{stream}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
     from experiments.cli import main
 
+    multiprocessing.set_start_method("fork", force=True)  # of data workers: a child inherits the server's
     os._exit(main(line))
 
 

@@ -1,4 +1,4 @@
-"""`python -m experiments.cluster.torchrun OPTIONS -- fit …`: torchrun, with its options, starts `trivium fit …`.
+"""`python -m experiments.cluster.torchrun OPTIONS -- fit …`: torchrun starts `trivium fit …`.
 
 Plain `torchrun OPTIONS -m -- experiments.cli fit …` does the same, and adds its own account to an error that
 a rank has told in a line. This one exits as the rank did.
