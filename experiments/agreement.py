@@ -4,7 +4,7 @@ data, tokenizer and weights. Paths may differ from machine to machine, what lies
 import glob
 import hashlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -33,15 +33,15 @@ class Agreement(Callback):
     error reaches the other ranks before this one's connections to them break.
 
     Args:
-        settings: the run's configuration, field → value.
+        settings: gives the run's configuration, field → value.
     """
 
-    def __init__(self, settings: Mapping[str, Any]):
+    def __init__(self, settings: Callable[[], Mapping[str, Any]]):
         self.settings = settings
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.world_size > 1:
-            ranks.agree(contents(self.settings))
+            ranks.agree(contents(self.settings()))
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

@@ -87,6 +87,7 @@ class Ranks:
         agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self.holds = rank == 0 and not agents
+        self.runs = 1  # the first of these ranks, whatever this process has done alone before
         try:
             self.store = dist.TCPStore(
                 host,

@@ -72,7 +72,7 @@ class TriviumCLI(LightningCLI):
         strategy = config["strategy"]
         if isinstance(strategy, str) and strategy.startswith("strategies."):
             config["strategy"] = _named(strategy)
-        callbacks = [*callbacks, Requeue(run), Agreement(self._settings())]
+        callbacks = [*callbacks, Requeue(run), Agreement(self._settings)]
         trainer = super()._instantiate_trainer({**config, "default_root_dir": run}, callbacks)
         watch_over_ranks(trainer)
         return trainer
