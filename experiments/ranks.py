@@ -15,13 +15,15 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch.distributed as dist
-from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
 
+from experiments.first_error import Failure, failure_of, is_echo
 from experiments.refusals import is_refusal
 from experiments.siblings import Siblings, this_process
+from experiments.started import started_place
 
 TICK = 1.0  # seconds between two looks at the store and at the other processes
 GRACE = 5.0  # seconds that a rank has to end by itself after another one's error
@@ -29,20 +31,7 @@ PATIENCE = 3.0  # seconds in which another rank may tell the same, rank 0 before
 ECHO = 5.0  # seconds in which the cause of a broken connection becomes known
 LINGER = 10.0  # seconds that a rank stays after an error so that all others have read it
 LAST = 60.0  # seconds that the store's holder stays for ranks that have not ended yet
-CONNECTING = 300  # seconds: a cluster's file system may be slow to import from
 SHOWN = 5  # differences between ranks
-ECHOES = ("gloo", "nccl", "connection", "socket", "broken pipe", "peer")
-
-
-class Failure(NamedTuple):
-    """The first error of a run."""
-
-    rank: int
-    """the one that tells it"""
-    text: str
-    """lines for the user; none where there is nothing to tell, as after Ctrl-C"""
-    code: int
-    """with which every rank exits"""
 
 
 class Ranks:
@@ -66,7 +55,9 @@ class Ranks:
         self._told = False
         self._over = threading.Event()
         if self.store is None:
-            self._join_as_started()
+            place = started_place()
+            if place is not None:
+                self.join(*place)
         else:
             self._watch()
 
@@ -113,22 +104,6 @@ class Ranks:
             self._set(self._here(f"facts/{number}"), dict(facts))
         self._watch()
 
-    def _join_as_started(self) -> None:
-        env = os.environ
-        if TorchElasticEnvironment.detect():
-            rank, size, local = (int(env[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-            if size > 1:
-                self.join(rank, size, local, env["MASTER_ADDR"], int(env["MASTER_PORT"]), CONNECTING)
-        elif SLURMEnvironment.detect():
-            slurm = SLURMEnvironment()
-            rank, size, local = slurm.global_rank(), slurm.world_size(), slurm.local_rank()
-            if size > 1:
-                self.join(rank, size, local, slurm.main_address, slurm.main_port, CONNECTING)
-        elif int(env.get("LOCAL_RANK", 0)) > 0 and "LOCAL_WORLD_SIZE" in env:  # by `experiments.launcher`
-            local = int(env["LOCAL_RANK"])
-            rank, size = int(env["NODE_RANK"]) * int(env["LOCAL_WORLD_SIZE"]) + local, int(env["WORLD_SIZE"])
-            self.join(rank, size, local, env["MASTER_ADDR"], int(env["MASTER_PORT"]), 20)
-
     def end(self, code: int) -> int:
         """Ends a run; who holds the store leaves last. Returns the exit code: the first error's, if any."""
         if self.store is None:
@@ -173,28 +148,15 @@ class Ranks:
 
     def report(self, error: BaseException) -> int:
         """Tells an error, if it is the run's first, and lets the other ranks know; returns the exit code."""
-        failure = self._failure_of(error)
+        failure = failure_of(error, self.rank)
         if failure.code == 0 or self.store is None:
             return failure.code
-        patience = ECHO if _is_echo(error) else PATIENCE if self.rank and failure.text else 0.0
+        patience = ECHO if is_echo(error) else PATIENCE if self.rank and failure.text else 0.0
         end = time.monotonic() + patience
         while self._first() is None and time.monotonic() < end:
             time.sleep(0.1)
         trace = None if is_refusal(error) else error
         return self._claim(failure, trace).code
-
-    def _failure_of(self, error: BaseException) -> Failure:
-        if isinstance(error, KeyboardInterrupt):
-            return Failure(self.rank, "", 1)
-        if isinstance(error, SystemExit):
-            code = error.code if isinstance(error.code, int) else int(error.code is not None)
-            return Failure(self.rank, error.code if isinstance(error.code, str) else "", code)
-        if is_refusal(error):
-            text = str(error)
-            named = self.rank == 0 or text.startswith("rank ")
-            return Failure(self.rank, text if named else f"rank {self.rank}: {text}", 2)
-        line = str(error).strip().partition("\n")[0]
-        return Failure(self.rank, f"rank {self.rank}: {type(error).__name__}: {line}", 1)
 
     def _first(self) -> Failure | None:
         """The run's first error, as far as it is known here."""
@@ -330,17 +292,6 @@ def differences(facts: Mapping[str, str], of_rank_0: Mapping[str, str]) -> str:
             found.append(f"{name} ({here} instead of {there})")
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return ", ".join(found[:SHOWN]) + more
-
-
-def _is_echo(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, may be another rank's end: a connection that broke."""
-    while error is not None:
-        if isinstance(error, dist.DistError):
-            return True
-        if isinstance(error, RuntimeError | OSError) and any(word in str(error).lower() for word in ECHOES):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def world_problem(size: int) -> list[str]:
