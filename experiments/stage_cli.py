@@ -19,14 +19,14 @@ from lightning.pytorch.strategies import Strategy
 
 import strategies
 from datamodules.base import PlannedData
-from experiments.agreement import Agreement, facts, settings
 from experiments.callbacks import default_callbacks
 from experiments.cluster.requeue import Requeue
 from experiments.config_errors import ConfigParser, check_config_files
-from experiments.launcher import watch_over_ranks
 from experiments.loggers import default_loggers, finish_wandb
 from experiments.memory_check import Forecast, forecast, out_of_memory_explained, tell
-from experiments.ranks import as_one_of_many, ranks, world_problem
+from experiments.ranks.agreement import Agreement, facts, settings
+from experiments.ranks.launcher import watch_over_ranks
+from experiments.ranks.run import as_one_of_many, ranks, world_problem
 from modules.stage import Stage
 
 

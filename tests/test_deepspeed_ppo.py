@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from experiments.cli import main
-from tests.two_ranks import assert_weights, curve, processes, weights, zero
+from tests.ranks import assert_weights, curve, run_ranks, weights, zero
 
 ZERO = (1, 2, 3)
 STEPS, ITERATIONS, CLIP = 16, 4, 0.5  # an iteration is two passes over two minibatches
@@ -51,7 +51,7 @@ class Lines:
             line += [f"--model.init_args.{name}={value}" for name, value in OPTIONS.items()]
             line += [f"--model.init_args.micro_batch_size={micro}"]
         if command == "validate":
-            path = {"class_path": "tests.two_ranks.Record", "init_args": {"path": str(self.folder / run)}}
+            path = {"class_path": "tests.ranks.Record", "init_args": {"path": str(self.folder / run)}}
             line += [f"--trainer.callbacks+={json.dumps(path)}"]
         return [*line, *more]
 
@@ -75,7 +75,7 @@ def alone(lines):
 def one_rank(lines, alone):
     """One process under each stage of ZeRO; a step is four micro-batches."""
     todo = [lines(f"plain.z{level}.1", *zero(level, devices=1), micro=2) for level in ZERO]
-    processes(lines.folder / "one_rank", [(line, 0) for line in todo], size=1)
+    run_ranks(lines.folder / "one_rank", [(line, 0) for line in todo], ranks=1)
     return lines.folder
 
 
@@ -95,7 +95,7 @@ def runs(request, lines, alone):
         todo += [lines(f"resumed.z{stage}", *strategy, more, micro=1)]
     todo += [lines(f"bf16.z{stage}", *strategy, BF16, micro=2)]
     todo += [lines(f"{name}.z{stage}", *strategy, command=name) for name in ("predict", "validate")]
-    processes(lines.folder / f"z{stage}", [(line, 0) for line in todo])
+    run_ranks(lines.folder / f"z{stage}", [(line, 0) for line in todo])
     return stage, lines.folder
 
 

@@ -19,7 +19,7 @@ import lightning as L
 import psutil
 import pytest
 
-from experiments.ranks import differences
+from experiments.ranks.run import differences
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUND = 30  # seconds from a rank's death to the end of the others

@@ -8,8 +8,8 @@ import lightning as L
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from experiments.ranks import ranks
-from experiments.started import CONNECTING
+from experiments.ranks.run import ranks
+from experiments.ranks.started import CONNECTING
 
 
 class Launcher(_SubprocessScriptLauncher):

@@ -14,7 +14,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from datamodules.sources import fingerprint
-from experiments.ranks import ranks
+from experiments.ranks.run import ranks
 from experiments.refusals import OURS
 
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "datasets", "deepspeed")

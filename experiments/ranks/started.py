@@ -21,7 +21,7 @@ class Place(NamedTuple):
 
 
 def started_place() -> Place | None:
-    """The place that torchrun, srun or `experiments.launcher` gave this process; None where it is alone."""
+    """The place that torchrun, srun or our launcher gave this process; None where it is alone."""
     env = os.environ
     place = None
     if TorchElasticEnvironment.detect():

@@ -20,10 +20,10 @@ from typing import Any
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
 
-from experiments.first_error import Failure, failure_of, is_echo
+from experiments.ranks.first_error import Failure, failure_of, is_echo
+from experiments.ranks.siblings import Siblings, this_process
+from experiments.ranks.started import started_place
 from experiments.refusals import is_refusal
-from experiments.siblings import Siblings, this_process
-from experiments.started import started_place
 
 TICK = 1.0  # seconds between two looks at the store and at the other processes
 GRACE = 5.0  # seconds that a rank has to end by itself after another one's error
