@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 from filelock import FileLock
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -196,8 +197,10 @@ class _Writer:
         skipped = islice(records, self.index.rows, None)  # rows of the shards that are there
         numbered = enumerate(skipped, self.index.rows)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        console = Console(stderr=True)
+        silent = not console.is_terminal or rank_zero_only.rank != 0  # type: ignore[attr-defined]
         with (
-            Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+            Progress(*columns, console=console, transient=True, disable=silent) as progress,
             ThreadPoolExecutor(ENCODERS) as encoding,
         ):
             self.task = progress.add_task(f"tokenising {self.cache.name}", total=None)

@@ -1,6 +1,7 @@
 """The `trivium` program: one line a command, each loaded only when it is called, so that help answers at
 once."""
 
+import os
 import sys
 from importlib import import_module
 
@@ -57,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     from experiments.refusals import refusing
 
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read at torch's import; else a dead rank's stacks
     command = import_module(COMMANDS[name][1]).main
     return refusing(lambda: command(argv if COMMANDS[name][1].endswith("stage_cli") else argv[1:]))
 

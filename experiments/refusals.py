@@ -15,13 +15,16 @@ def refusing(run: Callable[[], int]) -> int:
     try:
         return run()
     except ValueError as error:
-        if not _raised_here(error):
+        if not is_refusal(error):
             raise
         for line in str(error).splitlines():
             print(f"trivium: {line}", file=sys.stderr)
         return 2
 
 
-def _raised_here(error: ValueError) -> bool:
+def is_refusal(error: BaseException) -> bool:
+    """Whether an exception is a `ValueError` that a line of this project raised."""
+    if not isinstance(error, ValueError):
+        return False
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and frames[-1].filename.startswith(OURS)

@@ -6,11 +6,13 @@ import shutil
 import sys
 import warnings
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import transformers
+import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import Strategy
@@ -18,8 +20,13 @@ from lightning.pytorch.strategies import Strategy
 import strategies
 from datamodules.base import PlannedData
 from experiments.callbacks import default_callbacks
+from experiments.cluster.requeue import Requeue
 from experiments.config_errors import ConfigParser, check_config_files
 from experiments.loggers import default_loggers, finish_wandb
+from experiments.memory_check import Forecast, forecast, out_of_memory_explained, tell
+from experiments.ranks.agreement import Agreement, facts, settings
+from experiments.ranks.launcher import watch_over_ranks
+from experiments.ranks.run import as_one_of_many, ranks, world_problem
 from modules.stage import Stage
 
 
@@ -50,6 +57,9 @@ class TriviumCLI(LightningCLI):
             "--checkpoint_minutes", type=float, default=10.0, help="minutes between checkpoints"
         )
 
+    forecast: Forecast | str | None = None
+    """of a fit: the memory it will take, or why that is not known"""
+
     def _option(self, name: str) -> Any:
         return self.config[self.subcommand][name]
 
@@ -67,7 +77,10 @@ class TriviumCLI(LightningCLI):
         strategy = config["strategy"]
         if isinstance(strategy, str) and strategy.startswith("strategies."):
             config["strategy"] = _named(strategy)
-        return super()._instantiate_trainer({**config, "default_root_dir": run}, callbacks)
+        callbacks = [*callbacks, Requeue(run), Agreement(self._settings)]
+        trainer = super()._instantiate_trainer({**config, "default_root_dir": run}, callbacks)
+        watch_over_ranks(trainer)
+        return trainer
 
     def _parse_ckpt_path(self) -> None:
         subcommand = self.config.get("subcommand")
@@ -83,6 +96,10 @@ class TriviumCLI(LightningCLI):
                     f"ckpt_path: {path} is no complete checkpoint: it was cut off or is something else"
                 )
         super()._parse_ckpt_path()
+
+    def _settings(self) -> dict[str, Any]:
+        text = self.parser.dump(self.config, skip_none=False, skip_check=True)
+        return settings(yaml.safe_load(text)[self.subcommand])
 
     def refuse(self) -> None:
         """Gathers every problem of the run and names them together.
@@ -114,12 +131,15 @@ class TriviumCLI(LightningCLI):
             )
         steps = trainer.max_steps if self.subcommand == "fit" and not trainer.fast_dev_run else -1
         found += self.model.problems(steps)
-        ranks = getattr(trainer.strategy, "data_ranks", trainer.world_size)
-        found += self.datamodule.problems(ranks, trainer.accumulate_grad_batches)
+        data_ranks = getattr(trainer.strategy, "data_ranks", trainer.world_size)
+        found += self.datamodule.problems(data_ranks, trainer.accumulate_grad_batches)
         if self.subcommand in ("validate", "test") and not self.datamodule.has_validation:
             found.append(f"data.val is not set: there is nothing to {self.subcommand} on; name a file")
+        found += world_problem(trainer.num_devices * trainer.num_nodes)
         if found:
             raise ValueError("\n".join(found))
+        if trainer.world_size > 1:
+            ranks.agree(facts(self._settings(), trainer.world_size))
 
     def _checkpoint_problems(self, run: Path) -> list[str]:
         """Why the checkpoint to go on from cannot be read; DeepSpeed's are folders of pickles."""
@@ -146,6 +166,14 @@ class TriviumCLI(LightningCLI):
         if self._option("overwrite") and not resumes and trainer.is_global_zero and not trainer.fast_dev_run:
             for name in ("export", "checkpoints", "metrics"):
                 shutil.rmtree(Path(self._option("run")) / name, ignore_errors=True)
+
+        self.forecast = forecast(self.config["fit"], trainer)
+        if trainer.is_global_zero:
+            tell(self.forecast)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with out_of_memory_explained(self) if subcommand == "fit" else nullcontext():
+            super()._run_subcommand(subcommand)
 
     def before_validate(self) -> None:
         self.refuse()
@@ -208,16 +236,19 @@ def parse_data(argv: list[str]) -> PlannedData:
 
 def main(argv: list[str]) -> int:
     """Runs `trivium fit|validate|test|predict …`."""
-    hush()
-    try:
-        build(argv)
-    finally:
-        finish_wandb()
-    return 0
+
+    def run() -> None:
+        hush()
+        try:
+            build(argv)
+        finally:
+            finish_wandb()
+
+    return as_one_of_many(run)
 
 
 def hush() -> None:
-    """Keeps libraries from telling what is no news to the user."""
+    """Keeps libraries from telling what is no news to the user, or what another rank has told."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("WANDB_SILENT", "true")
     transformers.logging.disable_progress_bar()
@@ -229,8 +260,14 @@ def hush() -> None:
         ".*sync_dist=True.*",
         ".*LightningCLI's args parameter.*",
         ".*LeafSpec.*",
+        ".*Please use `torch.distributed.*",  # DeepSpeed calls an old name at every step
     ):
         warnings.filterwarnings("ignore", noise)
+    if ranks.rank > 0:
+        warnings.simplefilter("ignore")
+        transformers.logging.set_verbosity_error()
+        for name in ("lightning.pytorch", "lightning.fabric", "DeepSpeed"):
+            logging.getLogger(name).setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

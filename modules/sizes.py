@@ -42,6 +42,10 @@ class Sizes(NamedTuple):
     """bytes of what is neither weight nor activation, such as rotary frequencies"""
     linear: dict[str, tuple[int, int]]
     """name → (in, out) of every matrix in the blocks"""
+    head: int
+    """those of the language head, tied or not; 0 = it has none"""
+    tensors: tuple[int, ...]
+    """numbers of each parameter tensor, tied ones once"""
 
 
 class Saved(NamedTuple):
@@ -117,12 +121,12 @@ def sizes(config: PretrainedConfig, head: Head = "language") -> Sizes:
     output = model.get_output_embeddings() if head == "language" else None
     tied = output is not None and any(output.weight is weight for weight in embeddings)
     vectors = sum(p.numel() for p in model.parameters() if p.ndim < 2)
-    head_weights = cast(Tensor, output.weight).numel() if tied and output is not None else 0
+    head_weights = 0 if output is None else cast(Tensor, output.weight).numel()
     text = config.get_text_config()
     heads = text.num_attention_heads
     return Sizes(
         parameters=total,
-        matmul=total - looked_up - vectors + head_weights,
+        matmul=total - looked_up - vectors + (head_weights if tied else 0),
         block=max(each, default=0),
         outside=total - sum(each),
         cut=_cut(model),
@@ -134,6 +138,8 @@ def sizes(config: PretrainedConfig, head: Head = "language") -> Sizes:
         vocabulary=text.vocab_size,
         buffers=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
         linear=_matrices(blocks),
+        head=head_weights,
+        tensors=tuple(p.numel() for p in model.parameters()),
     )
 
 

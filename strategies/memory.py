@@ -1,5 +1,5 @@
 """What a rank must hold: bytes of weights, gradients and optimizer states under each strategy, and what a
-strategy, a loss and a rollout need besides. Plain arithmetic; nothing is measured and nothing imported.
+loss and a rollout need besides. Plain arithmetic; nothing is measured and nothing imported.
 """
 
 from typing import NamedTuple
@@ -7,7 +7,6 @@ from typing import NamedTuple
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp", "tensor_parallel")
 DEEPSPEED = ("zero1", "zero2", "zero3")
 REDUCE_BUCKET = 200_000_000  # bytes of gradients: the default of `strategies.deepspeed`
-MAX_LIVE = 1_000_000_000  # elements: DeepSpeed's stage3_max_live_parameters
 
 
 class Layout(NamedTuple):
@@ -122,34 +121,6 @@ SHARDED = {
 """strategy → what is split over the data-parallel ranks (two-dimensional under tensor parallelism)"""
 
 
-def shard_buffers(
-    strategy: str, ranks: int, parameters: int, block: int, outside: int, layout: Layout
-) -> int:
-    """Bytes a strategy needs to bring together and to reduce what it has split.
-
-    FSDP2 holds the block that computes, the next one, what is outside the blocks, and a block's gradients
-    before they are reduced. DeepSpeed holds its reduction bucket, and in stage 3 whatever it may keep
-    gathered, which is up to `MAX_LIVE` parameters.
-
-    Args:
-        strategy: one of `STRATEGIES`.
-        ranks: over which data is split.
-        parameters: of all models.
-        block: parameters of one repeated block.
-        outside: parameters outside the blocks: embeddings, head, last norm.
-        layout: bytes a parameter.
-    """
-    if strategy in ("fsdp", "tensor_parallel"):
-        if ranks == 1:
-            return 0
-        return min(2 * block + outside, parameters) * layout.weights + block * layout.gradients
-    if strategy not in DEEPSPEED:
-        return 0
-    bucket = min(REDUCE_BUCKET, parameters * layout.gradients)
-    gathered = min(MAX_LIVE, parameters) * layout.weights if strategy == "zero3" and ranks > 1 else 0
-    return bucket + gathered
-
-
 def kv_cache_bytes(layers: int, kv_heads: int, head_size: int, tokens: int, rows: int, width: int) -> int:
     """Keys and values of `rows` sequences of `tokens` tokens: 2 · layers · heads · size · tokens · rows.
 
@@ -177,20 +148,6 @@ def logits_bytes(tokens: int, vocabulary: int, chunk: int, width: int = 4) -> in
     return min(tokens, chunk) * vocabulary * width
 
 
-def step_growth(account: "Account", first_gradients: int, kept: bool) -> int:
-    """Bytes by which a rank grows from between two steps to the fullest moment of a step.
-
-    Args:
-        account: of the rank.
-        first_gradients: bytes of the gradients that exist before any block's activations are free again.
-        kept: whether all gradients exist already when a forward begins, as they do while they accumulate.
-            Else gradients take the room that activations leave.
-    """
-    gradients, activations = account.gradients, account.activations
-    backward = gradients + activations if kept else max(activations + first_gradients, gradients)
-    return account.logits + account.buffers + max(backward, account.kv_cache)
-
-
 class Account(NamedTuple):
     """Bytes of one rank at its fullest, by what they are for."""
 
@@ -201,13 +158,16 @@ class Account(NamedTuple):
     logits: int
     buffers: int
     kv_cache: int
+    host: int = 0
+    """states that are offloaded: bytes in the machine's memory or on its disk, not on the device"""
 
     @property
     def states(self) -> int:
-        """Weights, gradients and optimizer."""
+        """Weights, gradients and optimizer, as far as they are on the device."""
         return self.weights + self.gradients + self.optimizer
 
     @property
     def peak(self) -> int:
-        """All of it at once, but for activations and KV cache: updates and rollouts take turns."""
+        """All that is on the device at once, but for activations and KV cache: updates and rollouts take
+        turns."""
         return self.states + self.buffers + self.logits + max(self.activations, self.kv_cache)

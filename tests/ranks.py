@@ -1,5 +1,7 @@
-"""Processes that run many command lines one after another, as torchrun would start them."""
+"""Processes that run many command lines one after another, as torchrun would start them, and what is read of
+their runs."""
 
+import csv
 import json
 import os
 import socket
@@ -7,6 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import lightning as L
+import torch
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 300  # for all command lines together
@@ -19,6 +25,22 @@ for line, code in json.load(open(sys.argv[1])):
     if main(line) != code:
         sys.exit(1)
 """
+
+
+class Record(L.Callback):
+    """Writes the metrics of `validate`, which go to the terminal alone.
+
+    Args:
+        path: of the JSON file.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def on_validation_end(self, trainer, pl_module):
+        found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if trainer.is_global_zero:
+            Path(self.path).write_text(json.dumps(found))
 
 
 def run_ranks(folder: Path, runs: list[tuple[list[str], int]], ranks: int = 2) -> str:
@@ -54,3 +76,26 @@ def run_code(folder: Path, code: str, ranks: int, *arguments: str) -> str:
     told = [(folder / f"errors.{rank}").read_text() for rank in range(ranks)]
     assert [process.wait() for process in processes] == [0] * ranks, "\n".join(text[-3000:] for text in told)
     return told[0]
+
+
+def zero(stage, devices=2, **more):
+    """The YAML's form; parameters of any size are split."""
+    options = {"stage": stage, "persistent_elements": 0, **more}
+    form = {"class_path": "strategies.deepspeed", "init_args": options}
+    return [f"--trainer.devices={devices}", f"--trainer.strategy={json.dumps(form)}"]
+
+
+def curve(run, metric="train/loss", version=0):
+    with (run / f"metrics/version_{version}/metrics.csv").open() as rows:
+        return {int(row["step"]): float(row[metric]) for row in csv.DictReader(rows) if row.get(metric)}
+
+
+def weights(run, folder="export"):
+    return load_file(run / folder / "model.safetensors")
+
+
+def assert_weights(found, expected, atol):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == torch.float32
+        torch.testing.assert_close(found[name], value, atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")

@@ -15,7 +15,7 @@ import torch
 
 import strategies
 from experiments.cli import main
-from tests.two_ranks import ROOT, assert_weights, curve, processes, weights, zero
+from tests.ranks import ROOT, assert_weights, curve, run_ranks, weights, zero
 
 STEPS, SHORT, CLIP = 20, 6, 0.5
 STAGES, ZERO = ("pretrain", "sft", "reward"), (1, 2, 3)
@@ -123,7 +123,7 @@ def runs(request, lines, alone):
     todo += [(lines("sft", f"predict.z{stage}", *strategy, tokens, command="predict"), 0)]
     file = f"--ckpt_path={alone / 'adamw.1' / 'checkpoints' / 'last.ckpt'}"
     todo += [(lines("pretrain", f"file.z{stage}", CONSTANT, *strategy, file, **adamw), 2)]
-    return stage, lines.folder, processes(lines.folder / f"z{stage}", todo)
+    return stage, lines.folder, run_ranks(lines.folder / f"z{stage}", todo)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def one_rank(lines, alone):
         for name in STAGES:
             options = {"micro": split(name, level, 1), "steps": STEPS}
             todo.append((lines(name, f"{name}.z{level}.1", *zero(level, devices=1), **options), 0))
-    processes(lines.folder / "one_rank", todo, size=1)
+    run_ranks(lines.folder / "one_rank", todo, ranks=1)
     return lines.folder
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from experiments.cli import main
-from tests.two_ranks import assert_weights, curve, processes, weights, zero
+from tests.ranks import assert_weights, curve, run_ranks, weights, zero
 
 ZERO = (1, 2, 3)
 STEPS, ITERATIONS, CLIP = 16, 4, 0.5  # an iteration is two passes over two minibatches
@@ -51,7 +51,7 @@ class Lines:
             line += [f"--model.init_args.{name}={value}" for name, value in OPTIONS.items()]
             line += [f"--model.init_args.micro_batch_size={micro}"]
         if command == "validate":
-            path = {"class_path": "tests.two_ranks.Record", "init_args": {"path": str(self.folder / run)}}
+            path = {"class_path": "tests.ranks.Record", "init_args": {"path": str(self.folder / run)}}
             line += [f"--trainer.callbacks+={json.dumps(path)}"]
         return [*line, *more]
 
@@ -75,23 +75,27 @@ def alone(lines):
 def one_rank(lines, alone):
     """One process under each stage of ZeRO; a step is four micro-batches."""
     todo = [lines(f"plain.z{level}.1", *zero(level, devices=1), micro=2) for level in ZERO]
-    processes(lines.folder / "one_rank", [(line, 0) for line in todo], size=1)
+    run_ranks(lines.folder / "one_rank", [(line, 0) for line in todo], ranks=1)
     return lines.folder
 
 
 @pytest.fixture(scope="module", params=ZERO)
 def runs(request, lines, alone):
-    """The same in two processes under one stage of ZeRO: (stage, folder of all runs). A step of `plain` and
-    `offload` is four micro-batches on each rank, one of `schedule` is one."""
+    """The same in two processes under one stage of ZeRO: (stage, folder of all runs).
+
+    A step of `plain` and `offload` is four micro-batches on each rank. One of `schedule` is one; it samples
+    three prompts at a time, and stage 3 leaves its small parameters whole.
+    """
     stage, strategy = request.param, zero(request.param)
     todo = [lines(f"plain.z{stage}", *strategy, micro=1)]
     todo += [lines(f"offload.z{stage}", *zero(stage, offload="optimizer"), micro=1)]
-    todo += [lines(f"schedule.z{stage}", *strategy, *SCHEDULE)]
+    whole, chunks = zero(stage, persistent_elements=100_000), "--model.init_args.rollout_batch_size=3"
+    todo += [lines(f"schedule.z{stage}", *whole, *SCHEDULE, chunks)]
     for more in (f"--trainer.max_steps={STEPS // 2}", "--ckpt_path=last"):
         todo += [lines(f"resumed.z{stage}", *strategy, more, micro=1)]
     todo += [lines(f"bf16.z{stage}", *strategy, BF16, micro=2)]
     todo += [lines(f"{name}.z{stage}", *strategy, command=name) for name in ("predict", "validate")]
-    processes(lines.folder / f"z{stage}", [(line, 0) for line in todo])
+    run_ranks(lines.folder / f"z{stage}", [(line, 0) for line in todo])
     return stage, lines.folder
 
 

@@ -16,6 +16,7 @@ from experiments.plan.config import read_run
 from experiments.plan.strategy import cut_of, widest
 from modules.sizes import read_config, saved, sizes
 from strategies.activations import Block, block_bytes, network_bytes, recomputed_bytes, tensor_parallel_share
+from strategies.buffers import Moments, Options, Shape, moments
 from strategies.memory import (
     LAYOUTS,
     Account,
@@ -23,9 +24,7 @@ from strategies.memory import (
     kv_cache_bytes,
     layout_of,
     logits_bytes,
-    shard_buffers,
     states_per_rank,
-    step_growth,
 )
 from strategies.scaling import low_rank_parameters
 
@@ -238,12 +237,40 @@ def test_cache_logits_and_buffers_by_hand():
     )
     assert logits_bytes(tokens=4096, vocabulary=100, chunk=512) == 512 * 100 * 4
     assert logits_bytes(tokens=64, vocabulary=100, chunk=512) == 64 * 100 * 4
-    layout = Layout(2, 2, 12)
-    assert shard_buffers("ddp", 4, 10**9, 10**7, 10**8, layout) == 0
-    assert shard_buffers("fsdp", 1, 10**9, 10**7, 10**8, layout) == 0
-    assert shard_buffers("fsdp", 4, 10**9, 10**7, 10**8, layout) == 2 * (2 * 10**7 + 10**8) + 2 * 10**7
-    assert shard_buffers("zero2", 4, 10**9, 10**7, 10**8, layout) == 2 * 10**8
-    assert shard_buffers("zero3", 4, 7 * 10**9, 10**7, 10**8, layout) == 2 * 10**8 + 2 * 10**9
+
+
+SHAPE = Shape(parameters=10**9, trained=10**9, block=10**7, outside=10**8, head=0)
+MIXED = Layout(2, 2, 12)
+
+
+def moments_of(strategy, ranks=4, shape=SHAPE, **more):
+    """Of a step without activations and logits, in megabytes."""
+    options = more.pop("options", Options())
+    given = {"activations": 0, "logits": 0, "absent": 0, **more}
+    found = moments(strategy, ranks, shape, MIXED, options, **given)
+    return Moments(*(round(each / 10**6) for each in found))
+
+
+def test_the_moments_of_a_step_by_hand():
+    """1e9 parameters of 2 bytes; FSDP2: 2 · 10 M + 100 M gathered, a block's gradients twice; buckets of 200
+    MB; copies of 6 bytes for a quarter."""
+    assert moments_of("ddp", 1) == (0, 0, 0, 0, 0)
+    assert moments_of("ddp") == (0, 0, 0, 2000, 0)
+    assert moments_of("fsdp", 1) == (0, 0, 0, 0, 0)
+    assert moments_of("fsdp") == (240, 240, 280, 280, 0)
+    assert moments_of("zero2") == (0, 0, 400, 600, 1500)
+    assert moments_of("zero3") == (240, 240, 640, 640, 1500)
+    assert moments_of("zero2", options=Options(bucket=10**8)) == (0, 0, 200, 300, 1500)
+    assert moments_of("fsdp", options=Options(gathered_width=4)).forward == 480
+    assert moments_of("fsdp", options=Options(reshard=False)).forward == 2020
+    assert moments_of("zero2", activations=10**9, logits=10**7)[:4] == (1010, 1010, 1300, 600)
+    assert moments_of("fsdp", activations=10**9, absent=5 * 10**8)[:2] == (1240, 740)
+
+
+def test_a_head_has_its_gradient_for_a_moment():
+    with_head = SHAPE._replace(head=10**8)
+    assert moments_of("ddp", 1, with_head).backward == 400
+    assert moments_of("ddp", 1, with_head, half=True)[:2] == (400, 1600)
 
 
 def test_updates_and_rollouts_take_turns():
@@ -251,11 +278,28 @@ def test_updates_and_rollouts_take_turns():
     assert one.states == 7
     assert one.peak == 7 + 16 + 8 + 300
     assert one._replace(kv_cache=0).peak == 7 + 16 + 8 + 100
-    assert step_growth(one._replace(kv_cache=0), first_gradients=1, kept=False) == 8 + 16 + 101
-    assert step_growth(one._replace(kv_cache=0), first_gradients=1, kept=True) == 8 + 16 + 102
 
 
 # --- the command without a config
+
+
+def test_parameters_alone_need_no_torch():
+    code = (
+        "import sys, experiments.cli as c\n"
+        "c.main('plan --parameters 7.5e9 --devices 64 --json'.split())\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert {"torch", "lightning", "transformers", "numpy"}.isdisjoint(done.stderr.split())
+
+
+def test_a_strategy_is_its_function_although_a_file_is_called_so():
+    code = (
+        "import strategies.deepspeed, strategies\n"
+        "assert callable(strategies.deepspeed) and strategies.deepspeed().__class__.__name__ == 'ZeRO'\n"
+        "assert set(strategies.__all__) <= set(dir(strategies))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_parameters_alone_give_the_states_and_the_tokens(capsys):
@@ -517,8 +561,12 @@ def test_the_simplest_strategy_that_fits_is_chosen(tmp_path):
         ({"class_path": "strategies.deepspeed", "init_args": {"stage": 1}}, "zero1", 8, 1),
         ({"class_path": "strategies.tensor_parallel", "init_args": {}}, "tensor_parallel", 1, 8),
         (
-            {"class_path": "strategies.tensor_parallel", "init_args": {"tensor_parallel_size": 2}},
+            {"class_path": "strategies.tensor_parallel", "init_args": {"tensor_parallel": 2}},
             *("tensor_parallel", 4, 2),
+        ),
+        (
+            {"class_path": "strategies.tensor_parallel", "init_args": {"data_parallel": 2}},
+            *("tensor_parallel", 2, 4),
         ),
         ({"class_path": "lightning.pytorch.strategies.ModelParallelStrategy"}, "fsdp", 8, 1),
     ],
@@ -533,6 +581,58 @@ def test_a_strategy_nobody_knows_is_planned_as_ddp_and_said_so():
     notes: list[str] = []
     assert cut_of("xla", 8, [sizes_of(SEVEN)], notes).strategy == "ddp"
     assert notes == ["strategy xla holds everything on every rank, as ddp does"]
+
+
+def strategy(name, **options):
+    return {"class_path": f"strategies.{name}", "init_args": options}
+
+
+def test_options_that_change_memory_are_read():
+    def options(given):
+        return cut_of(given, 8, [sizes_of(SEVEN)], []).options
+
+    assert options("strategies.deepspeed") == Options()  # the function's defaults are the plan's
+    assert options("strategies.fsdp") == Options()
+    assert options("deepspeed_stage_3_offload").offload == "parameters"
+    zero = strategy("deepspeed", stage=3, offload="optimizer", nvme_path="/fast", bucket_megabytes=50)
+    assert options(zero) == Options("optimizer", to_disk=True, bucket=50 * 10**6)
+    assert options(strategy("deepspeed", persistent_elements=7)).persistent == 7
+    fsdp = strategy("fsdp", cpu_offload=True, parameters="bf16", reshard_after_forward=False)
+    assert options(fsdp) == Options("parameters", gathered_width=2, reshard=False)
+
+
+def test_fsdp_over_fewer_ranks_has_replicas():
+    cut = cut_of(strategy("fsdp", shards=2), 8, [sizes_of(SEVEN)], [])
+    assert (cut.data, cut.shards, cut.replicas) == (8, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "on_device", "away"),
+    [  # bytes a parameter, of which a rank has an eighth of what is split: 2 + 2 + 12, offloaded in fp32 too
+        (strategy("deepspeed", stage=2), 2 + 14 / 8, 0),
+        (strategy("deepspeed", stage=2, offload="optimizer"), 2, (2 + 4 + 12) / 8),
+        (strategy("deepspeed", stage=3, offload="optimizer", persistent_elements=0), 2 / 8, 18 / 8),
+        (strategy("deepspeed", stage=3, offload="parameters", persistent_elements=0), 0, 20 / 8),
+        (strategy("fsdp"), 8 / 8, 0),
+        (strategy("fsdp", shards=2), 8 / 2, 0),
+        (strategy("fsdp", cpu_offload=True), 0, 8 / 8),
+    ],
+)
+def test_what_is_offloaded_is_not_on_the_device(given, on_device, away, tmp_path):
+    run = read_run([big(tmp_path)], [f"--trainer.strategy={json.dumps(given)}"], 8)
+    found = account(run, run.cut)
+    assert found.states == pytest.approx(on_device * NETWORKS[0][2], abs=100)
+    assert found.host == pytest.approx(away * NETWORKS[0][2], abs=100)
+    assert found.peak < account(run, run.cut._replace(options=Options())).peak or not away
+    on_cpu = account(run._replace(on_cpu=True), run.cut)
+    assert (on_cpu.states > on_device * NETWORKS[0][2] + 1e9) == bool(away)
+
+
+def test_a_run_that_checkpoints_activations_is_planned_so(tmp_path):
+    run = read_run([big(tmp_path)], [], 8)
+    again = run._replace(checkpointing=True)
+    assert account(again, run.cut) == account(run, run.cut, True)
+    assert account(again, run.cut).activations < account(run, run.cut).activations / 5
 
 
 @pytest.mark.slow

@@ -12,7 +12,9 @@ from experiments.plan.words import size
 from modules.backbone import LOSS_CHUNK
 from modules.sizes import Saved, saved
 from strategies.activations import network_bytes, tensor_parallel_share
+from strategies.buffers import Shape, moments, resting_bucket
 from strategies.memory import (
+    DEEPSPEED,
     STRATEGIES,
     Account,
     Layout,
@@ -20,9 +22,7 @@ from strategies.memory import (
     kv_cache_bytes,
     layout_of,
     logits_bytes,
-    shard_buffers,
     states_per_rank,
-    step_growth,
 )
 
 ORDER = ("ddp", "zero1", "zero2", "fsdp", "zero3")
@@ -50,29 +50,19 @@ def cuts(run: Run) -> dict[str, Cut]:
     return found
 
 
-def account(run: Run, cut: Cut, checkpointing: bool = False) -> Account:
+def account(run: Run, cut: Cut, checkpointing: bool | None = None) -> Account:
     """The bytes of a rank at its fullest.
 
     Args:
         run: the run.
         cut: under which strategy.
-        checkpointing: whether blocks are computed again in the backward pass.
+        checkpointing: whether blocks are computed again in the backward pass; None = as the run has it.
     """
+    again = bool(run.checkpointing) if checkpointing is None else checkpointing
     layout = layout_of(run.precision, cut.strategy, run.moments)
     trained = [network for network in run.networks if network.trained]
-    frozen = [network for network in run.networks if not network.trained]
-    states = _states(trained, cut, layout)
-    kept = _states(frozen, cut, Layout(layout.weights, 0, 0))
-    all_sizes = [network.sizes for network in run.networks]
-    gathered = shard_buffers(
-        cut.strategy,
-        cut.data,
-        sum(each.parameters for each in all_sizes),
-        max(each.block for each in all_sizes),
-        max(each.outside for each in all_sizes),
-        layout,
-    )
     languages = [network.sizes for network in run.networks if network.head == "language"]
+    states, host = _states(run, cut, layout)
     logits = [logits_bytes(run.rows * run.tokens, each.vocabulary, LOSS_CHUNK) for each in languages]
     cache_bytes = 0
     if run.rollout is not None:
@@ -83,15 +73,56 @@ def account(run: Run, cut: Cut, checkpointing: bool = False) -> Account:
             actor.layers, kv_heads, actor.head_size, run.tokens, rows, layout.weights
         )
         logits.append(ROLLOUT_LOGITS * rows * actor.vocabulary * 4)
-    return Account(
-        weights=states.weights + kept.weights,
+    found = Account(
+        weights=states.weights,
         gradients=states.gradients,
         optimizer=states.optimizer,
-        activations=sum(_activations(run, each, cut, layout.weights, checkpointing) for each in trained),
+        activations=sum(_activations(run, each, cut, layout.weights, again) for each in trained),
         logits=max(logits, default=0),
-        buffers=gathered + sum(each.buffers for each in all_sizes),
+        buffers=0,
         kv_cache=cache_bytes,
+        host=host,
     )
+    return found._replace(buffers=_buffers(run, cut, layout, found) + resting(run, cut))
+
+
+def _buffers(run: Run, cut: Cut, layout: Layout, found: Account) -> int:
+    """What the fullest moment of a step takes beyond the states, activations and logits."""
+    kept = run.accumulates or cut.strategy == "zero3" or (cut.strategy == "ddp" and cut.data > 1)
+    fullest = max(
+        moments(
+            cut.strategy,
+            cut.shards,
+            _shape(run),
+            layout,
+            cut.options,
+            found.activations,
+            found.logits,
+            absent=0 if kept else found.gradients,
+            freed=found.gradients - found.gradients // cut.shards if cut.strategy == "zero1" and kept else 0,
+            half=not run.precision.startswith(("32", "64")) and run.rollout is None,  # PPO's head is fp32
+        )
+    )
+    return max(0, fullest - found.activations - found.logits)
+
+
+def _shape(run: Run) -> Shape:
+    sizes = [network.sizes for network in run.networks]
+    trained = [network.sizes for network in run.networks if network.trained]
+    return Shape(
+        parameters=sum(each.parameters for each in sizes),
+        trained=sum(each.parameters for each in trained),
+        block=max(each.block for each in sizes),
+        outside=max(each.outside for each in sizes),
+        head=max(each.head for each in trained),
+    )
+
+
+def resting(run: Run, cut: Cut) -> int:
+    """Bytes of buffers that are there between two steps too."""
+    layout = layout_of(run.precision, cut.strategy, run.moments)
+    own = sum(network.sizes.buffers for network in run.networks)
+    return own + resting_bucket(cut.strategy, _shape(run), layout, cut.options)
 
 
 def choose(run: Run, memory: int) -> Choice:
@@ -137,22 +168,47 @@ def _too_little(run: Run, peaks: dict[str, int], memory: int) -> str:
 
 
 def fits(run: Run, memory: int) -> dict[str, bool]:
-    """Strategy → whether a rank has room, without activation checkpointing."""
+    """Strategy → whether a rank has room."""
     return {name: account(run, cut).peak <= memory for name, cut in cuts(run).items()}
 
 
 def growth(run: Run, cut: Cut) -> int:
-    """Bytes by which a rank grows over a step; see `strategies.memory.step_growth`."""
-    width = layout_of(run.precision, cut.strategy, run.moments).gradients
-    trained = [network.sizes for network in run.networks if network.trained]
-    first = max(each.outside + each.block for each in trained) * width
-    return step_growth(account(run, cut), first, kept=run.accumulates or run.devices > 1)
+    """Bytes by which a rank grows from between two steps to the fullest moment of the next.
+
+    Between two steps ZeRO-1 and 2 have no gradients; under the others the last step's are still there.
+    """
+    found = account(run, cut)
+    gradients = 0 if cut.strategy in ("zero1", "zero2") else found.gradients
+    return found.peak - found.weights - found.optimizer - gradients - resting(run, cut)
 
 
-def _states(networks: list[Network], cut: Cut, layout: Layout) -> States:
-    parameters = sum(network.sizes.parameters for network in networks)
-    split = sum(network.sizes.cut for network in networks) if cut.tensor > 1 else 0
-    return states_per_rank(parameters, cut.strategy, cut.data, layout, cut.tensor, split)
+def _states(run: Run, cut: Cut, layout: Layout) -> tuple[States, int]:
+    """What is on the device, and the bytes of what is offloaded."""
+    found = [_network_states(run, network, cut, layout) for network in run.networks]
+    states = States(*(sum(part) for part in zip(*found, strict=True)))
+    offload = cut.options.offload
+    if offload == "none" or (run.on_cpu and not cut.options.to_disk):
+        return states, 0
+    away = states if offload == "parameters" else states._replace(weights=0)
+    on_device = States(*(whole - part for whole, part in zip(states, away, strict=True)))
+    trained = sum(network.sizes.parameters for network in run.networks if network.trained)
+    masters = -(-trained * 4 // cut.shards) if cut.strategy in DEEPSPEED else 0  # gradients in fp32
+    return on_device, away.total + masters
+
+
+def _network_states(run: Run, network: Network, cut: Cut, layout: Layout) -> States:
+    sizes = network.sizes
+    if not network.trained:
+        layout = Layout(layout.weights, 0, 0)
+    strategy = cut.strategy
+    if strategy == "zero1" and not run.accumulates:
+        strategy = "zero2"  # DeepSpeed reduces and frees gradients as they come, but where they accumulate
+    split = sizes.cut if cut.tensor > 1 else 0
+    states = states_per_rank(sizes.parameters, strategy, cut.shards, layout, cut.tensor, split)
+    if strategy == "zero3" and cut.shards > 1:
+        whole = sum(each for each in sizes.tensors if each <= cut.options.persistent) * layout.weights
+        return states._replace(weights=states.weights + whole)
+    return states
 
 
 def _activations(run: Run, network: Network, cut: Cut, width: int, checkpointing: bool) -> int:

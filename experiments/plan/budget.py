@@ -60,15 +60,16 @@ def read_budget(options: argparse.Namespace) -> Budget:
     return Budget(whole[0], whole[1], whole[2], flops, mfu)
 
 
-def machine_memory(ranks: int) -> tuple[int, str]:
+def machine_memory(ranks: int, on_gpu: bool = True) -> tuple[int, str]:
     """The memory a rank has on this machine, and what that is in words.
 
     Args:
         ranks: processes on the machine; they share its RAM.
+        on_gpu: whether they run on its GPUs, where there are any.
     """
     import torch
 
-    if torch.cuda.is_available():
+    if on_gpu and torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory, "this machine's GPU"
     return ram_bytes() // ranks, "this machine's RAM" + (
         f", shared by {ranks} processes" if ranks > 1 else ""

@@ -61,6 +61,8 @@ class Run(NamedTuple):
     """numbers that the optimizer keeps for each parameter"""
     rows: int
     """sequences of one forward on one rank"""
+    micro_batch_size: int
+    """as configured: rows of data (PPO: of samples) of one forward"""
     tokens: int
     """of a sequence at most"""
     packed: bool
@@ -69,6 +71,10 @@ class Run(NamedTuple):
     """of an optimizer step (PPO: an iteration) over all ranks at most"""
     accumulates: bool
     """whether a step has several micro-batches"""
+    checkpointing: bool | None
+    """whether blocks are computed again in the backward pass; None = the stage has no such option"""
+    on_cpu: bool
+    """whether ranks are CPU processes, whose own memory is the machine's"""
     steps: int | None
     """optimizer steps, where the configuration alone tells"""
     epochs: int
@@ -78,7 +84,7 @@ class Run(NamedTuple):
     """what was assumed"""
 
 
-class _ParseOnly(TriviumCLI):
+class ParseOnly(TriviumCLI):
     """Parses a command line and builds nothing."""
 
     def instantiate_classes(self) -> None:
@@ -99,7 +105,19 @@ def read_run(files: Sequence[str], overrides: Sequence[str], devices: int | None
     Raises:
         ValueError: a mistake in it, or a network whose config is not there.
     """
-    config = build(fit_line(files, overrides), _ParseOnly).config["fit"]
+    return run_of(build(fit_line(files, overrides), ParseOnly).config["fit"], devices)
+
+
+def run_of(config: Any, devices: int | None) -> Run:
+    """The run that a parsed configuration of `trivium fit` describes.
+
+    Args:
+        config: with `trainer`, `model` and `data`.
+        devices: ranks over all machines; None = the configuration's.
+
+    Raises:
+        ValueError: a mistake in it, or a network whose config is not there.
+    """
     trainer, model, data = config["trainer"], config["model"], config["data"]
     stage, kind = _class(model["class_path"]), _class(data["class_path"])
     arguments, given = _arguments(stage, model), _arguments(kind, data)
@@ -120,10 +138,13 @@ def read_run(files: Sequence[str], overrides: Sequence[str], devices: int | None
         precision=str(trainer["precision"] or "32-true"),
         moments=_moments(arguments.get("optimizer"), notes),
         rows=rows,
+        micro_batch_size=(arguments if rollout else given)["micro_batch_size"],
         tokens=tokens,
         packed=packed,
         step_tokens=step_rows * tokens,
         accumulates=step_rows > rows * cut.data,
+        checkpointing=arguments.get("activation_checkpointing"),
+        on_cpu=trainer["accelerator"] == "cpu",
         steps=trainer["max_steps"] if trainer["max_steps"] > 0 else None,
         epochs=max(1, trainer["max_epochs"] or 1),
         rollout=rollout,

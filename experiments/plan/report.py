@@ -36,20 +36,13 @@ def facts(run: Run, budget: Budget, done: Work, memory: int) -> dict[str, Any]:
     main = run.networks[0]
     size = main.sizes.parameters
     choice = choose(run, memory)
-    known = cuts(run)
     return {
         "stage": run.stage,
         "parameters": {network.name: network.sizes.parameters for network in run.networks},
         "devices": run.devices,
-        "strategy": run.cut.strategy,
         "precision": run.precision,
         "micro_batch": {"rows": run.rows, "tokens": run.tokens},
-        "bytes_per_rank": {
-            name: {**_bytes(account(run, cut)), "growth": growth(run, cut)} for name, cut in known.items()
-        },
-        "with_checkpointing": {name: _bytes(account(run, cut, True)) for name, cut in known.items()},
-        "degrees": {name: {"data": cut.data, "tensor": cut.tensor} for name, cut in known.items()},
-        "memory": memory,
+        **memory_facts(run, memory),
         "fits": fits(run, memory),
         "choice": choice._asdict(),
         "tokens": {
@@ -67,6 +60,26 @@ def facts(run: Run, budget: Budget, done: Work, memory: int) -> dict[str, Any]:
         "scaling": scaling(run, done) if run.stage == "pretrain" else None,
         "lora": lora(main.sizes.linear),
         "notes": list(run.notes),
+    }
+
+
+def memory_facts(run: Run, memory: int) -> dict[str, Any]:
+    """The bytes of a rank under every strategy.
+
+    Args:
+        run: what is planned.
+        memory: bytes of a device.
+    """
+    known = cuts(run)
+    return {
+        "strategy": run.cut.strategy,
+        "checkpointing": bool(run.checkpointing),
+        "bytes_per_rank": {
+            name: {**_bytes(account(run, cut)), "growth": growth(run, cut)} for name, cut in known.items()
+        },
+        "with_checkpointing": {name: _bytes(account(run, cut, True)) for name, cut in known.items()},
+        "degrees": {name: {"data": cut.data, "tensor": cut.tensor} for name, cut in known.items()},
+        "memory": memory,
     }
 
 

@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 
 import strategies
 from modules.sizes import Sizes
+from strategies.buffers import Options
 
 MOST_TENSOR = 8  # ranks that exchange activations in every block: no more than one machine has
+MEGABYTE = 10**6
+WIDTHS = {"bf16": 2, "fp16": 2}
 
 
 class Cut(NamedTuple):
@@ -20,8 +23,15 @@ class Cut(NamedTuple):
     """ranks with rows of their own"""
     tensor: int = 1
     """ranks that share rows and cut matrices"""
-    checkpointing: bool = False
-    """whether blocks are computed again in the backward pass"""
+    replicas: int = 1
+    """groups of ranks that each hold all of what is sharded, where FSDP2 does not shard over every rank"""
+    options: Options = Options()
+    """what it is told that changes memory"""
+
+    @property
+    def shards(self) -> int:
+        """Ranks over which what is sharded is cut."""
+        return self.data // self.replicas
 
 
 def cut_of(given: Any, ranks: int, networks: Sequence[Sizes], notes: list[str]) -> Cut:
@@ -35,22 +45,44 @@ def cut_of(given: Any, ranks: int, networks: Sequence[Sizes], notes: list[str]) 
     """
     path, options = _path_and_options(given)
     name = path.rpartition(".")[2].lower().replace("strategy", "")
-    checkpointing = bool(options.get("activation_checkpointing") or options.get("checkpointing"))
     if "tensor" in name:
-        tensor = _degree(options.get("tensor_parallel_size") or options.get("tensor"), ranks, networks)
-        return Cut("tensor_parallel", ranks // tensor, tensor, checkpointing)
+        tensor = _degree(options, ranks)
+        return Cut("tensor_parallel", ranks // tensor, tensor, options=_fsdp_options(options))
     if name.startswith("modelparallel"):
-        tensor = options.get("tensor_parallel_size", 1)
-        tensor = tensor if isinstance(tensor, int) and tensor > 0 and ranks % tensor == 0 else 1
-        return Cut("fsdp" if tensor == 1 else "tensor_parallel", ranks // tensor, tensor, checkpointing)
+        tensor = _divisor(options.get("tensor_parallel_size"), ranks, 1)
+        return Cut("fsdp" if tensor == 1 else "tensor_parallel", ranks // tensor, tensor)
     if name.startswith("fsdp"):
-        return Cut("fsdp", ranks, 1, checkpointing)
+        replicas = ranks // _divisor(options.get("shards"), ranks, ranks)
+        return Cut("fsdp", ranks, 1, replicas, _fsdp_options(options))
     if name.startswith(("deepspeed", "zero")):
         stage = options.get("stage") or next((digit for digit in name if digit in "123"), 2)
-        return Cut(f"zero{stage}" if str(stage) in "123" else "ddp", ranks, 1, checkpointing)
+        strategy = f"zero{stage}" if str(stage) in "123" else "ddp"
+        return Cut(strategy, ranks, options=_zero_options(name, options))
     if not name.startswith(("ddp", "auto", "singledevice", "single_device")):
         notes.append(f"strategy {path} holds everything on every rank, as ddp does")
-    return Cut("ddp", ranks, 1, checkpointing)
+    return Cut("ddp", ranks)
+
+
+def _fsdp_options(given: dict[str, Any]) -> Options:
+    return Options(
+        offload="parameters" if given.get("cpu_offload") else "none",
+        gathered_width=WIDTHS.get(given.get("parameters", "")),
+        reshard=bool(given.get("reshard_after_forward", True)),
+    )
+
+
+def _zero_options(name: str, given: dict[str, Any]) -> Options:
+    """Those of `strategies.deepspeed`; of Lightning's own names, `deepspeed_stage_3_offload` and the like."""
+    default = Options()
+    offload: Any = given.get("offload")
+    if offload is None:
+        offload = ("parameters" if "3" in name else "optimizer") if "offload" in name else "none"
+    return Options(
+        offload=offload,
+        to_disk=given.get("nvme_path") is not None,
+        bucket=given.get("bucket_megabytes", default.bucket // MEGABYTE) * MEGABYTE,
+        persistent=given.get("persistent_elements", default.persistent),
+    )
 
 
 def widest(ranks: int, networks: Sequence[Sizes]) -> Cut | None:
@@ -65,11 +97,14 @@ def widest(ranks: int, networks: Sequence[Sizes]) -> Cut | None:
     return None if tensor == 1 and ranks > 1 else Cut("tensor_parallel", ranks // tensor, tensor)
 
 
-def _degree(given: Any, ranks: int, networks: Sequence[Sizes]) -> int:
-    if isinstance(given, int) and given > 0 and ranks % given == 0:
-        return given
-    found = widest(ranks, networks)
-    return found.tensor if found else 1
+def _degree(options: dict[str, Any], ranks: int) -> int:
+    """Ranks that share a block: those given, else what data parallelism leaves, else all."""
+    data = _divisor(options.get("data_parallel"), ranks, 1)
+    return _divisor(options.get("tensor_parallel"), ranks, ranks // data)
+
+
+def _divisor(given: Any, ranks: int, otherwise: int) -> int:
+    return given if isinstance(given, int) and given > 0 and ranks % given == 0 else otherwise
 
 
 def _path_and_options(given: Any) -> tuple[str, dict[str, Any]]:

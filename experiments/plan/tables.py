@@ -52,6 +52,8 @@ def strategies_table(found: dict[str, Any]) -> "Table":
     own = found["strategy"]
     names = [own, *(name for name in found["bytes_per_rank"] if name != own)]
     title = "bytes of a rank at its fullest"
+    if found["checkpointing"]:
+        title += ", activations computed again"
     result = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     result.add_column("")
     for name in names:
@@ -64,6 +66,9 @@ def strategies_table(found: dict[str, Any]) -> "Table":
     for part in PARTS:
         row = [size(found["bytes_per_rank"][name][part], 3) for name in names]
         result.add_row(part.replace("kv_", "KV "), *row, end_section=part == PARTS[-2])
+    away = [found["bytes_per_rank"][name]["host"] for name in names]
+    if any(away):
+        result.add_row("offloaded", *(size(each, 3) for each in away))
     least = [size(found["with_checkpointing"][name]["peak"], 3) for name in names]
     result.add_row("checkpointed", *least)
     return result

@@ -1,0 +1,50 @@
+"""A SLURM job that is about to reach its time limit saves a checkpoint and is queued again."""
+
+import os
+import signal
+import subprocess
+from typing import Any
+
+import lightning as L
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
+
+
+class Requeue(Callback):
+    """On SIGUSR1 to any rank: all save together after an optimizer step that is logged, and rank 0 queues the
+    job again. Lightning's own handler saves wherever each rank happens to be, amid other collectives.
+
+    Args:
+        run: the run's folder; the job goes on with `--ckpt_path last`.
+    """
+
+    def __init__(self, run: str):
+        self.checkpoint = f"{run}/checkpoints/last.ckpt"
+        self.active = SLURMEnvironment.detect()
+        self.asked = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.active and stage == "fit":
+            signal.signal(signal.SIGUSR1, self._ask)  # Lightning leaves a signal alone that has a handler
+
+    def _ask(self, signum: int, frame: Any) -> None:
+        self.asked = True
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (
+            not self.active
+            or (batch_idx + 1) % trainer.accumulate_grad_batches
+            or trainer.global_step % every
+        ):
+            return
+        if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
+            self.active = False
+            trainer.save_checkpoint(self.checkpoint)
+            rank_zero_info(f"Saved {self.checkpoint} at step {trainer.global_step}; the job is queued again.")
+            if trainer.is_global_zero:
+                job = os.environ["SLURM_JOB_ID"]
+                subprocess.run(["scontrol", "requeue", job], check=True)

@@ -1,0 +1,1 @@
+"""The ranks of a run: one voice, one end, one configuration."""

@@ -1,0 +1,75 @@
+"""The processes of a run's other ranks, as far as they run on this machine: whether they are still there."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+
+import psutil
+
+
+def this_process() -> list[float]:
+    """What identifies this process on its machine: its number, and when it began (seconds since 1970)."""
+    process = psutil.Process()
+    return [process.pid, process.create_time()]
+
+
+class Siblings:
+    """The other ranks' processes.
+
+    Args:
+        rank: this one.
+        size: all ranks.
+        agent: the process that watches over this rank, where it must outlive it: torchrun's.
+    """
+
+    def __init__(self, rank: int, size: int, agent: int | None):
+        self.agent = agent
+        self.unknown = [other for other in range(size) if other != rank]
+        self.known: dict[int, psutil.Process] = {}
+
+    def meet(self, rank: int, pid: int, began: float | None = None) -> None:
+        """Takes note of a rank's process; one of another machine is forgotten.
+
+        Args:
+            rank: its rank.
+            pid: its number.
+            began: when, which must be so if the process of this number is the one that is meant.
+        """
+        if rank not in self.unknown:
+            return
+        self.unknown.remove(rank)
+        with suppress(psutil.Error):
+            process = psutil.Process(int(pid))
+            if began is None or abs(process.create_time() - began) < 0.5:
+                self.known[rank] = process
+
+    def sees(self, rank: int) -> bool:
+        """Whether a rank runs, or ran, on this machine."""
+        return rank in self.known
+
+    def gone(self) -> set[int]:
+        """Ranks of this machine that have ended, one way or another."""
+        return {rank for rank, process in self.known.items() if not _runs(process)}
+
+    def dead(self, ended: Callable[[int], bool]) -> str | None:
+        """Says which rank of this machine ended without a word, if any.
+
+        Args:
+            ended: whether a rank has said that it would.
+        """
+        for rank in sorted(self.gone()):
+            if not ended(rank):
+                return (
+                    f"rank {rank} (process {self.known[rank].pid}) was killed, as the system does when "
+                    "memory runs out, or died before it could tell why: the other ranks have been ended"
+                )
+        if self.agent is not None and os.getppid() != self.agent:
+            return f"torchrun (process {self.agent}) was killed: its ranks have been ended"
+        return None
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

@@ -1,0 +1,214 @@
+"""The scripts that start a run on several machines, here as two "machines" of one process each on this one.
+SLURM's commands are stood in for by two that set what SLURM sets."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+import yaml
+
+from experiments.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "experiments" / "cluster"
+PAGE = (ROOT / "experiments/docs/cluster.md").read_text(encoding="utf-8")
+PATIENCE = 240  # seconds for what takes fifteen on a machine with nothing else to do
+LOSS = 1e-4  # fp32 sums in another order; `test_strategies.py` says more
+SRUN = """#!/usr/bin/env bash
+# A task for each "machine", as `srun` would start them; all end when one fails.
+shift  # --kill-on-bad-exit
+export SLURM_NTASKS=2 SLURM_LOCALID=0 SLURM_NODELIST=127.0.0.1
+for machine in 0 1; do
+    SLURM_PROCID=$machine SLURM_NODEID=$machine "$@" &
+    echo $! > "$TASKS.$machine"
+done
+status=0
+for machine in 0 1; do wait -n || status=$?; done
+exit $status
+"""
+SCONTROL = """#!/usr/bin/env bash
+echo "$@" >> "$TASKS.scontrol"
+"""
+
+
+class Slow(L.Callback):
+    """Tells when the first step is over, and takes its time with the others."""
+
+    def __init__(self, file: str):
+        self.file = Path(file)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_rank == 1 and batch_idx == 0:
+            self.file.touch()
+        time.sleep(1)
+
+
+@pytest.fixture(scope="module")
+def config(tiny_files, tiny_tokenizer, tiny_config, tmp_path_factory):
+    """A YAML of one's own: pretraining for one process of 8 rows at once."""
+    folder = tmp_path_factory.mktemp("cluster")
+    document = yaml.safe_load((ROOT / "experiments/configs/pretrain.yaml").read_text())
+    document["model"]["init_args"] |= {"config": tiny_config, "warmup_steps": 0}
+    source = {"train": str(tiny_files / "a.train.jsonl"), "weight": 1.0}
+    document["data"]["init_args"] |= {"tokenizer": tiny_tokenizer, "sources": {"a": source}}
+    document["data"]["init_args"] |= {"sequence_length": 32}
+    document["trainer"] = {"accelerator": "cpu", "max_steps": 6, "log_every_n_steps": 1}
+    (folder / "config.yaml").write_text(yaml.safe_dump(document))
+    return folder / "config.yaml"
+
+
+@pytest.fixture(scope="module")
+def alone(config):
+    """The losses of one process."""
+    run = config.parent / "alone"
+    assert main(["fit", "--config", str(config), "--run", str(run)]) == 0
+    losses = curve(run)
+    assert len(losses) == 6
+    assert losses[5] < 0.95 * losses[0]
+    return losses
+
+
+def curve(run):
+    values = {}
+    for file in sorted(run.glob("metrics/version_*/metrics.csv")):
+        with file.open() as rows:
+            values |= {
+                int(row["step"]): float(row["train/loss"])
+                for row in csv.DictReader(rows)
+                if row["train/loss"]
+            }
+    return values
+
+
+def started(line, folder, name, **environment):
+    """A script, as from a shell on a machine."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+    with (folder / f"{name}.out").open("w") as out, (folder / f"{name}.err").open("w") as err:
+        return subprocess.Popen(line, cwd=ROOT, env=env | environment, stdout=out, stderr=err)
+
+
+def a_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def torchrun(config, folder, port, *lines):
+    """Two agents of torchrun; gives exit codes and what they told."""
+    machines = [
+        started(
+            *(
+                [SCRIPTS / "torchrun.sh", config, "--run", config.parent / folder.name, *line],
+                folder,
+                str(number),
+            ),
+            **{"MACHINES": "2", "MACHINE": str(number), "PROCESSES": "1", "MASTER_PORT": port},
+        )
+        for number, line in enumerate(lines)
+    ]
+    codes = [machine.wait(PATIENCE) for machine in machines]
+    return codes, [(folder / f"{number}.err").read_text() for number in (0, 1)]
+
+
+@pytest.mark.slow
+def test_two_machines_under_torchrun_train_as_one_process(config, alone, tmp_path):
+    micro = "--data.init_args.micro_batch_size=4"
+    codes, errors = torchrun(config, tmp_path, a_port(), [micro], [micro])
+    assert codes == [0, 0], errors
+    assert curve(config.parent / tmp_path.name) == pytest.approx(alone, rel=LOSS)
+    assert (tmp_path / "1.out").read_text() == ""
+    # the other machine's own terminal is silent
+    assert [line for line in errors[1].splitlines() if line.strip()] == []
+
+
+@pytest.mark.slow
+def test_machines_that_differ_are_refused_without_torchruns_account(config, tmp_path):
+    micro = "--data.init_args.micro_batch_size=4"
+    codes, errors = torchrun(config, tmp_path, a_port(), [micro], [micro, "--trainer.max_steps=7"])
+    assert codes == [2, 2]
+    (line,) = [line for line in "".join(errors).splitlines() if line.startswith("trivium")]
+    assert line.startswith("trivium: rank 1 differs from rank 0 in trainer.max_steps (7 instead of 6)")
+    assert "Traceback" not in "".join(errors)
+    assert "FAILED" not in "".join(errors)
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """What a SLURM job's environment holds, with `srun` and `scontrol`."""
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    script = (SCRIPTS / "slurm.sbatch").read_text()
+    signalled = re.search(r"#SBATCH --signal=(\w+)@\d+", script)
+    assert signalled[1] == "SIGUSR1"
+    return {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "TASKS": str(tmp_path / "task"),
+        "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_NAME": "trivium",
+        "SLURM_NNODES": "2",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_CPUS_PER_TASK": "1",
+        "MASTER_PORT": a_port(),
+    }
+
+
+@pytest.mark.slow
+def test_a_slurm_job_saves_before_its_time_limit_and_goes_on(config, alone, slurm, tmp_path):
+    run = tmp_path / "run"
+    line = ["bash", SCRIPTS / "slurm.sbatch", config, run, "--data.init_args.micro_batch_size=4"]
+    slow = json.dumps({"class_path": f"{__name__}.Slow", "init_args": {"file": str(tmp_path / "step")}})
+    job = started([*line, f"--trainer.callbacks+={slow}"], tmp_path, "first", **slurm)
+    end = time.monotonic() + PATIENCE
+    while not (tmp_path / "task.scontrol").exists() and job.poll() is None and time.monotonic() < end:
+        if (tmp_path / "step").exists():  # both ranks have their handlers; only one is signalled
+            os.kill(int((tmp_path / "task.1").read_text()), signal.SIGUSR1)
+            (tmp_path / "step").unlink()
+        time.sleep(0.05)
+    told = (tmp_path / "first.err").read_text()
+    assert (tmp_path / "task.scontrol").exists(), told
+    assert (tmp_path / "task.scontrol").read_text() == "requeue 4711\n"
+    for machine in (0, 1):  # SLURM ends the job
+        os.kill(int((tmp_path / f"task.{machine}").read_text()), signal.SIGKILL)
+    job.wait(PATIENCE)
+    steps = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert 0 < steps < 6
+    assert not list(run.glob("hpc*"))  # Lightning's own, which the next run would take
+    again = started(
+        line, tmp_path, "second", **{**slurm, "SLURM_RESTART_COUNT": "1", "MASTER_PORT": a_port()}
+    )
+    assert again.wait(PATIENCE) == 0, (tmp_path / "second.err").read_text()
+    assert f"Restoring states from the checkpoint path at {run}" in (tmp_path / "second.err").read_text()
+    assert curve(run) == pytest.approx(alone, rel=LOSS)
+    assert (tmp_path / "second.out").read_text().count("Data receipt") == 1
+
+
+def test_the_scripts_are_bash():
+    for script in ("torchrun.sh", "slurm.sbatch"):
+        subprocess.run(["bash", "-n", SCRIPTS / script], check=True)
+    assert os.access(SCRIPTS / "torchrun.sh", os.X_OK)
+
+
+def test_the_page_names_what_is_there():
+    for link in re.findall(r"\]\(([^)]+)\)", PAGE):
+        assert (ROOT / "experiments/docs" / link).exists()
+    commands = [
+        shlex.split(line)
+        for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    ]
+    assert len(commands) == 3
+    for command in commands:
+        assert any((ROOT / word).is_file() for word in command)

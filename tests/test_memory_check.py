@@ -1,0 +1,173 @@
+"""A fit tells its memory before the first step, warns where it will not do, and ends with the plan when
+memory runs out."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import memory_check
+from experiments.cli import main
+from experiments.plan import advice, budget
+from experiments.plan.account import account
+from experiments.plan.config import ParseOnly, read_run, run_of
+from experiments.plan.strategy import Cut
+from experiments.stage_cli import build
+
+ROOT = Path(__file__).resolve().parent.parent
+WIDE = {
+    "model_type": "llama",
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 512,
+}
+
+
+def one_step(tiny_stages, run: str, *more: str) -> list[str]:
+    line = [*tiny_stages.stage("pretrain", run=run), "--trainer.fast_dev_run=1", "--trainer.accelerator=cpu"]
+    return [*line, *more]
+
+
+def test_a_fit_tells_what_a_rank_needs_and_has(tiny_stages, capsys):
+    assert main(one_step(tiny_stages, "told")) == 0
+    out, err = capsys.readouterr()
+    lines = [line for line in out.splitlines() if line.startswith("memory: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("memory: a rank needs about ")
+    assert " states, " in lines[0]
+    assert ": this machine's RAM" in lines[0]
+    assert "warning" not in err
+
+
+def test_too_little_memory_is_a_warning_with_what_helps_most(tiny_stages, capsys, monkeypatch):
+    monkeypatch.setattr(budget, "ram_bytes", lambda: 2_000_000)  # no machine of this size is at hand
+    more = ["--data.init_args.micro_batch_size=8", "--data.init_args.global_batch_size=8"]
+    assert main(one_step(tiny_stages, "warned", *more)) == 0
+    out, err = capsys.readouterr()
+    assert "it has 2 MB: this machine's RAM" in out
+    (line,) = [line for line in err.splitlines() if line.startswith("trivium: ")]
+    assert line.startswith(
+        "trivium: warning: this run will not fit: what would help most is --data.init_args.mic"
+    )
+
+
+def test_a_run_that_cannot_be_planned_runs_all_the_same(tiny_stages, capsys, monkeypatch):
+    def exotic(*_):
+        raise RuntimeError("a network that nobody can count\nwith details")
+
+    monkeypatch.setattr("experiments.plan.config.run_of", exotic)
+    assert main(one_step(tiny_stages, "exotic")) == 0
+    assert "memory: no plan for this run: a network that nobody can count\n" in capsys.readouterr().out
+
+
+def test_validation_has_no_plan(tiny_stages, capsys):
+    line = [*tiny_stages.stage("pretrain", "validate", "validated"), "--trainer.accelerator=cpu"]
+    assert main([*line, f"--ckpt_path={tiny_stages.out}/pretrain/checkpoints/last.ckpt"]) == 0
+    assert "memory: " not in capsys.readouterr().out
+
+
+# --- which change helps most
+
+
+def run_of_two(tiny_stages, *more: str):
+    """Two ranks, eight rows a forward."""
+    _, _, file, *options = tiny_stages.stage("pretrain")
+    options += ["--data.init_args.micro_batch_size=8", "--data.init_args.global_batch_size=16", *more]
+    return read_run([file], options, 2)
+
+
+def test_fewer_rows_help_where_activations_are_most(tiny_stages):
+    run = run_of_two(tiny_stages)
+    change = advice.most_helpful(run)
+    assert change.text == "--data.init_args.micro_batch_size 1"
+    assert change.peak < account(run, run.cut).peak / 2
+
+
+def test_another_strategy_helps_where_states_are_most(tiny_stages):
+    config = {**WIDE, "num_hidden_layers": 24}
+    run = run_of_two(tiny_stages, f"--model.init_args.config={json.dumps(config)}")._replace(
+        rows=1, micro_batch_size=1, tokens=16
+    )
+    change = advice.most_helpful(run)
+    assert "strategies.fsdp" in change.text or "strategies.tensor_parallel" in change.text
+    assert change.peak < 0.7 * account(run, run.cut).peak
+
+
+def test_checkpointing_is_advised_only_where_the_stage_has_it(tiny_stages):
+    run = run_of_two(tiny_stages)._replace(micro_batch_size=1, devices=1)
+    given = [change.text for change in advice.changes(run._replace(checkpointing=False))]
+    assert given == ["--model.init_args.activation_checkpointing true"]
+    assert advice.changes(run._replace(checkpointing=None)) == []
+    assert advice.most_helpful(run._replace(checkpointing=True)) is None
+
+
+# --- memory runs out
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried …"), True),
+        (RuntimeError("shapes cannot be multiplied"), False),
+        (ValueError("DefaultCPUAllocator"), False),
+    ],
+)
+def test_what_an_error_is_about(error, is_memory):
+    assert memory_check.ran_out(error) is is_memory
+
+
+LIMITED = """
+import resource, sys
+import torch, transformers
+from experiments.cli import main
+status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+most = int(status["VmData"].split()[0]) * 1024 + 700_000_000
+resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_running_out_of_memory_ends_with_the_plan_and_the_remedy(tiny_stages):
+    """32 rows of 128 tokens keep some 0.7 GB, and states take 0.2: more than the process may have."""
+    more = [f"--model.init_args.config={json.dumps(WIDE)}", "--data.init_args.sequence_length=128"]
+    more += ["--data.init_args.micro_batch_size=32", "--data.init_args.global_batch_size=32"]
+    line = [sys.executable, "-c", LIMITED, *one_step(tiny_stages, "out", *more)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    done = subprocess.run(
+        line, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300, check=False
+    )
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    table = done.stderr.partition("bytes of a rank at its fullest")[2]
+    for word in ("weights", "gradients", "optimizer", "activations", "peak"):
+        assert f"\n {word} " in table
+    told = [text for text in done.stderr.splitlines() if text.startswith("trivium: ")]
+    assert "out of memory after 0 steps: " in told[0]
+    assert told[1].startswith(
+        "trivium: what would help most is --data.init_args.micro_batch_size 1, with which"
+    )
+
+
+def test_the_plan_of_a_fit_costs_less_than_a_second(tiny_stages):
+    """Of processor time, which other processes do not lengthen much; LLaMA 7B, nothing counted before."""
+    seven = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "vocab_size": 32000}
+    heads = {"model_type": "llama", "num_attention_heads": 32, "num_key_value_heads": 32}
+    parsed = []
+    for network in (WIDE, {**heads, **seven}):
+        line = [*tiny_stages.stage("pretrain"), f"--model.init_args.config={json.dumps(network)}"]
+        parsed.append(build([*line, "--seed_everything=false"], ParseOnly).config["fit"])
+    account(run_of(parsed[0], 2), Cut("ddp", 2))  # imports
+    begin = time.process_time()
+    assert account(run_of(parsed[1], 2), Cut("ddp", 2)).peak > 100e9
+    assert time.process_time() - begin < 1
