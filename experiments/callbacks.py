@@ -167,8 +167,18 @@ class Predictions(BasePredictionWriter):
             print(f"{len(rows)} predictions: {self.file}")
 
 
-def default_callbacks(run: str, checkpoint_minutes: float, subcommand: str) -> list[Callback]:
-    """The callbacks of a command; a YAML that names one of these kinds replaces it."""
+def default_callbacks(
+    run: str, checkpoint_minutes: float, subcommand: str, checkpoints: bool, progress: bool
+) -> list[Callback]:
+    """The callbacks of a command; a YAML that names one of these kinds replaces it.
+
+    Args:
+        run: folder of the run.
+        checkpoint_minutes: between checkpoints.
+        subcommand: of `trivium`.
+        checkpoints: whether a fit writes any.
+        progress: whether a fit shows its progress.
+    """
     if subcommand != "fit":
         return [Predictions(run)] if subcommand == "predict" else []
     checkpoint = StepCheckpoint(
@@ -177,4 +187,5 @@ def default_callbacks(run: str, checkpoint_minutes: float, subcommand: str) -> l
         save_last=True,
         train_time_interval=timedelta(minutes=checkpoint_minutes),
     )
-    return [RichProgressBar(), DataReceipt(run), Throughput(), Mixture(), checkpoint, Export(run)]
+    optional = [*([RichProgressBar()] if progress else []), *([checkpoint] if checkpoints else [])]
+    return [*optional, DataReceipt(run), Throughput(), Mixture(), Export(run)]

@@ -67,7 +67,13 @@ class TriviumCLI(LightningCLI):
         run = self._option("run")
         given = {cls for callback in config["callbacks"] or [] for cls in type(callback).__mro__[:-2]}
         if not config["fast_dev_run"]:
-            defaults = default_callbacks(run, self._option("checkpoint_minutes"), str(self.subcommand))
+            defaults = default_callbacks(
+                run,
+                self._option("checkpoint_minutes"),
+                str(self.subcommand),
+                checkpoints=config["enable_checkpointing"] is not False,
+                progress=config["enable_progress_bar"] is not False,
+            )
             callbacks = [*callbacks, *(callback for callback in defaults if type(callback) not in given)]
         if config["logger"] is None:
             fits = self.subcommand == "fit" and not config["fast_dev_run"]

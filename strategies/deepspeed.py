@@ -156,7 +156,8 @@ class ZeRO(DeepSpeedStrategy):
         for parameter in network.parameters():
             if parameter.requires_grad and dtype != parameter.dtype:
                 self.masters.append((parameter, parameter.data))
-            parameter.data = parameter.data.to(dtype)
+            # a copy: what is written to mapped weights stays in memory as long as the file is mapped
+            parameter.data = parameter.data.to(dtype, copy=True)
             if first is None:
                 first, alone = parameter, nn.ParameterList([parameter])
                 deepspeed.zero.Init(alone, remote_device=self.remote_device, config_dict_or_path=self.config)
