@@ -21,6 +21,7 @@ from experiments.callbacks import default_callbacks
 from experiments.config_errors import ConfigParser, check_config_files
 from experiments.loggers import default_loggers, finish_wandb
 from modules.stage import Stage
+from strategies.saved import AnyCheckpoint
 
 
 class SaveConfig(SaveConfigCallback):
@@ -67,7 +68,10 @@ class TriviumCLI(LightningCLI):
         strategy = config["strategy"]
         if isinstance(strategy, str) and strategy.startswith("strategies."):
             config["strategy"] = _named(strategy)
-        return super()._instantiate_trainer({**config, "default_root_dir": run}, callbacks)
+        plugins = [AnyCheckpoint(), *(config["plugins"] or [])]
+        return super()._instantiate_trainer(
+            {**config, "plugins": plugins, "default_root_dir": run}, callbacks
+        )
 
     def _parse_ckpt_path(self) -> None:
         subcommand = self.config.get("subcommand")
@@ -121,16 +125,12 @@ class TriviumCLI(LightningCLI):
             raise ValueError("\n".join(found))
 
     def _checkpoint_problems(self, run: Path) -> list[str]:
-        """Why the checkpoint to go on from cannot be read; DeepSpeed's are folders of pickles."""
+        """Why the checkpoint to go on from cannot be read: what DeepSpeed has offloaded to a disk only it can
+        read, and it reads pickles."""
         given = self._option("ckpt_path")
         path = run / "checkpoints" / "last.ckpt" if given == "last" else Path(given or run / "nothing")
-        if not path.is_dir():
+        if not path.is_dir() or not getattr(self.trainer.strategy, "nvme", False):
             return []
-        if not hasattr(self.trainer.strategy, "gradient_norm"):
-            return [
-                f"ckpt_path: {path} was written under DeepSpeed: go on with --trainer.strategy "
-                "strategies.deepspeed, or start from the run's `export/`"
-            ]
         if run.resolve() not in path.resolve().parents:
             return [
                 f"ckpt_path: {path} holds pickles, which could run code: they are read only from the run's "

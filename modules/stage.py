@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
 from transformers import PreTrainedModel
 
-from modules.checkpoint import parent_problem
+from modules.checkpoint import networks, parent_problem
 from modules.optim import decay_groups, warmup_cosine
 from modules.randomness import random_states, restore_random_state
 
@@ -243,6 +243,10 @@ class Stage(L.LightningModule):
         checkpoint["stage"] = self.stage
         checkpoint["tokens"] = self.total_tokens()
         checkpoint["random"] = random_states()
+        checkpoint["accumulate"] = self.trainer.accumulate_grad_batches
+        checkpoint["inputs"] = {name: path for name, path, _ in self.inputs()}
+        checkpoint["tokenizer"] = self.trainer.datamodule.tokenizer_path  # type: ignore[attr-defined]
+        checkpoint["networks"] = networks(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stage = checkpoint.get("stage", "unknown")
@@ -252,6 +256,8 @@ class Stage(L.LightningModule):
                 f"resume with a `{self.stage}` checkpoint, or start from the other stage's `export/` "
                 "directory"
             )
+        if self._trainer is not None:
+            _count_batches_anew(checkpoint, self.trainer.accumulate_grad_batches)
         self.tokens_before = checkpoint["tokens"]
         self.random_before = checkpoint["random"]
 
@@ -269,6 +275,15 @@ def total_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be cut over the ranks, whole."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _count_batches_anew(checkpoint: dict[str, Any], accumulate: int) -> None:
+    """Lightning counts micro-batches, of which a step may have another number on other ranks: left as it is,
+    the count would end the first step in its middle."""
+    before = checkpoint.get("accumulate", accumulate)
+    for counts in checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"].values():
+        if isinstance(counts, dict):
+            counts.update({name: count * accumulate // before for name, count in counts.items()})
 
 
 def _endless_warmup(warmup_steps: int, steps: int) -> str:
