@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -112,6 +113,22 @@ class StepCheckpoint(ModelCheckpoint):
         ):
             self._save(trainer)
 
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        """Where a folder of DeepSpeed is in the place of a file, Lightning would write the file into it."""
+        target = Path(filepath)
+        if not target.is_dir():
+            super()._save_checkpoint(trainer, filepath)
+            return
+        part, old = (target.with_name(target.name + suffix) for suffix in (".part", ".old"))
+        super()._save_checkpoint(trainer, str(part))
+        self._last_checkpoint_saved = filepath
+        if trainer.is_global_zero:
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+            part.rename(target)
+            shutil.rmtree(old)
+        trainer.strategy.barrier()
+
     def _save(self, trainer: L.Trainer) -> None:
         candidates = self._monitor_candidates(trainer)
         self._save_topk_checkpoint(trainer, candidates)
@@ -125,15 +142,26 @@ class Export(Callback):
         self.run = Path(run)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        facts: dict[str, Any] = {
-            "steps": trainer.global_step,
-            "tokens": pl_module.total_tokens(),  # type: ignore[operator]
-            "receipt": [receipt.to_dict() for receipt in data.receipts],
-        }
-        if hasattr(data, "mixture"):
-            facts["mixture"] = data.mixture(trainer.global_step)
-        pl_module.export(str(self.run / "export"), facts)  # type: ignore[operator]
+        pl_module.export(str(self.run / "export"), facts(trainer, pl_module))  # type: ignore[operator]
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Leaves what `trivium export` cannot know from the weights."""
+        checkpoint["provenance"] = facts(trainer, pl_module)
+
+
+def facts(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+    """What a result says of how it came about: steps, tokens, receipt and mixture; every rank must ask."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    found: dict[str, Any] = {
+        "steps": trainer.global_step,
+        "tokens": pl_module.total_tokens(),  # type: ignore[operator]
+        "receipt": [receipt.to_dict() for receipt in data.receipts],
+    }
+    if hasattr(data, "mixture"):
+        found["mixture"] = data.mixture(trainer.global_step)
+    return found
 
 
 class Predictions(BasePredictionWriter):

@@ -18,6 +18,7 @@ COMMANDS = {
         "experiments.data",
     ),
     "plan": ("plan a run before it costs anything: memory, tokens, time, epochs", "experiments.plan"),
+    "export": ("turn a checkpoint of any strategy into a Hugging Face directory", "experiments.export"),
     "chat": ("talk to a checkpoint", "experiments.chat"),
     "tokenizer": ("train a tokenizer on JSON lines", "experiments.tokenizer"),
     "quickstart": (

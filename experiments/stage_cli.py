@@ -28,6 +28,7 @@ from experiments.ranks.agreement import Agreement, facts, settings
 from experiments.ranks.launcher import watch_over_ranks
 from experiments.ranks.run import as_one_of_many, ranks, world_problem
 from modules.stage import Stage
+from strategies.saved import AnyCheckpoint
 
 
 class SaveConfig(SaveConfigCallback):
@@ -84,7 +85,9 @@ class TriviumCLI(LightningCLI):
         if isinstance(strategy, str) and strategy.startswith("strategies."):
             config["strategy"] = _named(strategy)
         callbacks = [*callbacks, Requeue(run), Agreement(self._settings)]
-        trainer = super()._instantiate_trainer({**config, "default_root_dir": run}, callbacks)
+        plugins = [AnyCheckpoint(), *(config["plugins"] or [])]
+        options = {**config, "plugins": plugins, "default_root_dir": run}
+        trainer = super()._instantiate_trainer(options, callbacks)
         watch_over_ranks(trainer)
         return trainer
 
@@ -148,16 +151,12 @@ class TriviumCLI(LightningCLI):
             ranks.agree(facts(self._settings(), trainer.world_size))
 
     def _checkpoint_problems(self, run: Path) -> list[str]:
-        """Why the checkpoint to go on from cannot be read; DeepSpeed's are folders of pickles."""
+        """Why the checkpoint to go on from cannot be read: what DeepSpeed has offloaded to a disk only it can
+        read, and it reads pickles."""
         given = self._option("ckpt_path")
         path = run / "checkpoints" / "last.ckpt" if given == "last" else Path(given or run / "nothing")
-        if not path.is_dir():
+        if not path.is_dir() or not getattr(self.trainer.strategy, "nvme", False):
             return []
-        if not hasattr(self.trainer.strategy, "gradient_norm"):
-            return [
-                f"ckpt_path: {path} was written under DeepSpeed: go on with --trainer.strategy "
-                "strategies.deepspeed, or start from the run's `export/`"
-            ]
         if run.resolve() not in path.resolve().parents:
             return [
                 f"ckpt_path: {path} holds pickles, which could run code: they are read only from the run's "

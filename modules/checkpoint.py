@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel
 
 PROVENANCE = "provenance.json"
+SHARD = "50GB"  # the largest file of weights, as `transformers` has it
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "deepspeed")
 
 
@@ -65,6 +66,21 @@ def write_directory(directory: str, write: Callable[[Path], None]) -> None:
     part.rename(target)
 
 
+def networks(module: nn.Module) -> dict[str, dict[str, Any]]:
+    """What a checkpoint must say of its `transformers` models so that they can be exported without the run:
+    the model's name within `module` → `config` and, where it generates, `generation_config`."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, model in module.named_modules():
+        inner = any(name.startswith(f"{outer}.") for outer in found)
+        if isinstance(model, PreTrainedModel) and not inner:
+            generation = getattr(model, "generation_config", None)
+            found[name] = {
+                "config": json.loads(model.config.to_json_string()),
+                "generation_config": generation and json.loads(generation.to_json_string()),
+            }
+    return found
+
+
 State = dict[str, Tensor]
 """a model's weights, whole, by the names that the model has for them"""
 
@@ -77,12 +93,17 @@ def _save(
     stage: str,
     parent: str | None,
     provenance: dict[str, Any],
+    shard: str,
 ) -> None:
     for config in (model.config, getattr(model, "generation_config", None)):
         if config is not None:
             config.pad_token_id = tokenizer.pad_token_id
             config.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(folder, state_dict=state)
+    model.save_pretrained(folder, state_dict=dict(state), max_shard_size=shard)
+    weights = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+    if weights != model.dtype:  # the network computes in 16 bits, its weights are the optimizer's in fp32
+        model.config.dtype = weights
+        model.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     facts = {
         "stage": stage,
@@ -101,11 +122,12 @@ def export_causal_lm(
     stage: str,
     parent: str | None,
     provenance: dict[str, Any],
+    shard: str = SHARD,
 ) -> None:
-    """Writes a directory that `AutoModelForCausalLM` loads."""
+    """Writes a directory that `AutoModelForCausalLM` loads; only the configs of `model` are used."""
 
     def write(folder: Path) -> None:
-        _save(model, state, tokenizer, folder, stage, parent, provenance)
+        _save(model, state, tokenizer, folder, stage, parent, provenance, shard)
 
     write_directory(directory, write)
 
@@ -118,6 +140,7 @@ def export_reward(
     parent: str | None,
     offset: float,
     provenance: dict[str, Any],
+    shard: str = SHARD,
 ) -> None:
     """Writes a directory that `AutoModelForSequenceClassification` loads, with the mean training score as
     `offset`.
@@ -126,7 +149,11 @@ def export_reward(
     """
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     facts = {"offset": offset, **provenance}
-    write_directory(directory, lambda folder: _save(model, state, tokenizer, folder, "reward", parent, facts))
+
+    def write(folder: Path) -> None:
+        _save(model, state, tokenizer, folder, "reward", parent, facts, shard)
+
+    write_directory(directory, write)
 
 
 def export_ppo(
@@ -139,6 +166,7 @@ def export_ppo(
     directory: str,
     parent: str,
     provenance: dict[str, Any],
+    shard: str = SHARD,
 ) -> None:
     """Writes the actor for `AutoModelForCausalLM` and, in `critic/`, the critic for
     `AutoModelForTokenClassification`.
@@ -153,21 +181,23 @@ def export_ppo(
         directory: where to.
         parent: what the actor started from.
         provenance: further facts.
+        shard: the largest file of weights, for example `5GB`.
     """
     config = copy.deepcopy(critic.config)
     config.classifier_dropout = 0.0
-    classifier = AutoModelForTokenClassification.from_config(config, attn_implementation="sdpa")
+    with torch.device("meta"):  # its weights are the critic's
+        classifier = AutoModelForTokenClassification.from_config(
+            config, dtype=critic.dtype, attn_implementation="sdpa"
+        )
     prefix = f"{critic.base_model_prefix}."
-    body = {name: tensor for name, tensor in critic_state.items() if name.startswith(prefix)}
-    classifier.base_model.load_state_dict({name.removeprefix(prefix): body[name] for name in body})
-    head = next(module for name, module in classifier.named_children() if name in ("score", "classifier"))
-    with torch.no_grad():
-        head.weight.copy_(critic_state["score.weight"])
-        head.bias.fill_(-offset)
+    values = {name: tensor for name, tensor in critic_state.items() if name.startswith(prefix)}
+    head = next(name for name, _ in classifier.named_children() if name in ("score", "classifier"))
+    values[f"{head}.weight"] = critic_state["score.weight"]
+    values[f"{head}.bias"] = critic_state["score.weight"].new_full((1,), -offset)
 
     def write(folder: Path) -> None:
-        _save(actor, actor_state, tokenizer, folder, "ppo", parent, provenance)
+        _save(actor, actor_state, tokenizer, folder, "ppo", parent, provenance, shard)
         folder = folder / "critic"
-        _save(classifier, classifier.state_dict(), tokenizer, folder, "critic", parent, provenance)
+        _save(classifier, values, tokenizer, folder, "critic", parent, provenance, shard)
 
     write_directory(directory, write)

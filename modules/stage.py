@@ -15,7 +15,7 @@ from torchmetrics import SumMetric
 from transformers import PreTrainedModel
 
 from modules.backbone import LanguageModel, ScalarModel, whole
-from modules.checkpoint import parent_problem
+from modules.checkpoint import networks, parent_problem
 from modules.optim import decay_groups, warmup_cosine
 from modules.randomness import random_states, restore_random_state
 
@@ -284,6 +284,10 @@ class Stage(L.LightningModule):
         checkpoint["stage"] = self.stage
         checkpoint["tokens"] = self.total_tokens()
         checkpoint["random"] = random_states()
+        checkpoint["accumulate"] = self.trainer.accumulate_grad_batches
+        checkpoint["inputs"] = {name: path for name, path, _ in self.inputs()}
+        checkpoint["tokenizer"] = self.trainer.datamodule.tokenizer_path  # type: ignore[attr-defined]
+        checkpoint["networks"] = networks(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stage = checkpoint.get("stage", "unknown")
@@ -293,6 +297,8 @@ class Stage(L.LightningModule):
                 f"resume with a `{self.stage}` checkpoint, or start from the other stage's `export/` "
                 "directory"
             )
+        if self._trainer is not None:
+            _count_batches_anew(checkpoint, self.trainer.accumulate_grad_batches)
         self.tokens_before = checkpoint["tokens"]
         self.random_before = checkpoint["random"]
 
@@ -305,6 +311,15 @@ class Stage(L.LightningModule):
 def total_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The norm of all gradients together; of a cut network, a tensor that is cut too."""
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def _count_batches_anew(checkpoint: dict[str, Any], accumulate: int) -> None:
+    """Lightning counts micro-batches, of which a step may have another number on other ranks: left as it is,
+    the count would end the first step in its middle."""
+    before = checkpoint.get("accumulate", accumulate)
+    for counts in checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"].values():
+        if isinstance(counts, dict):
+            counts.update({name: count * accumulate // before for name, count in counts.items()})
 
 
 def _endless_warmup(warmup_steps: int, steps: int) -> str:

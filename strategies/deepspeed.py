@@ -20,6 +20,9 @@ from lightning.pytorch.strategies.deepspeed import remove_module_hooks
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from strategies.restore import restore, set_master
+from strategies.saved import open_checkpoint
+
 MEGABYTE = 10**6  # bytes
 HOOKS = tuple(f"_forward_{kind}hooks{end}" for kind in ("pre_", "") for end in ("", "_with_kwargs"))
 
@@ -76,6 +79,8 @@ class ZeRO(DeepSpeedStrategy):
         )
         self.bucket_bytes = bucket_bytes
         self.masters: list[tuple[nn.Parameter, Tensor]] = []
+        self.nvme = nvme_path is not None
+        self.trained: list[str] = []
         assert isinstance(self.config, dict)
         self.config["zero_force_ds_cpu_optimizer"] = False  # torch's own optimizers, on CPU too
         self.config["steps_per_print"] = None
@@ -154,7 +159,7 @@ class ZeRO(DeepSpeedStrategy):
         dtype = torch.bfloat16 if "bf16" in precision else torch.half if "16" in precision else torch.float32
         first: Any = None
         for parameter in network.parameters():
-            if parameter.requires_grad and dtype != parameter.dtype:
+            if parameter.requires_grad and parameter.dtype != dtype != torch.float32:
                 self.masters.append((parameter, parameter.data))
             # a copy: what is written to mapped weights stays in memory as long as the file is mapped
             parameter.data = parameter.data.to(dtype, copy=True)
@@ -218,29 +223,23 @@ class ZeRO(DeepSpeedStrategy):
             self.config["gradient_clipping"] = getattr(self.lightning_module, "max_grad_norm", 0.0)
         trained = [p for p in model.parameters() if p.requires_grad]
         casts = "bf16" in self.config or "fp16" in self.config
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        self.trained = [names[p] for group in optimizer.param_groups for p in group["params"]]
         self.masters += [(p, p.data) for p in trained if casts and p.dtype == torch.float32]
-        engine = self._engine(self.config, model, trained, optimizer, lr_scheduler)
-        if casts:
-            self._restore_masters()
-        self.masters.clear()
-        return engine
-
-    def _restore_masters(self) -> None:
-        """Gives the optimizer the weights of before: DeepSpeed makes its own from those it has cast to 16
-        bits, where a norm's 1.003 is 1."""
-        from deepspeed.utils import safe_set_full_fp32_param
-
+        engine, zero = self._engine(self.config, model, trained, optimizer, lr_scheduler)
         while self.masters:
-            parameter, value = self.masters.pop()  # the copy is free again each time
-            value = value.to(self.root_device, torch.float32)
-            torch.distributed.broadcast(value, 0)
-            safe_set_full_fp32_param(parameter, value)
+            parameter, whole = self.masters.pop()  # the copy is free again each time
+            whole = whole.to(self.root_device, torch.float32, copy=True)
+            torch.distributed.broadcast(whole, 0)
+            set_master(zero, parameter, whole)
+        return engine, zero
 
     def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
         assert isinstance(self.config, dict)
         kept = ("fp16", "bf16", *(("zero_optimization",) if self.zero_stage_3 else ()))
         config = {name: self.config[name] for name in kept if name in self.config}
         remove_module_hooks(model)  # those of the engine before
+        self.masters.clear()
         engine, _ = self._engine({"train_micro_batch_size_per_gpu": 1, **config}, model, [])
         if self.zero_stage_3:  # called when a checkpoint has been read; there are no master weights here
             engine.optimizer._restore_from_bit16_weights = lambda: None
@@ -275,8 +274,8 @@ class ZeRO(DeepSpeedStrategy):
         target = Path(self.broadcast(str(filepath)))
         part, old = (target.with_name(target.name + suffix) for suffix in (".part", ".old"))
         if self.is_global_zero:
-            for folder in (part, old):
-                shutil.rmtree(folder, ignore_errors=True)
+            _remove(part)
+            _remove(old)
         self.barrier()
         super().save_checkpoint(checkpoint, part, storage_options)
         self.barrier()
@@ -284,31 +283,25 @@ class ZeRO(DeepSpeedStrategy):
             if target.exists():
                 target.rename(old)
             part.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
         self.barrier()
 
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Every rank reads its own file.
+        """Every rank takes its part of any checkpoint: of another stage, of another number of ranks, or of
+        another strategy.
 
         Raises:
-            ValueError: it is no checkpoint of DeepSpeed, or one of another number of ranks.
+            ValueError: it is none, or not of this network.
         """
-        path = Path(checkpoint_path)
-        if not path.is_dir():
-            raise ValueError(
-                f"ckpt_path: {path} was not written under DeepSpeed, whose checkpoints are folders: go on "
-                "under the strategy it was written with, or start from its `export/`"
-            )
         assert self.lightning_module is not None
-        ranks = len(list(path.glob("*/*_optim_states.pt")))
-        if ranks != self.world_size and self.lightning_module.trainer.state.fn == "fit":
-            raise ValueError(
-                f"ckpt_path: {path} was written by {ranks} ranks, this run has {self.world_size}: go on with "
-                "as many"
-            )
-        return super().load_checkpoint(checkpoint_path, weights_only)
+        if self.nvme:  # DeepSpeed copies its files beside the checkpoint
+            return super().load_checkpoint(checkpoint_path, weights_only)
+        saved = open_checkpoint(Path(checkpoint_path), self.trained)
+        training = self.lightning_module.trainer.state.fn == "fit"
+        restore(self.deepspeed_engine, self.lightning_module, saved, training)
+        return saved.facts
 
     # --- what a stage asks for
 
@@ -353,6 +346,14 @@ class ZeRO(DeepSpeedStrategy):
                     found[id(tensor)] = torch.empty(0)
             state[name] = found[id(tensor)]  # tied weights stay one tensor
         return state if self.is_global_zero else {}
+
+
+def _remove(path: Path) -> None:
+    """Removes a checkpoint, a folder or another strategy's file, where there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _whole(tensor: Tensor) -> Tensor:

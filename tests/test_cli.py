@@ -30,7 +30,7 @@ def test_help_is_fast_and_imports_nothing_heavy():
 @pytest.mark.parametrize(
     "command",
     [
-        *("chat", "tokenizer", "quickstart"),
+        *("chat", "export", "tokenizer", "quickstart"),
         *("data inspect", "data deduplicate", "data contamination", "data receipt"),
     ],
 )
