@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from strategies.deepspeed import MEGABYTE, ZeRO
 from strategies.sharded import Sharded
+from strategies.zero import MEGABYTE, ZeRO
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -105,6 +105,7 @@ def deepspeed(
     nvme_path: str | None = None,
     bucket_megabytes: int = 200,
     persistent_elements: int = 100_000,
+    gather_to_sample: bool = True,
     backend: str | None = None,
     timeout_seconds: int = 1800,
 ) -> ZeRO:
@@ -119,6 +120,8 @@ def deepspeed(
             bytes.
         persistent_elements: stage 3 leaves parameters of fewer numbers whole on every rank: more memory, less
             communication.
+        gather_to_sample: stage 3 holds a network whole on every rank while it samples, which is fast; false
+            gathers block by block for every token, where the whole does not fit.
         backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
         timeout_seconds: how long a rank waits for the others.
 
@@ -139,4 +142,5 @@ def deepspeed(
         raise ValueError(f"trainer.strategy: bucket_megabytes is {bucket_megabytes}: give a number above 0")
     timeout = timedelta(seconds=timeout_seconds)
     size = bucket_megabytes * MEGABYTE
-    return ZeRO(stage, offload, nvme_path, size, persistent_elements, backend, timeout)
+    memory = (size, persistent_elements, gather_to_sample)
+    return ZeRO(stage, offload, nvme_path, *memory, backend, timeout)

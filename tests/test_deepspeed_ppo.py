@@ -83,12 +83,13 @@ def one_rank(lines, alone):
 def runs(request, lines, alone):
     """The same in two processes under one stage of ZeRO: (stage, folder of all runs).
 
-    A step of `plain` and `offload` is four micro-batches on each rank. One of `schedule` is one; it samples
-    three prompts at a time, and stage 3 leaves its small parameters whole.
+    A step of `plain` and `offload` is four micro-batches on each rank; stage 3 samples block by block in the
+    latter. One of `schedule` is one; it samples three prompts at a time, and stage 3 leaves its small
+    parameters whole.
     """
     stage, strategy = request.param, zero(request.param)
     todo = [lines(f"plain.z{stage}", *strategy, micro=1)]
-    todo += [lines(f"offload.z{stage}", *zero(stage, offload="optimizer"), micro=1)]
+    todo += [lines(f"offload.z{stage}", *zero(stage, offload="optimizer", gather_to_sample=False), micro=1)]
     whole, chunks = zero(stage, persistent_elements=100_000), "--model.init_args.rollout_batch_size=3"
     todo += [lines(f"schedule.z{stage}", *whole, *SCHEDULE, chunks)]
     for more in (f"--trainer.max_steps={STEPS // 2}", "--ckpt_path=last"):

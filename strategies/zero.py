@@ -4,7 +4,6 @@ process."""
 import argparse
 import os
 import shutil
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -20,11 +19,11 @@ from lightning.pytorch.strategies.deepspeed import remove_module_hooks
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from strategies.gathering import gathered, release_prefetched, whole
 from strategies.restore import restore, set_master
 from strategies.saved import open_checkpoint
 
 MEGABYTE = 10**6  # bytes
-HOOKS = tuple(f"_forward_{kind}hooks{end}" for kind in ("pre_", "") for end in ("", "_with_kwargs"))
 
 
 class ExactNumbers(DeepSpeedPrecision):
@@ -50,6 +49,7 @@ class ZeRO(DeepSpeedStrategy):
         nvme_path: folder on a fast disk that takes what is offloaded.
         bucket_bytes: of gradients that are reduced, and of parameters that are gathered, at once.
         persistent_elements: stage 3 leaves smaller parameters whole on every rank.
+        gather_to_sample: hold a network whole while it samples; else block by block, all ranks in step.
         backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
         timeout: how long a rank waits for the others.
     """
@@ -61,6 +61,7 @@ class ZeRO(DeepSpeedStrategy):
         nvme_path: str | None,
         bucket_bytes: int,
         persistent_elements: int,
+        gather_to_sample: bool,
         backend: str | None,
         timeout: timedelta,
     ):
@@ -78,6 +79,7 @@ class ZeRO(DeepSpeedStrategy):
             timeout=timeout,
         )
         self.bucket_bytes = bucket_bytes
+        self.gather_to_sample = gather_to_sample
         self.masters: list[tuple[nn.Parameter, Tensor]] = []
         self.nvme = nvme_path is not None
         self.trained: list[str] = []
@@ -307,28 +309,21 @@ class ZeRO(DeepSpeedStrategy):
 
     @contextmanager
     def gathered(self, network: nn.Module) -> Iterator[None]:
-        """All parameters whole on every rank while it lasts, for many forwards of inner modules in a row.
-
-        DeepSpeed's hooks, which would release a module's parameters after each forward, are out of the way;
-        so no gradients.
-        """
+        """While it lasts, for many forwards in a row and no gradients: all parameters whole on every rank, or
+        those of blocks gathered one by one, as long as `anywhere` keeps the ranks in step."""
         if not self.zero_stage_3:
             yield
             return
-        import deepspeed
+        release_prefetched(self.deepspeed_engine)
+        blocks = () if self.gather_to_sample else network.blocks()  # type: ignore[operator]
+        with torch.no_grad(), gathered(network, apart=blocks):
+            yield
 
-        optimizer = self.deepspeed_engine.optimizer
-        offload = getattr(optimizer, "parameter_offload", optimizer)  # itself where nothing is trained
-        offload.partition_all_parameters()  # those too that are prefetched for a training step right now
-        kept = [(module, name, getattr(module, name)) for module in network.modules() for name in HOOKS]
-        with torch.no_grad(), deepspeed.zero.GatheredParameters(list(network.parameters())):
-            for module, name, _ in kept:
-                setattr(module, name, OrderedDict())
-            try:
-                yield
-            finally:
-                for module, name, hooks in kept:
-                    setattr(module, name, hooks)
+    def anywhere(self, flag: Tensor) -> Tensor:
+        """Whether something is so on this rank or, where ranks must keep in step, on any."""
+        if not self.zero_stage_3 or self.gather_to_sample:
+            return flag
+        return self.reduce(flag.int(), reduce_op="max")
 
     def whole_state(self, module: nn.Module) -> dict[str, Tensor]:
         """Whole fp32 tensors in CPU memory on the first rank, nothing on the others; every rank must ask.
@@ -339,9 +334,9 @@ class ZeRO(DeepSpeedStrategy):
         state: dict[str, Tensor] = {}
         for name, tensor in module.state_dict(keep_vars=True).items():
             if id(tensor) not in found:
-                whole = _whole(tensor)
+                value = whole(tensor)
                 if self.is_global_zero:
-                    found[id(tensor)] = whole.detach().to("cpu", copy=True)
+                    found[id(tensor)] = value.detach().to("cpu", copy=True)
                 else:
                     found[id(tensor)] = torch.empty(0)
             state[name] = found[id(tensor)]  # tied weights stay one tensor
@@ -354,21 +349,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """A parameter as the optimizer has it, in fp32, or as it is where nothing trains it."""
-    import deepspeed
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    if not isinstance(tensor, nn.Parameter):
-        return tensor
-    if hasattr(tensor, "_z3_optimizer") or hasattr(tensor, "_hp_mapping"):
-        return safe_get_full_fp32_param(tensor)
-    if hasattr(tensor, "ds_id"):
-        with deepspeed.zero.GatheredParameters([tensor]):
-            return tensor.detach().clone()
-    return tensor
 
 
 def _use_cpu() -> None:
