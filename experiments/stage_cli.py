@@ -28,7 +28,7 @@ from experiments.ranks.agreement import Agreement, facts, settings
 from experiments.ranks.launcher import watch_over_ranks
 from experiments.ranks.run import as_one_of_many, ranks, world_problem
 from modules.stage import Stage
-from strategies.saved import AnyCheckpoint
+from strategies.saved import AnyCheckpoint, finish_interrupted_save
 
 
 class SaveConfig(SaveConfigCallback):
@@ -119,6 +119,7 @@ class TriviumCLI(LightningCLI):
         trainer: Any = self.trainer
         found = []
         run = Path(self._option("run"))
+        finish_interrupted_save(run / "checkpoints")
         if self.subcommand == "fit" and not trainer.fast_dev_run and self._option("ckpt_path") is None:
             old = [run / name for name in ("export", "checkpoints", "metrics") if (run / name).exists()]
             if old and not self._option("overwrite"):

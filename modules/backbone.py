@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.cache_utils import Cache
 
+SCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping", "lm_head_multiplier")
+"""what some models do to their logits after the head"""
 LOSS_CHUNK = 512  # tokens whose logits exist at the same time
 
 
@@ -110,6 +112,12 @@ class LanguageModel(_Backbone):
 
     def __init__(self, model: PreTrainedModel, fp32_head: bool = False):
         super().__init__(model)
+        for name in SCALED_LOGITS:
+            if getattr(model.config, name, None) not in (None, 1):
+                raise ValueError(
+                    f"model: `{model.config.model_type}` has {name} {getattr(model.config, name)}, but the "
+                    "loss takes its logits as they are: use a model without it"
+                )
         self.fp32_head = fp32_head
 
     def forward(
@@ -148,15 +156,19 @@ class LanguageModel(_Backbone):
             position_ids: (B, S) int64.
             cache: keys and values so far; it grows.
         """
-        output = self.model(
+        output = self.model.base_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
         )
-        return output.logits[:, -1]
+        hidden, head = output.last_hidden_state[:, -1], self.model.get_output_embeddings()
+        if not self.fp32_head:
+            return head(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
+            bias = None if head.bias is None else whole(head.bias).float()
+            return F.linear(hidden.float(), whole(head.weight).float(), bias)
 
     def token_losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """(…, D) hidden states and (…) labels → (…) fp32 losses through the chunked linear cross-entropy."""

@@ -14,7 +14,8 @@ from modules.backbone import LanguageModel
 def uniforms(seed: int, iteration: int, prompt_index: Sequence[int], length: int) -> Tensor:
     """(B, length) numbers in [0, 1), a function of (seed, iteration, prompt, position) alone."""
     rows = [np.random.default_rng((seed, iteration, index)).random(length) for index in prompt_index]
-    return torch.from_numpy(np.stack(rows)).float()
+    below_one = 1 - 2**-24  # the largest in fp32: what lies above would be rounded to 1
+    return torch.from_numpy(np.stack(rows)).float().clamp(max=below_one)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ def random_states() -> list[dict[str, Any]]:
         "python": random.getstate(),
         "numpy": (version, np.asarray(key).tolist(), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
     }
     if not dist.is_initialized():
         return [state]
@@ -34,5 +34,5 @@ def restore_random_state(states: list[dict[str, Any]]) -> None:
     random.setstate(state["python"])
     np.random.set_state((version, np.array(key, dtype=np.uint32), position, has_gauss, gauss))
     torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] is not None and torch.cuda.is_available():
+    if state["cuda"] is not None and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"].cpu())

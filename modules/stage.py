@@ -131,6 +131,17 @@ class Stage(L.LightningModule):
         """The data module's tokenizer."""
         return self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
 
+    def _apply(self, fn: Callable, recurse: bool = True) -> "Stage":
+        """Buffers keep their dtype where parameters change theirs: a rotary embedding's frequencies and PPO's
+        coefficient are no numbers to round."""
+        before = [(m, name, b) for m in self.modules() for name, b in m._buffers.items() if b is not None]
+        super()._apply(fn, recurse)
+        for module, name, buffer in before:
+            now = module._buffers[name]
+            if now is not None and now.dtype != buffer.dtype:
+                module._buffers[name] = buffer.to(now.device)
+        return self
+
     def setup(self, stage: str) -> None:
         self.step_loss.process_group = self.data_group
 

@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,15 @@ def open_checkpoint(path: Path, trained: Sequence[str] = ()) -> Saved:
         ValueError: it is none, is cut off, or holds what would have to run code.
     """
     return Partitions(path) if path.is_dir() else WholeFile(path, trained)
+
+
+def finish_interrupted_save(folder: Path) -> None:
+    """Puts a checkpoint back that a newer one was about to take the place of when the run was cut off."""
+    for old in folder.glob("*.old"):
+        target = old.with_name(old.name.removesuffix(".old"))
+        if not target.exists():
+            with suppress(FileNotFoundError):  # another rank was faster
+                old.rename(target)
 
 
 class AnyCheckpoint(TorchCheckpointIO):

@@ -4,6 +4,7 @@ on GPUs or CPUs."""
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Protocol
 
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
@@ -22,6 +23,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from strategies.partitions import mapped
 from strategies.tensor import parallelize
 
 
@@ -79,7 +81,7 @@ class Sharded(ModelParallelStrategy):
         self.shards, self.tensor_parallel, self.data_parallel = shards, tensor_parallel, data_parallel
         self.reshard_after_forward = reshard_after_forward
         self.mixed_precision = mixed_precision
-        self.offload = CPUOffloadPolicy() if cpu_offload else OffloadPolicy()
+        self.cpu_offload = cpu_offload
         self.gather_to_sample = gather_to_sample
 
     # --- the grid of ranks
@@ -90,6 +92,9 @@ class Sharded(ModelParallelStrategy):
         Raises:
             ValueError: they do not multiply to the ranks there are.
         """
+        for name in ("shards", "tensor_parallel", "data_parallel"):
+            if (getattr(self, name) or 1) < 1:
+                raise ValueError(f"trainer.strategy: {name} is {getattr(self, name)}: give 1 or more")
         ranks = self.num_nodes * self.num_processes
         tensor = self.tensor_parallel or max(1, ranks // (self.data_parallel or 1))
         data = self.data_parallel or max(1, ranks // tensor)
@@ -104,6 +109,11 @@ class Sharded(ModelParallelStrategy):
                 f"trainer.strategy: shards is {shards}, but {data} ranks share the rows: give a divisor of "
                 f"{data}"
             )
+        if data == 1 < tensor and (self.cpu_offload or self.mixed_precision.param_dtype):
+            raise ValueError(
+                "trainer.strategy: cpu_offload and parameters are FSDP2's, for which data_parallel 1 leaves "
+                "nothing: leave them out, or make more groups"
+            )
         return data // shards, shards, tensor
 
     @property
@@ -113,20 +123,26 @@ class Sharded(ModelParallelStrategy):
         return copies * shards
 
     def setup_environment(self) -> None:
+        if self.cpu_offload and self.root_device.type == "cuda" and self._process_group_backend is None:
+            self._process_group_backend = "cuda:nccl,cpu:gloo"  # shards are gathered from CPU memory too
         ParallelStrategy.setup_environment(self)
         self._setup_distributed()
         mesh = init_device_mesh(
             self.root_device.type, self.grid(), mesh_dim_names=("copies", "shards", "tensor_parallel")
         )
-        mesh["copies", "shards"]._flatten("data_parallel")
+        self._data_mesh = mesh["copies", "shards"]._flatten("data_parallel")
         self._device_mesh = mesh
         assert self.lightning_module is not None
         self.lightning_module._device_mesh = mesh
 
     @property
+    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        return {"num_replicas": self._data_mesh.size(), "rank": self._data_mesh.get_local_rank()}
+
+    @property
     def data_group(self) -> ProcessGroup:
         """One rank of every group that reads the same rows."""
-        return self.device_mesh["data_parallel"].get_group()
+        return self._data_mesh.get_group()
 
     # --- networks
 
@@ -142,7 +158,7 @@ class Sharded(ModelParallelStrategy):
         options: dict[str, Any] = {
             "mesh": self.device_mesh["copies", "shards"] if copies > 1 else self.device_mesh["shards"],
             "mp_policy": self.mixed_precision,
-            "offload_policy": self.offload,
+            "offload_policy": self._offload_policy(),
         }
         for block in network.blocks():  # type: ignore[operator]
             fully_shard(block, reshard_after_forward=self.reshard_after_forward, **options)
@@ -151,18 +167,35 @@ class Sharded(ModelParallelStrategy):
             register_fsdp_forward_method(network, method)
         return network.float()
 
+    def _offload_policy(self) -> OffloadPolicy:
+        return CPUOffloadPolicy(self.root_device.type == "cuda") if self.cpu_offload else OffloadPolicy()
+
+    def model_to_device(self) -> None:
+        """What FSDP2 keeps in CPU memory stays there."""
+        if not self.cpu_offload:
+            super().model_to_device()
+            return
+        assert self.lightning_module is not None
+        device = self.root_device
+        self.lightning_module._apply(
+            lambda tensor: tensor if isinstance(tensor, DTensor) else tensor.to(device)
+        )
+        self.lightning_module._device = device
+
     @contextmanager
     def gathered(self, network: nn.Module) -> Iterator[None]:
         """While it lasts, for many forwards in a row: all parameters whole on every rank, or gathered block
         by block as long as `anywhere` keeps the ranks in step."""
         cut = [module for module in network.modules() if isinstance(module, FSDPModule)]
-        for module in cut if self.gather_to_sample else []:  # by the first forward, and then left so
+        blocks = [module for module in cut if module is not network] if self.gather_to_sample else []
+        for module in blocks:  # gathered by the first forward, and then left so, as the rest is anyway
             module.set_reshard_after_forward(False, recurse=False)
         try:
             yield
         finally:
-            for module in cut:
+            for module in blocks:
                 module.set_reshard_after_forward(self.reshard_after_forward, recurse=False)
+            for module in cut:
                 module.reshard()
 
     def anywhere(self, flag: Tensor) -> Tensor:
@@ -208,6 +241,9 @@ class Sharded(ModelParallelStrategy):
     lightning_restore_optimizer = True
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """A file is mapped into memory, so that a rank reads its own part of the tensors alone."""
+        if Path(checkpoint_path).is_file():
+            return mapped(Path(checkpoint_path))
         return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:

@@ -28,16 +28,10 @@ MEGABYTE = 10**6  # bytes
 
 class ExactNumbers(DeepSpeedPrecision):
     """DeepSpeed's precision for parameters alone. Batches stay as they are: in bf16 a normalizer of 1234
-    would be 1232, and ratings that differ would tie. So do buffers, PPO's fp64 coefficient among them."""
+    would be 1232, and ratings that differ would tie."""
 
     def convert_input(self, data: Any) -> Any:
         return data
-
-    def convert_module(self, module: nn.Module) -> nn.Module:
-        if "true" in self.precision:
-            for parameter in module.parameters():
-                parameter.data = parameter.data.to(self._desired_dtype)
-        return module
 
 
 class ZeRO(DeepSpeedStrategy):
@@ -140,10 +134,16 @@ class ZeRO(DeepSpeedStrategy):
                 "trainer.gradient_clip_algorithm is `value`: DeepSpeed clips by norm only; use `norm`, or "
                 "another strategy"
             )
+        if self.zero_stage_3:
+            module.to(self.root_device)  # buffers and metrics, which DeepSpeed leaves where they are
         if module.trainer.training:
             self._initialize_deepspeed_train(module)
         else:
             self._initialize_deepspeed_inference(module)
+
+    def tensor_init_context(self, empty_init: bool | None = None) -> Any:
+        """Networks begin in CPU memory, in their own dtype."""
+        return nullcontext()
 
     def model_sharded_context(self) -> Any:
         """Networks are built whole, their pretrained weights still in the file; `shard` cuts them."""

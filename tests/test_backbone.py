@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.cache_utils import DynamicCache
 
 from datamodules.collate import packed_blocks, token_rows
 from modules.backbone import LanguageModel, attention_mask, disable_dropout
@@ -202,3 +203,26 @@ def test_recomputed_blocks_decode_with_their_cache_in_training_mode():
     expected = generate(model, prompt, mask, 6, eos_token_id=0, pad_token_id=0)[0]
     model.recompute_blocks()
     assert torch.equal(generate(model, prompt, mask, 6, eos_token_id=0, pad_token_id=0)[0], expected)
+
+
+def test_sampling_reads_the_same_probabilities_as_the_loss_under_autocast():
+    """PPO's head is fp32 in both: logits in bf16 near 5 would be off by up to 0.016."""
+    model = network().eval()
+    model.fp32_head = True
+    ids = torch.arange(1, 20)[None]
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        batch = token_rows([[ids[0].numpy()]], [[ids[0].numpy()]], [0], pad_id=0)
+        loss = model(*inputs(batch))[0, -1]
+        cache = DynamicCache(config=model.model.config)
+        seen, positions = torch.ones(1, 18, dtype=torch.int64), torch.arange(18)[None]
+        logits = model.next_logits(ids[:, :-1], seen, positions, cache)
+    assert logits.dtype == torch.float32
+    # both from the same bf16 hidden states, up to the order of their sums: far below bf16's step of 0.016
+    torch.testing.assert_close(-logits.log_softmax(-1)[0, ids[0, -1]], loss, atol=2e-3, rtol=0)
+
+
+def test_a_model_that_scales_its_logits_is_refused():
+    config = AutoConfig.for_model("granite", vocab_size=97, logits_scaling=8.0, **SMALL["llama"])
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ValueError, match=r"`granite` has logits_scaling 8\.0, but the loss takes its logits"):
+        LanguageModel(model)

@@ -1,5 +1,6 @@
 """Sampling: what comes out depends on the prompt and the seed alone, and scores as it was drawn."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -120,3 +121,10 @@ def test_the_value_of_a_token_is_read_before_it():
     model: ScalarModel = Position()  # type: ignore[assignment]
     assert values(model, rows, 2).tolist() == [[2, 3], [0, 1]]
     assert rows.at_end(rows.position_ids).tolist() == [4, 2]
+
+
+def test_random_numbers_are_below_one_in_fp32_too(monkeypatch):
+    """1 would be above every cumulative probability and draw the last token, however improbable it is."""
+    highest = type("Highest", (), {"random": lambda self, size: np.full(size, 1 - 2**-53)})
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: highest())
+    assert uniforms(0, 0, [0], 3).max() < 1

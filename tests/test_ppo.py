@@ -94,3 +94,18 @@ def test_dropout_is_off_in_all_four_models_even_in_training_mode(tiny_stages):
     ppo.configure_model()
     ppo.train()
     assert not any(part.training for part in ppo.network.modules())
+
+
+def test_buffers_stay_exact_where_parameters_become_16_bit(tiny_stages):
+    """`bf16-true`: a rounded frequency times a position of thousands would be another angle altogether."""
+    module = PPOModule(actor=tiny_stages.export("sft"), reward=tiny_stages.export("reward"), kl_coef=0.07)
+    module.configure_model()
+    frequencies = {n: b.clone() for n, b in module.named_buffers() if n.endswith("inv_freq")}
+    module.to(torch.bfloat16)
+    assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
+    assert module.kl_coef.dtype == torch.float64
+    assert float(module.kl_coef) == 0.07
+    assert len(frequencies) >= 4
+    for name, buffer in module.named_buffers():
+        if name in frequencies:
+            assert torch.equal(buffer, frequencies[name])

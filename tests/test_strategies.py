@@ -59,7 +59,7 @@ GROUPS = {
     "ddp": Group(2, 2, "ddp", {}, None),
     "fsdp": Group(2, 2, "fsdp", {}, None),
     "tensor_parallel": Group(2, 1, "tensor_parallel", {}, None),
-    "fsdp_alone": Group(1, 1, "fsdp", {}, (4, 1, 4)),
+    "fsdp_alone": Group(1, 1, "fsdp", {"cpu_offload": True}, (4, 1, 4)),
     "two_dimensional": Group(4, 2, "tensor_parallel", {"tensor_parallel": 2}, (1, 4, 1)),
     "hybrid": Group(4, 4, "fsdp", {"shards": 2, "gather_to_sample": False}, (4, 1, 4)),
 }
@@ -253,6 +253,8 @@ def test_predictions_are_those_of_one_process(alone, group):
         ({"tensor_parallel": 3}, "tensor_parallel 3 × data_parallel 1 = 3 ranks, but the run has 2"),
         ({"data_parallel": 4}, "tensor_parallel 1 × data_parallel 4 = 4 ranks, but the run has 2"),
         ({"shards": 3}, "shards is 3, but 2 ranks share the rows: give a divisor of 2"),
+        ({"shards": -1}, "shards is -1: give 1 or more"),
+        ({"tensor_parallel": 2, "cpu_offload": True}, "cpu_offload and parameters are FSDP2's"),
     ],
 )
 def test_a_grid_that_is_not_the_runs_is_refused_before_processes_start(
