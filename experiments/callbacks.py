@@ -89,6 +89,14 @@ class Mixture(Callback):
                 )
 
 
+class ProgressBar(RichProgressBar):
+    """Lightning's, which would count to epoch −2 where steps end the run."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        epochs = self.trainer.max_epochs or -1
+        return f"Epoch {current_epoch}" + (f"/{epochs - 1}" if epochs > 0 else "")
+
+
 class StepCheckpoint(ModelCheckpoint):
     """Checkpoints by time and at the end, only between optimizer steps: never in the middle of accumulated
     gradients. Lightning itself ignores the time under manual optimisation, which is PPO's."""
@@ -215,5 +223,5 @@ def default_callbacks(
         save_last=True,
         train_time_interval=timedelta(minutes=checkpoint_minutes),
     )
-    optional = [*([RichProgressBar()] if progress else []), *([checkpoint] if checkpoints else [])]
+    optional = [*([ProgressBar()] if progress else []), *([checkpoint] if checkpoints else [])]
     return [*optional, DataReceipt(run), Throughput(), Mixture(), Export(run)]

@@ -14,6 +14,7 @@ import lightning as L
 import transformers
 import yaml
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import Strategy
 
@@ -29,6 +30,8 @@ from experiments.ranks.launcher import watch_over_ranks
 from experiments.ranks.run import as_one_of_many, ranks, world_problem
 from modules.stage import Stage
 from strategies.saved import AnyCheckpoint, finish_interrupted_save
+
+RESULTS = ("export", "checkpoints", "metrics")  # folders of a run
 
 
 class SaveConfig(SaveConfigCallback):
@@ -73,7 +76,7 @@ class TriviumCLI(LightningCLI):
                 self._option("checkpoint_minutes"),
                 str(self.subcommand),
                 checkpoints=config["enable_checkpointing"] is not False,
-                progress=config["enable_progress_bar"] is not False,
+                progress=config["enable_progress_bar"] is not False and AnyProgressBar not in given,
             )
             callbacks = [*callbacks, *(callback for callback in defaults if type(callback) not in given)]
         if config["logger"] is None:
@@ -121,7 +124,7 @@ class TriviumCLI(LightningCLI):
         run = Path(self._option("run"))
         finish_interrupted_save(run / "checkpoints")
         if self.subcommand == "fit" and not trainer.fast_dev_run and self._option("ckpt_path") is None:
-            old = [run / name for name in ("export", "checkpoints", "metrics") if (run / name).exists()]
+            old = [run / name for name in RESULTS if any(path.is_file() for path in (run / name).rglob("*"))]
             if old and not self._option("overwrite"):
                 found.append(
                     f"run: {run} already holds {', '.join(path.name for path in old)}: go on with "
@@ -170,7 +173,7 @@ class TriviumCLI(LightningCLI):
         trainer: Any = self.trainer
         resumes = self._option("ckpt_path") is not None
         if self._option("overwrite") and not resumes and trainer.is_global_zero and not trainer.fast_dev_run:
-            for name in ("export", "checkpoints", "metrics"):
+            for name in RESULTS:
                 shutil.rmtree(Path(self._option("run")) / name, ignore_errors=True)
 
         self.forecast = forecast(self.config["fit"], trainer)
