@@ -242,6 +242,7 @@ def launched(start, tmp_path_factory):
         pids = [folder / f"{name}.{rank}" for rank in (0, 1)]
         while run.process.poll() is None and not all(file.is_file() and file.read_text() for file in pids):
             time.sleep(0.05)
+        assert name == "whole" or all(file.is_file() for file in pids), run.err.read_text()
         run.pids = [int(file.read_text()) for file in pids] if name != "whole" else [run.process.pid]
     ended = when_gone(*(pid for run in found.values() for pid in run.pids))
     for run in found.values():
