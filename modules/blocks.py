@@ -24,7 +24,7 @@ def repeated_blocks(model: PreTrainedModel) -> list[nn.Module]:
     if not found:
         raise ValueError(
             f"model: `{model.config.model_type}` has no list of repeated blocks, by which memory is planned, "
-            "strategies cut and activation_checkpointing computes again: take a network that has one, such as "
-            "llama, or train with strategies.ddp and without activation_checkpointing"
+            "strategies cut and activation_checkpointing computes again: take a network that has one, or "
+            "train with strategies.ddp and without activation_checkpointing"
         )
     return list(found)

@@ -208,7 +208,8 @@ def test_recomputed_blocks_decode_with_their_cache_in_training_mode():
 
 EIGHT = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2}
 EXPERTS = {"num_experts": 5, "moe_intermediate_size": 8, "num_experts_per_tok": 2}
-DECODERS = {  # biogpt's class names no blocks (`_no_split_modules`); jetmoe and jamba have lists in them
+# biogpt has no `_no_split_modules`; longcat_flash's blocks hold lists and count twice; jamba has two kinds
+DECODERS = {
     "llama": ("LlamaDecoderLayer", EIGHT),
     "qwen3": ("Qwen3DecoderLayer", {**EIGHT, "head_dim": 8}),
     "qwen3_moe": ("Qwen3MoeDecoderLayer", {**EIGHT, **EXPERTS, "head_dim": 8}),
@@ -216,7 +217,10 @@ DECODERS = {  # biogpt's class names no blocks (`_no_split_modules`); jetmoe and
     "phi3": ("Phi3DecoderLayer", {**EIGHT, "pad_token_id": 0}),
     "olmo2": ("Olmo2DecoderLayer", EIGHT),
     "mixtral": ("MixtralDecoderLayer", {**EIGHT, "num_local_experts": 5}),
-    "jetmoe": ("JetMoeDecoderLayer", {**EIGHT, "num_key_value_heads": 1, "kv_channels": 8}),
+    "longcat_flash": (
+        "LongcatFlashDecoderLayer",
+        {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 6, "n_routed_experts": 3},
+    ),
     "gpt_neox": ("GPTNeoXLayer", {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}),
     "gpt2": ("GPT2Block", {"n_embd": 16, "n_head": 2}),
     "biogpt": (
@@ -239,7 +243,7 @@ DECODERS = {  # biogpt's class names no blocks (`_no_split_modules`); jetmoe and
 @pytest.mark.parametrize("model_type", DECODERS)
 def test_a_networks_blocks_are_its_decoder_layers_in_training_and_in_the_plan(model_type):
     classes, options = DECODERS[model_type]
-    config = AutoConfig.for_model(model_type, vocab_size=50, num_hidden_layers=3, **options)
+    config = AutoConfig.for_model(model_type, vocab_size=50, **{"num_hidden_layers": 3, **options})
     with torch.device("meta"):
         blocks = LanguageModel(AutoModelForCausalLM.from_config(config)).blocks()
     assert {type(block).__name__ for block in blocks} == set(classes.split())
