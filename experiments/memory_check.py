@@ -49,9 +49,12 @@ class Forecast(NamedTuple):
         found = account(run, run.cut)
         host = f", {size(found.host, 3)} offloaded" if found.host else ""
         ranks = f" on {run.devices} ranks" if run.devices > 1 else ""
+        most = f"{size(found.activations, 3)} activations"
+        if found.rollout > found.update:
+            most = f"{size(found.rollout, 3)} while it samples"
         line = (
             f"memory: a rank needs about {size(found.peak, 3)} ({size(found.states, 3)} states, "
-            f"{size(found.activations, 3)} activations{host}; {run.cut.strategy}{ranks}), it has "
+            f"{most}{host}; {run.cut.strategy}{ranks}), it has "
             f"{size(self.memory, 3)}: {self.where}"
         )
         if found.peak <= self.memory:
