@@ -5,14 +5,29 @@ and the one change that would help most.
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import indent
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
+
+from experiments.ranks.run import ranks
 
 if TYPE_CHECKING:
     from experiments.plan.config import Run
 
-CPU_ALLOCATOR = ("DefaultCPUAllocator", "bad allocation", "bad_alloc", "Cannot allocate memory")
+SIGNS = (
+    "out of memory",  # of CUDA's allocator and driver, and of NCCL's `Cuda failure`
+    "_STATUS_ALLOC_FAILED",  # CUBLAS and its sisters
+    "Failed to CUDA calloc",  # NCCL
+    "DefaultCPUAllocator",
+    "bad allocation",
+    "bad_alloc",
+    "Cannot allocate memory",
+)
+"""what an error says that has no type of its own"""
 
 
 class Forecast(NamedTuple):
@@ -34,9 +49,12 @@ class Forecast(NamedTuple):
         found = account(run, run.cut)
         host = f", {size(found.host, 3)} offloaded" if found.host else ""
         ranks = f" on {run.devices} ranks" if run.devices > 1 else ""
+        most = f"{size(found.activations, 3)} activations"
+        if found.rollout > found.update:
+            most = f"{size(found.rollout, 3)} while it samples"
         line = (
             f"memory: a rank needs about {size(found.peak, 3)} ({size(found.states, 3)} states, "
-            f"{size(found.activations, 3)} activations{host}; {run.cut.strategy}{ranks}), it has "
+            f"{most}{host}; {run.cut.strategy}{ranks}), it has "
             f"{size(self.memory, 3)}: {self.where}"
         )
         if found.peak <= self.memory:
@@ -54,14 +72,19 @@ class Forecast(NamedTuple):
             return "no single change helps much: lower the rows' length or take a smaller model"
         return f"what would help most is {change.text}, with which a rank needs about {size(change.peak, 3)}"
 
-    def show_table(self) -> None:
-        """Prints the plan of a rank under every strategy to stderr."""
+    @property
+    def table(self) -> str:
+        """The plan of a rank under every strategy, for stderr; its lines begin with a space."""
         from rich.console import Console
 
         from experiments.plan.report import memory_facts
         from experiments.plan.tables import strategies_table
 
-        Console(stderr=True, highlight=False).print(strategies_table(memory_facts(self.run, self.memory)))
+        console = Console(stderr=True, highlight=False)
+        console.width -= 1
+        with console.capture() as printed:
+            console.print(strategies_table(memory_facts(self.run, self.memory)))
+        return indent(printed.get(), " ").rstrip()
 
 
 def forecast(config: Any, trainer: Any) -> Forecast | str:
@@ -98,11 +121,15 @@ def tell(found: Forecast | str) -> None:
 
 
 def ran_out(error: BaseException | None) -> bool:
-    """Whether memory is what an error, or one that it came from, is about: the GPU's or the machine's."""
+    """Whether memory is what an error, or one that it came from, is about: the GPU's or the machine's.
+
+    Only torch's own allocators raise `torch.OutOfMemoryError`; a kernel that fails for want of memory, cuBLAS
+    and NCCL raise other kinds of `RuntimeError`.
+    """
     while error is not None:
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             return True
-        if isinstance(error, RuntimeError | OSError) and any(sign in str(error) for sign in CPU_ALLOCATOR):
+        if isinstance(error, RuntimeError | OSError) and any(sign in str(error) for sign in SIGNS):
             return True
         error = error.__cause__
     return False
@@ -110,7 +137,7 @@ def ran_out(error: BaseException | None) -> bool:
 
 @contextmanager
 def out_of_memory_explained(cli: Any) -> Iterator[None]:
-    """While a fit runs: an error for want of memory becomes the plan's table and a refusal.
+    """While a fit runs: an error for want of memory becomes a refusal with the plan's table, on every rank.
 
     Args:
         cli: with the `trainer`, and the `forecast` of the fit or None.
@@ -118,21 +145,39 @@ def out_of_memory_explained(cli: Any) -> Iterator[None]:
     Raises:
         ValueError: memory ran out.
     """
+    cli.trainer.callbacks.insert(0, _ToldFirst(cli))
     try:
         yield
     except Exception as error:
-        if not ran_out(error):
-            raise
+        _refuse(cli, error)
+        raise
+
+
+class _ToldFirst(Callback):
+    """Explains the error to the other ranks before `Agreement` tells them of it as it is."""
+
+    def __init__(self, cli: Any):
+        self.cli = cli
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        try:
+            _refuse(self.cli, exception)
+        except ValueError as refusal:
+            ranks.report(refusal)
+
+
+def _refuse(cli: Any, error: BaseException) -> None:
+    if ran_out(error):
+        clear_frames(error.__traceback__)  # what the step has held is free again: the plan needs memory too
         raise ValueError(_explained(cli.forecast, cli.trainer, error)) from error
 
 
 def _explained(found: Forecast | str | None, trainer: Any, error: BaseException) -> str:
-    rank = f" on rank {trainer.global_rank}" if trainer.world_size > 1 else ""
+    """What ran out where, the plan and the remedy: one text, which the run's first error is told with once,
+    whichever rank has met it."""
+    rank = f"rank {trainer.global_rank} ran " if trainer.world_size > 1 else ""
     asked = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    text = f"out of memory{rank} after {trainer.global_step} steps: {asked[:200]}"
-    if not isinstance(found, Forecast):
-        return text
-    if trainer.global_rank == 0:
-        sys.stdout.flush()
-        found.show_table()
-    return f"{text}\n{found.advice}"
+    text = f"{rank}out of memory after {trainer.global_step} steps: {asked[:200]}"
+    return f"{text}\n{found.table}\n{found.advice}" if isinstance(found, Forecast) else text

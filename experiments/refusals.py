@@ -17,9 +17,14 @@ def refusing(run: Callable[[], int]) -> int:
     except ValueError as error:
         if not is_refusal(error):
             raise
-        for line in str(error).splitlines():
-            print(f"trivium: {line}", file=sys.stderr)
+        tell(str(error))
         return 2
+
+
+def tell(text: str) -> None:
+    """Prints a refusal to stderr, a line each; lines that begin with a space are those of a table."""
+    for line in text.splitlines():
+        print(line if line.startswith(" ") else f"trivium: {line}", file=sys.stderr, flush=True)
 
 
 def is_refusal(error: BaseException) -> bool:

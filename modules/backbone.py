@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.cache_utils import Cache
 
+from modules.blocks import repeated_blocks
+
 SCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping", "lm_head_multiplier")
 """what some models do to their logits after the head"""
 LOSS_CHUNK = 512  # tokens whose logits exist at the same time
@@ -50,9 +52,12 @@ class _Backbone(nn.Module):
         self.model = model
 
     def blocks(self) -> list[nn.Module]:
-        """The repeated blocks of the transformer, for a strategy that cuts networks."""
-        names = self.model._no_split_modules or ()
-        return [module for module in self.model.modules() if type(module).__name__ in names]
+        """The repeated blocks of the transformer, for a strategy that cuts networks.
+
+        Raises:
+            ValueError: it has none.
+        """
+        return repeated_blocks(self.model)
 
     def recompute_blocks(self) -> None:
         """Keeps only the input of each block for the backward pass, which computes the block again

@@ -15,6 +15,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from modules.blocks import repeated_blocks
+
 Head = Literal["language", "scalar"]
 AUTO: dict[str, Any] = {"language": AutoModelForCausalLM, "scalar": AutoModelForSequenceClassification}
 
@@ -104,16 +106,14 @@ def build(
         return AUTO[head].from_config(config, attn_implementation="sdpa", dtype=dtype)
 
 
-def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The repeated blocks: the longest list of modules in the network."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=nn.ModuleList())
-
-
 def sizes(config: PretrainedConfig, head: Head = "language") -> Sizes:
-    """A network's sizes from its config alone."""
+    """A network's sizes from its config alone.
+
+    Raises:
+        ValueError: it has no repeated blocks.
+    """
     model = build(config, head)
-    blocks = blocks_of(model)
+    blocks = repeated_blocks(model)
     each = [_count(block) for block in blocks]
     total = _count(model)
     embeddings = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
@@ -137,7 +137,7 @@ def sizes(config: PretrainedConfig, head: Head = "language") -> Sizes:
         head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
         vocabulary=text.vocab_size,
         buffers=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
-        linear=_matrices(blocks),
+        linear=_matrices(nn.ModuleList(blocks)),
         head=head_weights,
         tensors=tuple(p.numel() for p in model.parameters()),
     )

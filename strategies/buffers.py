@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 
 from strategies.memory import DEEPSPEED, REDUCE_BUCKET, Layout
 
+GATHERING = ("fsdp", "tensor_parallel", "zero3")
+"""strategies that split parameters and bring them together to compute"""
 PERSISTENT = 100_000  # numbers: the default of `strategies.deepspeed`
 Offload = Literal["none", "optimizer", "parameters"]
 
@@ -27,6 +29,8 @@ class Options(NamedTuple):
     """bytes of a parameter that FSDP2 has brought together; None = as in its shard"""
     reshard: bool = True
     """whether FSDP2 frees a block between its forward and its backward pass"""
+    gather_to_sample: bool = True
+    """whether a network is whole on every rank while it samples, where its parameters are split"""
 
 
 class Shape(NamedTuple):
@@ -59,14 +63,27 @@ class Moments(NamedTuple):
     """the optimizer's step"""
 
 
-def gathered_bytes(strategy: str, ranks: int, shape: Shape, layout: Layout, options: Options) -> int:
+def gathered_bytes(
+    strategy: str, ranks: int, shape: Shape, layout: Layout, options: Options, whole: bool = False
+) -> int:
     """Parameters that are whole while a block computes: what is outside the blocks, the block, and the buffer
-    its parts arrive in. Without resharding all blocks stay whole until their backward pass."""
-    if strategy not in ("fsdp", "tensor_parallel", "zero3") or ranks == 1:
+    its parts arrive in. FSDP2 without resharding leaves all blocks whole.
+
+    Args:
+        strategy: one of `STRATEGIES`.
+        ranks: over which data is split.
+        shape: numbers of parameters.
+        layout: bytes a parameter.
+        options: of the strategy.
+        whole: all blocks stay whole, as while a network samples.
+    """
+    if strategy not in GATHERING or ranks == 1:
         return 0
     width = options.gathered_width or layout.weights
-    if strategy != "zero3" and not options.reshard:
+    if strategy != "zero3" and (whole or not options.reshard):
         return (shape.parameters + shape.block) * width
+    if whole:  # DeepSpeed's parts arrive in place
+        return shape.parameters * width
     return min(2 * shape.block + shape.outside, shape.parameters) * width
 
 

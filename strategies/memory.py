@@ -158,6 +158,11 @@ class Account(NamedTuple):
     logits: int
     buffers: int
     kv_cache: int
+    """of sequences that are sampled together"""
+    sampling: int = 0
+    """what else sampling takes at its fullest: a network that is whole, logits"""
+    absent: int = 0
+    """gradients among the states that are gone while it samples"""
     host: int = 0
     """states that are offloaded: bytes in the machine's memory or on its disk, not on the device"""
 
@@ -167,7 +172,16 @@ class Account(NamedTuple):
         return self.weights + self.gradients + self.optimizer
 
     @property
+    def update(self) -> int:
+        """Bytes beyond the states at the fullest moment of an optimizer step."""
+        return self.activations + self.logits + self.buffers
+
+    @property
+    def rollout(self) -> int:
+        """Bytes beyond the states at the fullest moment of sampling; 0 = the run does not sample."""
+        return self.kv_cache + self.sampling - self.absent
+
+    @property
     def peak(self) -> int:
-        """All that is on the device at once, but for activations and KV cache: updates and rollouts take
-        turns."""
-        return self.states + self.buffers + self.logits + max(self.activations, self.kv_cache)
+        """All that is on the device at once: updates and rollouts take turns."""
+        return self.states + max(self.update, self.rollout)

@@ -10,7 +10,9 @@ from transformers.cache_utils import DynamicCache
 
 from datamodules.collate import packed_blocks, token_rows
 from modules.backbone import LanguageModel, attention_mask, disable_dropout
+from modules.blocks import repeated_blocks
 from modules.generation import generate
+from modules.sizes import sizes
 
 SMALL = {
     "llama": {
@@ -226,3 +228,59 @@ def test_a_model_that_scales_its_logits_is_refused():
     model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(ValueError, match=r"`granite` has logits_scaling 8\.0, but the loss takes its logits"):
         LanguageModel(model)
+
+
+EIGHT = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2}
+EXPERTS = {"num_experts": 5, "moe_intermediate_size": 8, "num_experts_per_tok": 2}
+# biogpt has no `_no_split_modules`; longcat_flash's blocks hold lists and count twice; jamba has two kinds
+DECODERS = {
+    "llama": ("LlamaDecoderLayer", EIGHT),
+    "qwen3": ("Qwen3DecoderLayer", {**EIGHT, "head_dim": 8}),
+    "qwen3_moe": ("Qwen3MoeDecoderLayer", {**EIGHT, **EXPERTS, "head_dim": 8}),
+    "gemma": ("GemmaDecoderLayer", {**EIGHT, "head_dim": 8}),
+    "phi3": ("Phi3DecoderLayer", {**EIGHT, "pad_token_id": 0}),
+    "olmo2": ("Olmo2DecoderLayer", EIGHT),
+    "mixtral": ("MixtralDecoderLayer", {**EIGHT, "num_local_experts": 5}),
+    "longcat_flash": (
+        "LongcatFlashDecoderLayer",
+        {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 6, "n_routed_experts": 3},
+    ),
+    "gpt_neox": ("GPTNeoXLayer", {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}),
+    "gpt2": ("GPT2Block", {"n_embd": 16, "n_head": 2}),
+    "biogpt": (
+        "BioGptDecoderLayer",
+        {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2},
+    ),
+    "jamba": (
+        "JambaAttentionDecoderLayer JambaMambaDecoderLayer",
+        {
+            **EIGHT,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "num_experts": 2,
+            "use_mamba_kernels": False,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("model_type", DECODERS)
+def test_a_networks_blocks_are_its_decoder_layers_in_training_and_in_the_plan(model_type):
+    classes, options = DECODERS[model_type]
+    config = AutoConfig.for_model(model_type, vocab_size=50, **{"num_hidden_layers": 3, **options})
+    with torch.device("meta"):
+        blocks = LanguageModel(AutoModelForCausalLM.from_config(config)).blocks()
+    assert {type(block).__name__ for block in blocks} == set(classes.split())
+    assert len(blocks) == 3
+    found = sizes(config)
+    counts = [sum(p.numel() for p in block.parameters()) for block in blocks]
+    assert (found.layers, found.block, found.outside) == (3, max(counts), found.parameters - sum(counts))
+
+
+def test_a_network_without_repeated_blocks_is_refused_by_name():
+    model = network()
+    model.model.model.layers = torch.nn.Identity()
+    with pytest.raises(ValueError, match="model: `llama` has no list of repeated blocks"):
+        model.recompute_blocks()
+    with pytest.raises(ValueError, match="`llama`"):
+        repeated_blocks(model.model)

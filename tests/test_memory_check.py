@@ -3,6 +3,7 @@ memory runs out."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from experiments import memory_check
 from experiments.cli import main
@@ -18,6 +20,7 @@ from experiments.plan.account import account
 from experiments.plan.config import ParseOnly, read_run, run_of
 from experiments.plan.strategy import Cut
 from experiments.stage_cli import build
+from tests.ranks import run_code
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDE = {
@@ -116,6 +119,13 @@ def test_checkpointing_is_advised_only_where_the_stage_has_it(tiny_stages):
     ("error", "is_memory"),
     [
         (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be …"), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (dist.DistBackendError("NCCL error …\nLast error:\nFailed to CUDA calloc 6291456 bytes"), True),
+        (dist.DistBackendError("NCCL error …\nLast error:\nCuda failure 2 'out of memory'"), True),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), False),
         (MemoryError(), True),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried …"), True),
         (RuntimeError("shapes cannot be multiplied"), False),
@@ -127,9 +137,11 @@ def test_what_an_error_is_about(error, is_memory):
 
 
 LIMITED = """
-import resource, sys
+import os, resource, sys
 import torch, transformers
 from experiments.cli import main
+if os.environ.get("RANK") == "0":  # of two ranks only the second has too little
+    sys.exit(main(sys.argv[1:]))
 status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
 most = int(status["VmData"].split()[0]) * 1024 + 700_000_000
 resource.setrlimit(resource.RLIMIT_DATA, (most, most))
@@ -137,26 +149,58 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.slow
-def test_running_out_of_memory_ends_with_the_plan_and_the_remedy(tiny_stages):
+def too_large(tiny_stages, run: str) -> list[str]:
     """32 rows of 128 tokens keep some 0.7 GB, and states take 0.2: more than the process may have."""
     more = [f"--model.init_args.config={json.dumps(WIDE)}", "--data.init_args.sequence_length=128"]
-    more += ["--data.init_args.micro_batch_size=32", "--data.init_args.global_batch_size=32"]
-    line = [sys.executable, "-c", LIMITED, *one_step(tiny_stages, "out", *more)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    done = subprocess.run(
-        line, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300, check=False
-    )
-    assert done.returncode == 2, done.stderr[-3000:]
-    assert "Traceback" not in done.stderr
-    table = done.stderr.partition("bytes of a rank at its fullest")[2]
+    return one_step(tiny_stages, run, *more, "--data.init_args.micro_batch_size=32")
+
+
+def shows_the_plan_and_the_remedy(told: str) -> str:
+    """Holds errors against what is promised; gives the first line."""
+    assert "Traceback" not in told
+    before, title, table = told.partition("bytes of a rank at its fullest")
+    assert title
     for word in ("weights", "gradients", "optimizer", "activations", "peak"):
-        assert f"\n {word} " in table
-    told = [text for text in done.stderr.splitlines() if text.startswith("trivium: ")]
-    assert "out of memory after 0 steps: " in told[0]
-    assert told[1].startswith(
+        assert len(re.findall(rf"^ +{word} ", table, re.MULTILINE)) == 1
+    first, remedy = [text for text in told.splitlines() if text.startswith("trivium: ")]
+    assert first in before
+    assert remedy.startswith(
         "trivium: what would help most is --data.init_args.micro_batch_size 1, with which"
     )
+    return first
+
+
+@pytest.mark.slow
+def test_running_out_of_memory_ends_with_the_plan_and_the_remedy(tiny_stages):
+    line = [*too_large(tiny_stages, "out"), "--data.init_args.global_batch_size=32"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *line],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert shows_the_plan_and_the_remedy(done.stderr).startswith("trivium: out of memory after 0 steps: ")
+
+
+BOTH_REFUSED = """
+import subprocess, sys
+sys.exit(subprocess.run([sys.executable, "-c", *sys.argv[1:]]).returncode != 2)
+"""
+
+
+@pytest.mark.slow
+def test_whichever_rank_runs_out_of_memory_shows_the_plan_once(tiny_stages, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    line = [*too_large(tiny_stages, "second"), "--data.init_args.global_batch_size=64"]
+    line += ["--trainer.devices=2", "--trainer.strategy=strategies.ddp"]
+    assert "trivium" not in run_code(tmp_path, BOTH_REFUSED, 2, LIMITED, *line)
+    told = (tmp_path / "errors.1").read_text()
+    assert shows_the_plan_and_the_remedy(told).startswith("trivium: rank 1 ran out of memory after 0 steps: ")
 
 
 def test_the_plan_of_a_fit_costs_less_than_a_second(tiny_stages):

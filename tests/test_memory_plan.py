@@ -11,12 +11,14 @@ import pytest
 import yaml
 
 from experiments.cli import main
-from experiments.plan.account import account, choose
+from experiments.plan.account import account, choose, resting
+from experiments.plan.advice import most_helpful
 from experiments.plan.config import read_run
-from experiments.plan.strategy import cut_of, widest
+from experiments.plan.strategy import Cut, cut_of, widest
+from experiments.plan.words import size
 from modules.sizes import read_config, saved, sizes
 from strategies.activations import Block, block_bytes, network_bytes, recomputed_bytes, tensor_parallel_share
-from strategies.buffers import Moments, Options, Shape, moments
+from strategies.buffers import Moments, Options, Shape, gathered_bytes, moments
 from strategies.memory import (
     LAYOUTS,
     Account,
@@ -267,6 +269,24 @@ def test_the_moments_of_a_step_by_hand():
     assert moments_of("fsdp", activations=10**9, absent=5 * 10**8)[:2] == (1240, 740)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "ranks", "options", "whole", "by_block"),
+    [  # megabytes; 1e9 parameters of 2 bytes, a block of 10 M arrives; else two blocks and 100 M outside
+        ("fsdp", 4, Options(), 2020, 240),
+        ("tensor_parallel", 4, Options(gathered_width=4), 4040, 480),
+        ("fsdp", 4, Options(reshard=False), 2020, 2020),
+        ("zero3", 4, Options(), 2000, 240),
+        ("zero2", 4, Options(), 0, 0),
+        ("ddp", 4, Options(), 0, 0),
+        ("fsdp", 1, Options(), 0, 0),
+    ],
+)
+def test_parameters_that_are_whole_while_a_network_samples(strategy, ranks, options, whole, by_block):
+    given = (strategy, ranks, SHAPE, MIXED, options)
+    assert gathered_bytes(*given, whole=True) == whole * 10**6
+    assert gathered_bytes(*given) == by_block * 10**6
+
+
 def test_a_head_has_its_gradient_for_a_moment():
     with_head = SHAPE._replace(head=10**8)
     assert moments_of("ddp", 1, with_head).backward == 400
@@ -274,10 +294,10 @@ def test_a_head_has_its_gradient_for_a_moment():
 
 
 def test_updates_and_rollouts_take_turns():
-    one = Account(1, 2, 4, activations=100, logits=8, buffers=16, kv_cache=300)
+    one = Account(1, 2, 4, activations=100, logits=8, buffers=16, kv_cache=300, sampling=50)
     assert one.states == 7
-    assert one.peak == 7 + 16 + 8 + 300
-    assert one._replace(kv_cache=0).peak == 7 + 16 + 8 + 100
+    assert one.peak == 7 + 300 + 50
+    assert one._replace(sampling=0, kv_cache=123).peak == 7 + 16 + 8 + 100
 
 
 # --- the command without a config
@@ -590,6 +610,99 @@ def test_options_that_change_memory_are_read():
     assert options(strategy("deepspeed", persistent_elements=7)).persistent == 7
     fsdp = strategy("fsdp", cpu_offload=True, parameters="bf16", reshard_after_forward=False)
     assert options(fsdp) == Options("parameters", gathered_width=2, reshard=False)
+    for name in ("fsdp", "deepspeed"):
+        assert options(strategy(name, gather_to_sample=False)) == Options(gather_to_sample=False)
+    for lightnings in ("deepspeed_stage_3", "fsdp", "lightning.pytorch.strategies.ModelParallelStrategy"):
+        assert not options(lightnings).gather_to_sample
+
+
+def test_tensor_parallelism_over_all_ranks_has_none_of_fsdps_options():
+    told = {"cpu_offload": True, "parameters": "bf16", "reshard_after_forward": False}
+    alone = cut_of(strategy("tensor_parallel", **told), 8, [sizes_of(SEVEN)], [])
+    assert (alone.data, alone.options) == (1, Options())
+    groups = cut_of(strategy("tensor_parallel", data_parallel=2, **told), 8, [sizes_of(SEVEN)], [])
+    assert groups.options == Options("parameters", gathered_width=2, reshard=False)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options", "moments_kept", "notes"),
+    [
+        ("AdamW", {"amsgrad": True}, 3, ()),
+        ("SGD", {"momentum": 0.9}, 1, ()),
+        ("SGD", {}, 0, ()),
+        # refuses parameters of one dimension, which every network has in its norms
+        ("Muon", {}, 2, ("torch.optim.Muon keeps two numbers a parameter, as Adam does",)),
+    ],
+)
+def test_the_optimizer_of_a_config_says_what_is_kept(optimizer, options, moments_kept, notes, tmp_path):
+    given = {"class_path": f"torch.optim.{optimizer}", "init_args": {"lr": 0.1, **options}}
+    run = read_run([big(tmp_path)], [f"--model.init_args.optimizer={json.dumps(given)}"], 8)
+    assert (run.moments, run.notes) == (moments_kept, notes)
+
+
+# --- PPO, whose networks may be whole while they sample
+
+
+def ppo(folder, actor, reward, given, devices=8):
+    """PPO of two networks under a strategy, 128 prompts an iteration, in bf16."""
+    for name, config in (("actor", actor), ("reward", reward)):
+        read_config(config, None, "x").save_pretrained(folder / name)
+    options = [f"--model.init_args.{name}={folder / name}" for name in ("actor", "reward")]
+    options += [f"--trainer.strategy={json.dumps(given)}", "--trainer.precision=bf16-true"]
+    return read_run([str(CONFIGS / "ppo.yaml")], options, devices)
+
+
+def test_a_rank_holds_the_whole_actor_while_it_samples_or_block_by_block(tmp_path):
+    """LLaMA 7B: 32 blocks of 202 M parameters; whole, the 31 beyond the two in use by block are there too."""
+    run = ppo(tmp_path, SEVEN, SEVEN, strategy("fsdp"))
+    block = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096
+    whole, by_block = account(run, run.cut), account(run, run.cut.sampling_by_block)
+    assert whole.sampling - by_block.sampling == 2 * 31 * block
+    assert whole.kv_cache == 2 * 32 * 4096 * 112 * 16 * 2
+    assert whole.absent == whole.gradients
+    assert whole.rollout == whole.kv_cache + whole.sampling - whole.gradients
+    given = ppo(tmp_path, SEVEN, SEVEN, strategy("fsdp", gather_to_sample=False))
+    assert account(given, given.cut) == by_block
+    ddp = account(run, Cut("ddp", 8))
+    assert ddp.sampling == 3 * 16 * 32000 * 4 + resting(run, Cut("ddp", 8))
+
+
+def test_the_largest_of_the_four_networks_is_whole_too(tmp_path):
+    """LLaMA 13B as reward model: its parameters but for the head, and a block that arrives; the gradients of
+    the last update are gone."""
+    run = ppo(tmp_path, llama(64, 64, 2, 8, 100), llama(5120, 13824, 40, 40), strategy("fsdp"))
+    found = account(run, run.cut)
+    block = 4 * 5120**2 + 3 * 5120 * 13824 + 2 * 5120
+    scalar = 13_015_864_320 - 32000 * 5120 + 5120
+    assert found.rollout - resting(run, run.cut) == 2 * (scalar + block) - found.gradients
+
+
+def test_tensor_parallel_ranks_gather_their_part(tmp_path):
+    run = ppo(tmp_path, SEVEN, SEVEN, strategy("tensor_parallel", tensor_parallel=4))
+    whole, by_block = account(run, run.cut), account(run, run.cut.sampling_by_block)
+    assert whole.sampling - by_block.sampling == 2 * 31 * ((4 * 4096**2 + 3 * 4096 * 11008) // 4 + 2 * 4096)
+
+
+def test_ppo_that_fits_only_block_by_block_is_told_so(tmp_path):
+    """GPT-2 XL, which tensor parallelism has no plan for, in small batches: whole it is more than the states
+    that are left of it on 64 ranks."""
+    fsdp = strategy("fsdp", parameters="bf16")
+    run = ppo(tmp_path, gpt2(1600, 48, 25), gpt2(1600, 48, 25), fsdp, 64)._replace(rows=1, micro_batch_size=1)
+    peaks = [account(run, cut, True).peak for cut in (run.cut, run.cut.sampling_by_block)]
+    assert peaks[0] - peaks[1] > 1.4e9
+    between = sum(peaks) // 2
+    choice = choose(run, between)
+    assert (choice.strategy, choice.checkpointing, choice.gather_to_sample) == ("fsdp", True, False)
+    assert f"fsdp with checkpointing {size(peaks[0])}" in choice.reason
+    assert choose(run, peaks[0]).gather_to_sample
+    few = run._replace(devices=2, cut=Cut("fsdp", 2))
+    assert "; fsdp with checkpointing and gather_to_sample false fits on " in choose(few, between).reason
+    change = most_helpful(run._replace(checkpointing=True))
+    prefix = "--trainer.strategy '"
+    assert change.text.startswith(prefix)
+    advised = json.loads(change.text.removeprefix(prefix).removesuffix("'"))
+    assert advised == strategy("fsdp", parameters="bf16", gather_to_sample=False)
+    assert change.peak == peaks[1]
 
 
 def test_fsdp_over_fewer_ranks_has_replicas():

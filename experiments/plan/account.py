@@ -1,18 +1,19 @@
 """Brings networks and strategies together: the bytes of a rank under each strategy, and which to choose."""
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 
-from experiments.plan.config import Network, Run
+from experiments.plan.config import Network, Rollout, Run
 from experiments.plan.strategy import Cut, widest
 from experiments.plan.words import size
 from modules.backbone import LOSS_CHUNK
 from modules.sizes import Saved, saved
 from strategies.activations import network_bytes, tensor_parallel_share
-from strategies.buffers import Shape, moments, resting_bucket
+from strategies.buffers import GATHERING, Options, Shape, gathered_bytes, moments, resting_bucket
 from strategies.memory import (
     DEEPSPEED,
     STRATEGIES,
@@ -39,6 +40,8 @@ class Choice(NamedTuple):
     """None = nothing fits"""
     checkpointing: bool
     reason: str
+    gather_to_sample: bool = True
+    """false = networks sample block by block: whole they do not fit"""
 
 
 def cuts(run: Run) -> dict[str, Cut]:
@@ -51,7 +54,7 @@ def cuts(run: Run) -> dict[str, Cut]:
 
 
 def account(run: Run, cut: Cut, checkpointing: bool | None = None) -> Account:
-    """The bytes of a rank at its fullest.
+    """The bytes of a rank at its fullest: in an update, or while it samples.
 
     Args:
         run: the run.
@@ -64,15 +67,6 @@ def account(run: Run, cut: Cut, checkpointing: bool | None = None) -> Account:
     languages = [network.sizes for network in run.networks if network.head == "language"]
     states, host = _states(run, cut, layout)
     logits = [logits_bytes(run.rows * run.tokens, each.vocabulary, LOSS_CHUNK) for each in languages]
-    cache_bytes = 0
-    if run.rollout is not None:
-        actor = run.networks[0].sizes
-        rows = min(run.rollout.rows, -(-run.rollout.prompts // cut.data))
-        kv_heads = -(-actor.kv_heads // cut.tensor)
-        cache_bytes = kv_cache_bytes(
-            actor.layers, kv_heads, actor.head_size, run.tokens, rows, layout.weights
-        )
-        logits.append(ROLLOUT_LOGITS * rows * actor.vocabulary * 4)
     found = Account(
         weights=states.weights,
         gradients=states.gradients,
@@ -80,10 +74,43 @@ def account(run: Run, cut: Cut, checkpointing: bool | None = None) -> Account:
         activations=sum(_activations(run, each, cut, layout.weights, again) for each in trained),
         logits=max(logits, default=0),
         buffers=0,
-        kv_cache=cache_bytes,
+        kv_cache=0,
         host=host,
     )
-    return found._replace(buffers=_buffers(run, cut, layout, found) + resting(run, cut))
+    found = found._replace(buffers=_buffers(run, cut, layout, found) + resting(run, cut))
+    return found if run.rollout is None else _with_rollout(run, run.rollout, cut, layout, found)
+
+
+def _with_rollout(run: Run, rollout: Rollout, cut: Cut, layout: Layout, found: Account) -> Account:
+    """Adds what sampling takes: the actor samples with its KV cache, then each network scores what it said;
+    one network at a time is whole. The last update's gradients are gone, but for those in lasting buffers."""
+    rows = min(rollout.rows, -(-rollout.prompts // cut.data))
+    whole = [
+        gathered_bytes(
+            cut.strategy,
+            cut.shards,
+            _shape(run, cut, (network,)),
+            layout,
+            cut.options,
+            cut.options.gather_to_sample,
+        )
+        for network in run.networks
+    ]
+    actor = run.networks[0].sizes
+    kv_heads = -(-actor.kv_heads // cut.tensor)
+    cache = kv_cache_bytes(actor.layers, kv_heads, actor.head_size, run.tokens, rows, layout.weights)
+    fullest = [cache + ROLLOUT_LOGITS * rows * actor.vocabulary * 4 + whole[0]]
+    for network, gathered in zip(run.networks, whole, strict=True):
+        vocabulary = network.sizes.vocabulary if network.head == "language" else 0
+        fullest.append(logits_bytes(rows * run.tokens, vocabulary, LOSS_CHUNK) + gathered)
+    kept = (
+        cut.options.offload != "none" or cut.strategy == "zero3" or (cut.strategy == "ddp" and cut.data > 1)
+    )
+    return found._replace(
+        kv_cache=cache,
+        sampling=max(fullest) - cache + resting(run, cut),
+        absent=0 if kept else found.gradients,
+    )
 
 
 def _buffers(run: Run, cut: Cut, layout: Layout, found: Account) -> int:
@@ -93,7 +120,7 @@ def _buffers(run: Run, cut: Cut, layout: Layout, found: Account) -> int:
         moments(
             cut.strategy,
             cut.shards,
-            _shape(run),
+            _shape(run, cut, run.networks),
             layout,
             cut.options,
             found.activations,
@@ -106,15 +133,17 @@ def _buffers(run: Run, cut: Cut, layout: Layout, found: Account) -> int:
     return max(0, fullest - found.activations - found.logits)
 
 
-def _shape(run: Run) -> Shape:
-    sizes = [network.sizes for network in run.networks]
-    trained = [network.sizes for network in run.networks if network.trained]
+def _shape(run: Run, cut: Cut, networks: Sequence[Network]) -> Shape:
+    """Of networks together, what tensor parallelism leaves of them on a rank."""
+    sizes = [network.sizes for network in networks]
+    trained = [network.sizes for network in networks if network.trained]
+    away = [each.cut - -(-each.cut // cut.tensor) for each in sizes]
     return Shape(
-        parameters=sum(each.parameters for each in sizes),
+        parameters=sum(each.parameters for each in sizes) - sum(away),
         trained=sum(each.parameters for each in trained),
-        block=max(each.block for each in sizes),
+        block=max(each.block - part // each.layers for each, part in zip(sizes, away, strict=True)),
         outside=max(each.outside for each in sizes),
-        head=max(each.head for each in trained),
+        head=max((each.head for each in trained), default=0),
     )
 
 
@@ -122,11 +151,12 @@ def resting(run: Run, cut: Cut) -> int:
     """Bytes of buffers that are there between two steps too."""
     layout = layout_of(run.precision, cut.strategy, run.moments)
     own = sum(network.sizes.buffers for network in run.networks)
-    return own + resting_bucket(cut.strategy, _shape(run), layout, cut.options)
+    return own + resting_bucket(cut.strategy, _shape(run, cut, run.networks), layout, cut.options)
 
 
 def choose(run: Run, memory: int) -> Choice:
-    """The simplest strategy that fits, with activation checkpointing only where it takes that.
+    """The simplest strategy that fits, with activation checkpointing only where it takes that, and last with
+    networks that sample block by block.
 
     Args:
         run: the run.
@@ -135,15 +165,25 @@ def choose(run: Run, memory: int) -> Choice:
     known = cuts(run)
     sharded = [name for name in ORDER if name in known and (run.devices > 1 or name == "ddp")]
     tried: dict[str, int] = {}
-    for names, checkpointing in ((sharded, False), (sharded, True), (["tensor_parallel"], True)):
+    rounds = [(sharded, False, True), (sharded, True, True), (["tensor_parallel"], True, True)]
+    if run.rollout is not None:
+        by_block = [name for name in (*sharded, "tensor_parallel") if name in GATHERING]
+        rounds.append((by_block, True, False))
+    for names, checkpointing, whole in rounds:
         for name in names:
             if name not in known:
                 continue
-            peak = account(run, known[name], checkpointing).peak
+            cut = known[name] if whole else known[name].sampling_by_block
+            peak = account(run, cut, checkpointing).peak
             if peak <= memory:
-                return Choice(name, checkpointing, _reason(name, peak, memory, tried))
-            tried[f"{name} with checkpointing" if checkpointing else name] = peak
+                return Choice(name, checkpointing, _reason(name, peak, memory, tried), whole)
+            tried[_tried(name, checkpointing, whole)] = peak
     return Choice(None, True, _too_little(run, tried, memory))
+
+
+def _tried(name: str, checkpointing: bool, whole: bool) -> str:
+    told = ["checkpointing"] * checkpointing + ["gather_to_sample false"] * (not whole)
+    return f"{name} with {' and '.join(told)}" if told else name
 
 
 def _reason(name: str, peak: int, memory: int, tried: dict[str, int]) -> str:
@@ -159,10 +199,11 @@ def _reason(name: str, peak: int, memory: int, tried: dict[str, int]) -> str:
 def _too_little(run: Run, peaks: dict[str, int], memory: int) -> str:
     best = min(peaks, key=peaks.__getitem__)
     text = f"nothing fits {size(memory)}: the least is {best}, {size(peaks[best])}"
-    devices = 2
+    devices, whole = 2, run.rollout is None
     while devices <= MOST_DEVICES:
-        if account(run, Cut("fsdp", devices), True).peak <= memory and devices > run.devices:
-            return f"{text}; fsdp with checkpointing fits on {devices} devices"
+        cut = Cut("fsdp", devices, options=Options(gather_to_sample=whole))
+        if account(run, cut, True).peak <= memory and devices > run.devices:
+            return f"{text}; {_tried('fsdp', True, whole)} fits on {devices} devices"
         devices *= 2
     return f"{text}, and more devices do not help: lower micro_batch_size or the rows' length"
 

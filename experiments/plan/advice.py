@@ -7,6 +7,7 @@ import strategies
 from experiments.plan.account import account, cuts
 from experiments.plan.config import Run
 from experiments.plan.strategy import Cut
+from strategies.buffers import GATHERING
 from strategies.memory import DEEPSPEED
 
 WORTH = 0.95  # a change that leaves more than this share of the peak is none
@@ -22,12 +23,16 @@ class Change(NamedTuple):
 
 
 def changes(run: Run) -> list[Change]:
-    """What could be changed, one at a time: the strategy, activation checkpointing, the rows of a forward."""
+    """What could be changed, one at a time: the strategy, whole networks while they sample, activation
+    checkpointing, the rows of a forward."""
     found = []
     for name, cut in cuts(run).items() if run.devices > 1 else ():
         known = ("deepspeed" if name in DEEPSPEED else name) in strategies.__all__
         if name != run.cut.strategy and known:
             found.append(Change(_strategy(cut), account(run, cut).peak))
+    if run.rollout and run.cut.options.gather_to_sample and run.cut.strategy in GATHERING:
+        lean = run.cut.sampling_by_block
+        found.append(Change(_strategy(lean), account(run, lean).peak))
     if run.checkpointing is False:
         peak = account(run, run.cut, True).peak
         found.append(Change("--model.init_args.activation_checkpointing true", peak))
@@ -45,11 +50,11 @@ def most_helpful(run: Run) -> Change | None:
 
 
 def _strategy(cut: Cut) -> str:
-    name, options = cut.strategy, {}
+    name, options = cut.strategy, dict(cut.given)
     if name in DEEPSPEED:
-        name, options = "deepspeed", {"stage": int(cut.strategy[-1])}
-    elif cut.tensor > 1 and cut.data > 1:
-        options = {"tensor_parallel": cut.tensor}
+        name, options["stage"] = "deepspeed", int(cut.strategy[-1])
+    elif cut.tensor > 1 and cut.data > 1 and not options:
+        options["tensor_parallel"] = cut.tensor
     if not options:
         return f"--trainer.strategy strategies.{name}"
     form = json.dumps({"class_path": f"strategies.{name}", "init_args": options})

@@ -17,7 +17,7 @@ from modules import PPOModule, RewardModule
 from modules.sizes import Head, Sizes, read_config, sizes
 
 REPLIES = 4  # to a prompt of a reward model, where the data is not read
-MOMENTS = {"SGD": 0, "Adafactor": 0, "Muon": 1, "Adagrad": 1, "RMSprop": 1, "Lion": 1}
+MOMENTS = {"SGD": 0, "Adafactor": 0, "Adagrad": 1, "RMSprop": 1, "Lion": 1}
 ADAMS = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "FusedAdam", "DeepSpeedCPUAdam")
 
 
@@ -174,7 +174,8 @@ def _arguments(cls: Any, given: Any) -> dict[str, Any]:
         for name, parameter in inspect.signature(cls).parameters.items()
         if parameter.default is not parameter.empty
     }
-    return {**defaults, **dict(given.get("init_args") or {})}
+    own = given.get("init_args") or {}
+    return {**defaults, **(own if isinstance(own, dict) else vars(own))}  # a Namespace's items are flat
 
 
 def _devices(trainer: Any) -> int:

@@ -1,8 +1,9 @@
 """Which of the plan's strategies a Trainer's `strategy` is, and over how many ranks it cuts what."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import gcd
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import strategies
@@ -27,11 +28,21 @@ class Cut(NamedTuple):
     """groups of ranks that each hold all of what is sharded, where FSDP2 does not shard over every rank"""
     options: Options = Options()
     """what it is told that changes memory"""
+    given: Mapping[str, Any] = MappingProxyType({})
+    """its arguments that are not the defaults, where it is one of our own"""
 
     @property
     def shards(self) -> int:
         """Ranks over which what is sharded is cut."""
         return self.data // self.replicas
+
+    @property
+    def sampling_by_block(self) -> "Cut":
+        """The same without whole networks while they sample."""
+        return self._replace(
+            options=self.options._replace(gather_to_sample=False),
+            given={**self.given, "gather_to_sample": False},
+        )
 
 
 def cut_of(given: Any, ranks: int, networks: Sequence[Sizes], notes: list[str]) -> Cut:
@@ -43,31 +54,37 @@ def cut_of(given: Any, ranks: int, networks: Sequence[Sizes], notes: list[str]) 
         networks: that are cut.
         notes: what was assumed is added.
     """
-    path, options = _path_and_options(given)
+    path, options, changed = _path_and_options(given)
     name = path.rpartition(".")[2].lower().replace("strategy", "")
     if "tensor" in name:
         tensor = _degree(options, ranks)
-        return Cut("tensor_parallel", ranks // tensor, tensor, options=_fsdp_options(options))
+        data = ranks // tensor
+        told = _fsdp_options(options) if data > 1 or tensor == 1 else Options()  # else there is no FSDP2
+        return Cut("tensor_parallel", data, tensor, options=told, given=changed)
     if name.startswith("modelparallel"):
         tensor = _divisor(options.get("tensor_parallel_size"), ranks, 1)
-        return Cut("fsdp" if tensor == 1 else "tensor_parallel", ranks // tensor, tensor)
+        told = Options(gather_to_sample=False)
+        return Cut("fsdp" if tensor == 1 else "tensor_parallel", ranks // tensor, tensor, options=told)
     if name.startswith("fsdp"):
         replicas = ranks // _divisor(options.get("shards"), ranks, ranks)
-        return Cut("fsdp", ranks, 1, replicas, _fsdp_options(options))
+        return Cut("fsdp", ranks, 1, replicas, _fsdp_options(options), changed)
     if name.startswith(("deepspeed", "zero")):
         stage = options.get("stage") or next((digit for digit in name if digit in "123"), 2)
         strategy = f"zero{stage}" if str(stage) in "123" else "ddp"
-        return Cut(strategy, ranks, options=_zero_options(name, options))
+        return Cut(strategy, ranks, options=_zero_options(name, options), given=changed)
     if not name.startswith(("ddp", "auto", "singledevice", "single_device")):
         notes.append(f"strategy {path} holds everything on every rank, as ddp does")
     return Cut("ddp", ranks)
 
 
 def _fsdp_options(given: dict[str, Any]) -> Options:
+    """Those of `strategies.fsdp` and `strategies.tensor_parallel`; Lightning's own never hold a network whole
+    to sample."""
     return Options(
         offload="parameters" if given.get("cpu_offload") else "none",
         gathered_width=WIDTHS.get(given.get("parameters", "")),
         reshard=bool(given.get("reshard_after_forward", True)),
+        gather_to_sample=bool(given.get("gather_to_sample", False)),
     )
 
 
@@ -82,6 +99,7 @@ def _zero_options(name: str, given: dict[str, Any]) -> Options:
         to_disk=given.get("nvme_path") is not None,
         bucket=given.get("bucket_megabytes", default.bucket // MEGABYTE) * MEGABYTE,
         persistent=given.get("persistent_elements", default.persistent),
+        gather_to_sample=bool(given.get("gather_to_sample", False)),
     )
 
 
@@ -107,8 +125,9 @@ def _divisor(given: Any, ranks: int, otherwise: int) -> int:
     return given if isinstance(given, int) and given > 0 and ranks % given == 0 else otherwise
 
 
-def _path_and_options(given: Any) -> tuple[str, dict[str, Any]]:
-    """The name of a strategy and its arguments, defaults of our own factories filled in."""
+def _path_and_options(given: Any) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The name of a strategy, its arguments with the defaults of our own factories filled in, and those of
+    our own factories that are not the default."""
     if isinstance(given, str):
         path, options = given, {}
     elif hasattr(given, "get") and given.get("class_path"):
@@ -118,4 +137,5 @@ def _path_and_options(given: Any) -> tuple[str, dict[str, Any]]:
     make = getattr(strategies, path.removeprefix("strategies."), None) if "strategies." in path else None
     defaults = inspect.signature(make).parameters.items() if callable(make) else ()
     known = {name: each.default for name, each in defaults if each.default is not each.empty}
-    return path, {**known, **options}
+    changed = {name: value for name, value in options.items() if name in known and value != known[name]}
+    return path, {**known, **options}, changed

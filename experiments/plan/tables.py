@@ -9,7 +9,17 @@ from strategies.scaling import TWENTY_NOTE
 if TYPE_CHECKING:
     from rich.table import Table
 
-PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "buffers", "kv_cache", "peak")
+PARTS = (
+    "weights",
+    "gradients",
+    "optimizer",
+    "activations",
+    "logits",
+    "buffers",
+    "kv_cache",
+    "sampling",
+    "peak",
+)
 
 
 def show(found: dict[str, Any], memory: str, budget: Budget) -> None:
@@ -81,6 +91,8 @@ def choice_lines(found: dict[str, Any], memory: str) -> list[str]:
     lines = [f"memory: {size(found['memory'])} ({memory}); {own} {verdict}"]
     picked = choice["strategy"] or "nothing"
     with_it = " with activation checkpointing" if choice["strategy"] and choice["checkpointing"] else ""
+    if not choice["gather_to_sample"]:
+        with_it += " and gather_to_sample false"
     return [*lines, f"choice: {picked}{with_it}: {choice['reason']}"]
 
 

@@ -23,7 +23,7 @@ from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from experiments.ranks.first_error import Failure, failure_of, is_echo
 from experiments.ranks.siblings import Siblings, this_process
 from experiments.ranks.started import started_place
-from experiments.refusals import is_refusal
+from experiments.refusals import is_refusal, tell
 
 TICK = 1.0  # seconds between two looks at the store and at the other processes
 GRACE = 5.0  # seconds that a rank has to end by itself after another one's error
@@ -183,8 +183,7 @@ class Ranks:
             first = self._failure
             assert first is not None
             if not self._told and self._speaks_for(first):
-                for line in first.text.splitlines():
-                    print(f"trivium: {line}", file=sys.stderr, flush=True)
+                tell(first.text)
             self._told = True
         return first
 
