@@ -187,6 +187,10 @@ class PlannedData(L.LightningDataModule):
     def check_epochs(self, steps: int) -> None:
         """Refuses a run of so many steps that would see its data more often than it may."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a process that prepares batches gets: no trainer, which cannot be sent, nor its model."""
+        return {**self.__dict__, "trainer": None}
+
     def step_batch(self, rows: np.ndarray, places: np.ndarray) -> Batch:
         """The training batch at some places of a step's rows."""
         return self.collate("train", rows[places])

@@ -3,12 +3,13 @@
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from math import lcm
 from typing import NamedTuple
 
 import numpy as np
+
+from datamodules.remembered import Remembered
 
 CHUNK = 1 << 12  # blocks scheduled at a time
 NEVER = 1 << 62
@@ -65,7 +66,7 @@ class Schedule:
             self.phases.append(Phase(start, before, targets))
         self._starts = [phase.start for phase in self.phases]
         self._ends = [[phase.targets[i] for phase in self.phases[1:]] for i in range(self.sources)]
-        self._chunk = lru_cache(maxsize=8)(self._make_chunk)
+        self._chunk = Remembered(self._make_chunk, 8)
 
     def weights(self, block: int = 0) -> np.ndarray:
         """(sources,) float64 shares, summing to 1, that hold at a block."""

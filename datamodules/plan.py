@@ -5,7 +5,6 @@ every micro-batch knows the normalizer of its whole step, and the position in th
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.mixing import Schedule
+from datamodules.remembered import Remembered
 
 Batch = dict[str, Any]
 MakeBatch = Callable[[np.ndarray, np.ndarray], Batch]
@@ -42,7 +42,7 @@ class Shuffled:
     def __init__(self, size: int, seed: int):
         self.size = size
         self.seed = seed
-        self._permutation = lru_cache(maxsize=2)(self._draw)
+        self._permutation = Remembered(self._draw, 2)
 
     def __getitem__(self, index: int) -> int:
         epoch, place = divmod(index, self.size)
@@ -76,7 +76,7 @@ class Windowed:
 
     def __init__(self, rows: Growing, seed: int, name: str = "", max_epochs: float | None = None):
         self.rows, self.seed, self.name, self.max_epochs = rows, seed, name, max_epochs
-        self._permutation = lru_cache(maxsize=2)(self._draw)
+        self._permutation = Remembered(self._draw, 2)
 
     def __getitem__(self, index: int) -> int:
         self.rows.wait_for((index // WINDOW + 1) * WINDOW)
@@ -140,7 +140,7 @@ class StepPlan:
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
         self.world_size, self.rank = world_size, rank
         self.accumulate = global_batch_size // (micro_batch_size * world_size)
-        self.rows = lru_cache(maxsize=2)(self._rows)
+        self.rows = Remembered(self._rows, 2)
 
     def _rows(self, step: int) -> np.ndarray:
         """(global_batch_size,) row ids of an optimizer step, the longest first."""

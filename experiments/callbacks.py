@@ -38,6 +38,13 @@ class DataReceipt(Callback):
             (self.run / "receipt.json").write_text(text + "\n")
 
 
+def _is_logged(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Whether Lightning writes what is logged at this batch. It counts batches that end an optimizer step,
+    over all epochs; `global_step` grows by many a batch in PPO."""
+    ends_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    return ends_step and trainer._logger_connector.should_update_logs
+
+
 class Throughput(Callback):
     """Logs `train/tokens_per_second`: tokens that are not padding, over all ranks, since the last log."""
 
@@ -47,8 +54,7 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        every = trainer.log_every_n_steps * trainer.accumulate_grad_batches  # type: ignore[attr-defined]
-        if (batch_idx + 1) % every == 0:
+        if _is_logged(trainer, batch_idx):
             tokens, now = pl_module.total_tokens(), time.perf_counter()  # type: ignore[operator]
             rate = (tokens - self.tokens) / (now - self.since)
             pl_module.log("train/tokens_per_second", rate, prog_bar=True)
@@ -73,9 +79,7 @@ class Mixture(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        step_ends = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not (hasattr(data, "mixture") and step_ends and trainer.global_step % every == 0):
+        if not (hasattr(data, "mixture") and _is_logged(trainer, batch_idx)):
             return
         for name, facts in data.mixture(trainer.global_step).items():
             pl_module.log(f"data/share/{name}", facts["realised"])

@@ -16,9 +16,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.strategies import Strategy
 
-import strategies
 from datamodules.base import PlannedData
 from experiments.callbacks import default_callbacks
 from experiments.cluster.requeue import Requeue
@@ -28,6 +26,7 @@ from experiments.memory_check import Forecast, forecast, out_of_memory_explained
 from experiments.ranks.agreement import Agreement, facts, settings
 from experiments.ranks.launcher import watch_over_ranks
 from experiments.ranks.run import as_one_of_many, ranks, world_problem
+from experiments.strategy_names import strategy_of
 from modules.stage import Stage
 from strategies.saved import AnyCheckpoint, finish_interrupted_save
 
@@ -84,9 +83,7 @@ class TriviumCLI(LightningCLI):
             config["logger"] = default_loggers(run) if fits else False
         if config["max_steps"] > 0:
             config["max_epochs"] = -1  # steps alone decide, so that a finished run can be taken further
-        strategy = config["strategy"]
-        if isinstance(strategy, str) and strategy.startswith("strategies."):
-            config["strategy"] = _named(strategy)
+        config["strategy"] = strategy_of(config["strategy"], config["accelerator"])
         callbacks = [*callbacks, Requeue(run), Agreement(self._settings)]
         plugins = [AnyCheckpoint(), *(config["plugins"] or [])]
         options = {**config, "plugins": plugins, "default_root_dir": run}
@@ -192,20 +189,6 @@ class TriviumCLI(LightningCLI):
 
     def before_predict(self) -> None:
         self.refuse()
-
-
-def _named(name: str) -> Strategy:
-    """The strategy that `strategies.NAME` makes with its defaults; options go into YAML as `class_path` and
-    `init_args`.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    make = getattr(strategies, name.removeprefix("strategies."), None)
-    if make is None:
-        known = ", ".join(f"strategies.{each}" for each in strategies.__all__)
-        raise ValueError(f"trainer.strategy: there is no {name}; there is {known}")
-    return make()
 
 
 class _ReadOnly(TriviumCLI):

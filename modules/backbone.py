@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.cache_utils import Cache
 
+from modules.architectures import named, new_config
 from modules.blocks import repeated_blocks
 
 SCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping", "lm_head_multiplier")
@@ -246,23 +247,11 @@ def new_causal_lm(config: dict, vocab_size: int, special_ids: dict[str, int | No
             padding row of a parameter that is not there yet cannot be zeroed.
 
     Raises:
-        ValueError: no or an unknown `model_type`, or an unknown key.
+        ValueError: no or an unknown `model_type`, an unknown key or a wrong value.
     """
-    options = {"vocab_size": vocab_size, **config}
-    model_type = options.pop("model_type", None)
-    if model_type is None:
-        raise ValueError("model config has no `model_type`: add one, for example `model_type: llama`")
-    try:
-        hf_config = AutoConfig.for_model(model_type)
-    except ValueError as error:
-        raise ValueError(f"model config: `model_type: {model_type}` is not one transformers knows") from error
-    unknown = [key for key in options if not hasattr(hf_config, key)]
-    if unknown:
-        raise ValueError(
-            f"model config of `{model_type}` has no field {', '.join(f'`{key}`' for key in unknown)}"
-        )
-    hf_config = AutoConfig.for_model(model_type, **options, pad_token_id=None)
-    model = AutoModelForCausalLM.from_config(hf_config, attn_implementation="sdpa")
+    hf_config = new_config(config, vocab_size, "model.config")
+    with named("model.config"):
+        model = AutoModelForCausalLM.from_config(hf_config, attn_implementation="sdpa")
     for name, value in special_ids.items():
         setattr(model.config, name, value)
         setattr(model.generation_config, name, value)
@@ -286,9 +275,24 @@ def load_scalar_model(path: str) -> PreTrainedModel:
 
 def _load(cls: Any, path: str, **options: Any) -> PreTrainedModel:
     try:
-        return cls.from_pretrained(path, dtype="auto", attn_implementation="sdpa", **options)
+        with named(path):
+            model, info = cls.from_pretrained(
+                path,
+                dtype="auto",
+                attn_implementation="sdpa",
+                ignore_mismatched_sizes=True,  # they are refused here, by name
+                output_loading_info=True,
+                **options,
+            )
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: the weights cannot be read: {str(error).splitlines()[0]}") from error
+    if info["mismatched_keys"]:
+        name, saved, wanted = min(info["mismatched_keys"])
+        raise ValueError(
+            f"{path}: `{name}` is {tuple(saved)} in the weights, but {tuple(wanted)} by config.json: give "
+            "weights and config that belong together"
+        )
+    return model
 
 
 def disable_dropout(model: nn.Module) -> None:

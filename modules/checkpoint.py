@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel
+from transformers import AutoModelForTokenClassification, PreTrainedModel
+
+from modules.architectures import saved_config
 
 PROVENANCE = "provenance.json"
 SHARD = "50GB"  # the largest file of weights, as `transformers` has it
@@ -20,9 +22,24 @@ PACKAGES = ("torch", "lightning", "transformers", "datasets", "deepspeed")
 
 def read_provenance(path: str) -> dict[str, Any]:
     """What an export says of itself: `stage`, `parent`, `receipt`, `versions`, …; empty where it says
-    nothing."""
+    nothing.
+
+    Raises:
+        ValueError: it is cut off or something else.
+    """
     file = Path(path) / PROVENANCE
-    return json.loads(file.read_text()) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{file} was cut off or is something else: write the export again, or delete that file to take "
+            "the directory as it is"
+        )
+    return found
 
 
 def parent_problem(name: str, path: str, parents: tuple[str, ...]) -> str | None:
@@ -39,18 +56,24 @@ def parent_problem(name: str, path: str, parents: tuple[str, ...]) -> str | None
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             return f"model.{name}: {path} has no config.json: give a Hugging Face directory"
-        stage = read_provenance(path).get("stage")
+        try:
+            stage = read_provenance(path).get("stage")
+        except ValueError as error:
+            return f"model.{name}: {error}"
         if stage is not None and stage not in parents:
             wanted = " or ".join(f"`{parent}`" for parent in parents)
             return f"model.{name}: {path} is the result of stage `{stage}`, this needs one of stage {wanted}"
-        return None
     try:
-        AutoConfig.from_pretrained(path)
-    except (OSError, ValueError):
+        saved_config(path, f"model.{name}")
+    except OSError:
+        if folder.is_dir():
+            return f"model.{name}: {path}/config.json is no JSON: it was cut off or is something else"
         return (
             f"model.{name}: {path} is no directory and no model in the local hub cache: "
             "give an existing directory, or run once with the hub in reach"
         )
+    except ValueError as error:
+        return str(error)
     return None
 
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
 
+from modules.architectures import new_config, saved_config
 from modules.blocks import repeated_blocks
 
 Head = Literal["language", "scalar"]
@@ -70,29 +70,19 @@ def read_config(source: str | dict[str, Any], vocabulary: int | None, field: str
         field: what to call it in a refusal.
 
     Raises:
-        ValueError: it is not there, cannot be read, or has no model type or vocabulary.
+        ValueError: it is not there, cannot be read, has no model type or vocabulary, or a wrong value.
     """
     if isinstance(source, str):
         try:
-            return AutoConfig.from_pretrained(source, local_files_only=True)
-        except (OSError, ValueError) as error:
+            return saved_config(source, field, local_files_only=True)
+        except OSError as error:
             raise ValueError(
                 f"{field}: {source} holds no config.json of a network that transformers knows: run the stage "
                 "that writes it first, or name another directory or a cached hub name"
             ) from error
-    options = {**source, "pad_token_id": None}
-    model_type = options.pop("model_type", None)
-    if "vocab_size" not in options:
-        if vocabulary is None:
-            raise ValueError(f"{field}: no vocab_size, and no tokenizer to take it from: give one of them")
-        options["vocab_size"] = vocabulary
-    try:
-        known = AutoConfig.for_model(model_type)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{field}: `model_type: {model_type}` is not one transformers knows") from error
-    if unknown := [name for name in options if not hasattr(known, name)]:
-        raise ValueError(f"{field} of `{model_type}` has no field `{unknown[0]}`")
-    return AutoConfig.for_model(model_type, **options)
+    if "vocab_size" not in source and vocabulary is None:
+        raise ValueError(f"{field}: no vocab_size, and no tokenizer to take it from: give one of them")
+    return new_config(source, vocabulary or 0, field)
 
 
 def build(

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
 from transformers import PreTrainedModel
 
+from modules.architectures import in_a_line
 from modules.backbone import LanguageModel, ScalarModel, whole
 from modules.checkpoint import networks, parent_problem
 from modules.optim import decay_groups, warmup_cosine
@@ -72,11 +73,16 @@ class Stage(L.LightningModule):
             found.append(f"model.warmup_steps is {self.warmup_steps}: give 0 or more")
         if 0 < max_steps <= self.warmup_steps:
             found.append(_endless_warmup(self.warmup_steps, max_steps))
-        found += [
-            f"{name} is {rate:g}: give a number above 0"
-            for name, rate in self.learning_rates().items()
-            if not 0 < rate < math.inf
-        ]
+        try:
+            self.optimizer([nn.Parameter(torch.zeros(1))])
+        except (ValueError, TypeError, LookupError, RuntimeError) as error:
+            found.append(f"model.optimizer: {in_a_line(error)}")
+        else:
+            found += [
+                f"{name} is {rate:g}: give a number above 0"
+                for name, rate in self.learning_rates().items()
+                if not 0 < rate < math.inf
+            ]
         if not 0 <= self.min_lr_ratio <= 1:
             found.append(
                 f"model.min_lr_ratio is {self.min_lr_ratio}: give a share of the peak between 0 and 1"
@@ -85,10 +91,7 @@ class Stage(L.LightningModule):
 
     def learning_rates(self) -> dict[str, float]:
         """The peak learning rates: field → value."""
-        try:
-            optimizer = self.optimizer([nn.Parameter(torch.zeros(1))])
-        except ValueError:
-            return {"model.optimizer's lr": math.nan}
+        optimizer = self.optimizer([nn.Parameter(torch.zeros(1))])
         return {"model.optimizer's lr": optimizer.param_groups[0]["lr"]}
 
     def inputs(self) -> list[tuple[str, str | None, tuple[str, ...]]]:

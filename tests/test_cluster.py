@@ -54,6 +54,14 @@ class Slow(L.Callback):
         time.sleep(1)
 
 
+class Asking(L.Callback):
+    """Is this process's SLURM, shortly before the time limit."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 0:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
 @pytest.fixture(scope="module")
 def config(tiny_files, tiny_tokenizer, tiny_config, tmp_path_factory):
     """A YAML of one's own: pretraining for one process of 8 rows at once."""
@@ -193,6 +201,56 @@ def test_a_slurm_job_saves_before_its_time_limit_and_goes_on(config, alone, slur
     assert f"Restoring states from the checkpoint path at {run}" in (tmp_path / "second.err").read_text()
     assert curve(run) == pytest.approx(alone, rel=LOSS)
     assert (tmp_path / "second.out").read_text().count("Data receipt") == 1
+
+
+def test_ppo_saves_before_the_time_limit_after_the_iteration_however_seldom_it_logs(
+    tiny_stages, tmp_path, monkeypatch, caplog
+):
+    """8 optimizer steps an iteration; neither of two iterations ends at a multiple of 50."""
+    (tmp_path / "scontrol").write_text(SCONTROL)
+    (tmp_path / "scontrol").chmod(0o755)
+    job = {"JOB_ID": "4711", "JOB_NAME": "trivium", "NTASKS": "1", "PROCID": "0", "LOCALID": "0"}
+    for name, value in {**job, "NODEID": "0", "NODELIST": "127.0.0.1", "NTASKS_PER_NODE": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("TASKS", str(tmp_path / "task"))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    asking = json.dumps({"class_path": f"{__name__}.Asking"})
+    line = [*tiny_stages.stage("ppo"), "--run", str(tmp_path / "run"), f"--trainer.callbacks+={asking}"]
+    before = [signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)]
+    try:
+        with caplog.at_level("INFO", "lightning.pytorch.utilities.rank_zero"):
+            assert main([*line, "--trainer.max_steps=16", "--trainer.log_every_n_steps=50"]) == 0
+    finally:
+        for number, handler in zip((signal.SIGUSR1, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+    assert (tmp_path / "task.scontrol").read_text() == "requeue 4711\n"
+    assert "last.ckpt at step 8; the job is queued again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("there", "restarts", "option"),
+    [
+        ([], "0", None),
+        ([], "1", "--overwrite true"),
+        (["last.ckpt"], "0", "--ckpt_path last"),
+        (["last.ckpt.old", "last.ckpt.part"], "1", "--ckpt_path last"),
+    ],
+)
+def test_the_slurm_script_goes_on_from_what_is_there(tmp_path, there, restarts, option):
+    (tmp_path / "srun").write_text('#!/usr/bin/env bash\necho "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    for name in there:
+        (tmp_path / "run" / "checkpoints" / name).mkdir(parents=True)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_NNODES": "1",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_CPUS_PER_TASK": "1",
+        "SLURM_RESTART_COUNT": restarts,
+    }
+    line = ["bash", SCRIPTS / "slurm.sbatch", "a.yaml", tmp_path / "run", "--more"]
+    told = subprocess.run(line, env=environment, check=True, capture_output=True, text=True).stdout
+    assert told.endswith("--trainer.devices=1" + (f" {option}" if option else "") + " --more\n")
 
 
 def test_the_scripts_are_bash():

@@ -1,12 +1,16 @@
 """A mistake in what was asked: one clear line, exit code 2, no trace, and nothing written."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from experiments.cli import main
+from modules.backbone import load_causal_lm, load_scalar_model, new_causal_lm
+from modules.checkpoint import parent_problem
+from modules.sizes import read_config
 
 
 @pytest.fixture
@@ -206,3 +210,181 @@ def test_a_deepspeed_folder_is_refused_where_it_cannot_or_must_not_be_read(
     line = ["--trainer.accelerator=cpu", f"--trainer.strategy={strategy}", f"--ckpt_path={folder}"]
     (message,) = refused("sft", *line)
     assert f"{folder} {reason}" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("fsdp", "strategies.fsdp"),
+        ("fsdp_cpu_offload", "strategies.fsdp with init_args {cpu_offload: true}"),
+        ("deepspeed", "strategies.deepspeed"),
+        ("deepspeed_stage_2", "strategies.deepspeed with init_args {stage: 2}"),
+        ("deepspeed_stage_2_offload", "strategies.deepspeed with init_args {stage: 2, offload: optimizer}"),
+        (
+            "deepspeed_stage_3_offload_nvme",
+            "strategies.deepspeed with init_args {stage: 3, offload: parameters, nvme_path: FOLDER}",
+        ),
+        (
+            '{"class_path": "lightning.pytorch.strategies.DeepSpeedStrategy"}',
+            "strategies.deepspeed",
+        ),
+    ],
+)
+def test_lightnings_names_of_what_runs_on_cuda_alone_are_refused_on_cpu(refused, name, ours):
+    given = "DeepSpeedStrategy" if name.startswith("{") else name
+    assert refused("sft", "--trainer.accelerator=cpu", f"--trainer.strategy={name}") == [
+        f"trivium: trainer.strategy: Lightning's {given} runs on CUDA only: use {ours}"
+    ]
+
+
+def test_a_strategy_that_nobody_has_is_refused(refused):
+    known = "strategies.ddp, strategies.deepspeed, strategies.fsdp, strategies.tensor_parallel"
+    for name in ("strategies.dpp", "dpp"):
+        assert refused("sft", f"--trainer.strategy={name}") == [
+            f"trivium: trainer.strategy: there is no {name}; there is {known}"
+        ]
+
+
+# --- networks
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (
+            {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3, "betas": [1.5, 0.9]}},
+            "Invalid beta parameter at index 0: 1.5",
+        ),
+        ({"class_path": "torch.optim.SGD", "init_args": {"lr": -1.0}}, "Invalid learning rate: -1.0"),
+        (
+            {"class_path": "torch.optim.Muon", "init_args": {"lr": 1e-3}},
+            "Muon only supports 2D parameters whereas we found a parameter with size: torch.Size([1])",
+        ),
+    ],
+)
+@pytest.mark.parametrize("stage", ["sft", "ppo"])
+def test_what_an_optimizer_has_against_its_arguments_is_told(refused, stage, optimizer, message):
+    lines = refused(stage, f"--model.init_args.optimizer={json.dumps(optimizer)}")
+    assert lines == [f"trivium: model.optimizer: {message}"]
+
+
+T5 = {"model_type": "t5"}
+NO_CAUSAL_LM = "`t5` is no causal language model in transformers: give one that is, for example `llama`"
+NO_SDPA = "`gemma2` has no SDPA attention in transformers, which keeps a row's documents apart here: give "
+WIDTH = "The hidden size (130) is not a multiple of the number of attention heads (4)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 130}, WIDTH),
+        ({"num_hidden_layers": "four"}, "Field 'num_hidden_layers' expected int, got str (value: 'four')"),
+        ({"model_type": "gemma2", "head_dim": 8}, NO_SDPA),
+        (
+            {"model_type": "lama"},
+            "`model_type: lama` is not one transformers knows: give for example ",
+        ),
+    ],
+)
+def test_a_wrong_value_in_a_config_is_named_by_run_and_plan(tiny_config, changes, message):
+    config = {**tiny_config, **changes}
+    start = re.escape(f"model.config: {message}")
+    with pytest.raises(ValueError, match=f"^{start}[^\n]*$"):
+        new_causal_lm(config, 50, {})
+    with pytest.raises(ValueError, match=f"^{start}[^\n]*$"):
+        read_config(config, 50, "model.config")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (T5, NO_CAUSAL_LM),
+        ({"model_type": "llama", "hidden_act": "sillu"}, "KeyError: 'sillu'"),
+        (
+            {"model_type": "gpt2", "n_embd": 30, "n_head": 4},
+            "`embed_dim` must be divisible by num_heads (got `embed_dim`: 30 and `num_heads`: 4)",
+        ),
+    ],
+)
+def test_a_network_that_transformers_cannot_build_is_one_line(config, message):
+    with pytest.raises(ValueError, match=f"^model.config: {re.escape(message)}$"):
+        new_causal_lm(config, 50, {})
+
+
+@pytest.mark.parametrize("command", ["fit", "plan"])
+def test_a_width_that_heads_do_not_divide_is_refused(tiny_stages, tmp_path, capsys, command):
+    line = tiny_stages.stage("pretrain")[1:]
+    line[line.index("--run") + 1] = str(tmp_path / "run")
+    if command == "plan":
+        del line[line.index("--run") :][:2]
+    assert main([command, *line, "--model.init_args.config.hidden_size=130"]) == 2
+    err = capsys.readouterr().err
+    assert [line for line in err.splitlines() if line.startswith("trivium: ")] == [
+        f"trivium: model.config: {WIDTH}"
+    ]
+
+
+@pytest.fixture
+def saved(tiny_stages, tmp_path):
+    """A copy of SFT's result whose config.json can be changed."""
+    folder = tmp_path / "saved"
+    shutil.copytree(tiny_stages.export("sft"), folder)
+
+    def change(**fields) -> Path:
+        file = folder / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+        return folder
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 130}, WIDTH),
+        (
+            {"model_type": "lama"},
+            "The checkpoint you are trying to load has model type `lama` but ",
+        ),
+        (T5, NO_CAUSAL_LM),
+        ({"model_type": "gemma2", "head_dim": 8}, NO_SDPA),
+    ],
+)
+def test_a_directory_whose_config_is_wrong_is_refused_by_run_and_plan(saved, changes, message):
+    folder = saved(**changes)
+    start = f"model.pretrained: {folder}/config.json: {message}"
+    problem = parent_problem("pretrained", str(folder), ("sft",))
+    assert problem is not None
+    assert problem.startswith(start)
+    assert "\n" not in problem
+    with pytest.raises(ValueError, match=f"^{re.escape(start)}"):
+        read_config(str(folder), None, "model.pretrained")
+
+
+def test_a_directory_whose_files_were_cut_off_is_refused(saved):
+    folder = saved()
+    (folder / "provenance.json").write_text('{"stage": "sf')
+    problem = parent_problem("pretrained", str(folder), ("sft",))
+    assert problem == (
+        f"model.pretrained: {folder}/provenance.json was cut off or is something else: write the export "
+        "again, or delete that file to take the directory as it is"
+    )
+    (folder / "provenance.json").unlink()
+    (folder / "config.json").write_text('{"model_type": "lla')
+    problem = parent_problem("pretrained", str(folder), ("sft",))
+    assert problem == (
+        f"model.pretrained: {folder}/config.json is no JSON: it was cut off or is something else"
+    )
+
+
+def test_weights_of_other_shapes_than_the_config_are_refused_by_name(saved, tiny_config):
+    folder = saved(hidden_size=64)
+    for load in (load_causal_lm, load_scalar_model):
+        with pytest.raises(ValueError, match=re.escape(f"{folder}: `")) as refusal:
+            load(str(folder))
+        assert "by config.json: give weights and config that belong together" in str(refusal.value)
+    width = tiny_config["intermediate_size"]
+    folder = saved(hidden_size=tiny_config["hidden_size"], intermediate_size=width + 2)
+    wrong = f"`model.layers.0.mlp.down_proj.weight` is (32, {width}) in the weights, but (32, {width + 2}) by"
+    with pytest.raises(ValueError, match=re.escape(wrong)):
+        load_causal_lm(str(folder))

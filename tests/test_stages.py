@@ -45,6 +45,14 @@ def test_the_designs_metrics_are_logged_and_finite(tiny_stages, stage):
         assert all(math.isfinite(value) for value in values), metric
 
 
+def test_tokens_per_second_are_logged_with_the_rest_over_all_epochs(tiny_stages, tmp_path):
+    """Three steps an epoch, every second of which is logged: the second, and of the next epoch the first and
+    the third."""
+    line = [*tiny_stages.stage("sft"), "--run", str(tmp_path), "--trainer.log_every_n_steps=2"]
+    assert main([*line, "--trainer.max_epochs=2", "--trainer.max_steps=-1"]) == 0
+    assert len(curve(tmp_path, "train/tokens_per_second")) == len(curve(tmp_path, "train/loss")) == 3
+
+
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "reward"])
 def test_the_loss_falls(tiny_stages, stage):
     losses = curve(tiny_stages.out / stage, "train/loss")

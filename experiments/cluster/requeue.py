@@ -12,8 +12,11 @@ from lightning.pytorch.utilities import rank_zero_info
 
 
 class Requeue(Callback):
-    """On SIGUSR1 to any rank: all save together after an optimizer step that is logged, and rank 0 queues the
-    job again. Lightning's own handler saves wherever each rank happens to be, amid other collectives.
+    """On SIGUSR1 to any rank: all save together after the next optimizer step (PPO: iteration), and rank 0
+    queues the job again. Lightning's own handler saves wherever each rank happens to be, amid other
+    collectives.
+
+    The ranks ask each other after every step: Lightning's logged steps may be hours apart.
 
     Args:
         run: the run's folder; the job goes on with `--ckpt_path last`.
@@ -34,12 +37,7 @@ class Requeue(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (
-            not self.active
-            or (batch_idx + 1) % trainer.accumulate_grad_batches
-            or trainer.global_step % every
-        ):
+        if not self.active or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
             self.active = False
