@@ -116,14 +116,14 @@ class StepCheckpoint(ModelCheckpoint):
             now = model_checkpoint.time.monotonic()
             if now - (self._last_time_checked or now) >= self._train_time_interval.total_seconds():
                 self._last_time_checked = now
-                self._save(trainer)
+                self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         if self._last_global_step_saved != trainer.global_step and not self._should_skip_saving_checkpoint(
             trainer
         ):
-            self._save(trainer)
+            self.save(trainer)
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         """Where a folder of DeepSpeed is in the place of a file, Lightning would write the file into it."""
@@ -141,7 +141,8 @@ class StepCheckpoint(ModelCheckpoint):
             shutil.rmtree(old)
         trainer.strategy.barrier()
 
-    def _save(self, trainer: L.Trainer) -> None:
+    def save(self, trainer: L.Trainer) -> None:
+        """Saves now, as at the end of a run; all ranks must ask, between two optimizer steps."""
         candidates = self._monitor_candidates(trainer)
         self._save_topk_checkpoint(trainer, candidates)
         self._save_last_checkpoint(trainer, candidates)

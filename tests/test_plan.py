@@ -13,6 +13,7 @@ from datamodules.mixing import Schedule
 from experiments.cli import main
 from experiments.plan.mixture import mixture_plan
 from experiments.plan.mixture_file import EXAMPLE, Change, Source
+from tests.conftest import CONFIGS
 
 ROOT = Path(__file__).resolve().parent.parent
 G, T = 10**9, 10**12
@@ -332,3 +333,12 @@ def test_the_help_teaches_and_imports_nothing_heavy():
     assert done.stdout.startswith("usage: trivium plan")
     assert EXAMPLE in done.stdout
     assert "trivium plan --mixture mixture.yaml --tokens 1.4e12" in done.stdout
+
+
+def test_a_network_that_cannot_be_built_is_refused_in_a_line(capsys):
+    config = CONFIGS / "pretrain.yaml"
+    bad = '--model.init_args.config={"model_type": "llama", "hidden_act": "sillu", "vocab_size": 300}'
+    assert main(["plan", "--config", str(config), bad]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("trivium: model.config: ")
+    assert "sillu" in line

@@ -4,11 +4,13 @@ lead somewhere."""
 import inspect
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 import strategies
 from experiments.cli import main
@@ -36,13 +38,20 @@ def test_the_yaml_of_the_page_makes_its_strategy():
 
 
 @pytest.mark.parametrize("line", [line for block in code("sh") for line in block.splitlines()])
-def test_every_command_of_the_page_works(line, tiny_stages, monkeypatch, capsys):
-    program, *argv = shlex.split(line)
+def test_every_command_of_the_page_works(line, tiny_stages, tmp_path, monkeypatch, capsys):
+    program, command, *argv = shlex.split(line)
     assert program == "trivium"
+    if command == "export":
+        shutil.copytree(tiny_stages.out / "sft", tmp_path / "runs" / "mine")
+        monkeypatch.chdir(tmp_path)
+        assert main([command, *argv]) == 0
+        assert load_file(argv[1] + "/model.safetensors")
+        return
+    assert command == "plan"
     monkeypatch.chdir(ROOT)
     if "--config" in argv:  # with the tiny network in place of the quickstart's
         argv += [f"--model.init_args.pretrained={tiny_stages.export('pretrain')}"]
-    assert main(argv) == 0
+    assert main([command, *argv]) == 0
     assert "zero3" in capsys.readouterr().out
 
 

@@ -10,6 +10,8 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
+from experiments.callbacks import StepCheckpoint
+
 
 class Requeue(Callback):
     """On SIGUSR1 to any rank: all save together after the next optimizer step (PPO: iteration), and rank 0
@@ -41,7 +43,11 @@ class Requeue(Callback):
             return
         if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
             self.active = False
-            trainer.save_checkpoint(self.checkpoint)
+            savers = [each for each in trainer.checkpoint_callbacks if isinstance(each, StepCheckpoint)]
+            if savers:
+                savers[0].save(trainer)
+            else:
+                trainer.save_checkpoint(self.checkpoint)
             rank_zero_info(f"Saved {self.checkpoint} at step {trainer.global_step}; the job is queued again.")
             if trainer.is_global_zero:
                 job = os.environ["SLURM_JOB_ID"]

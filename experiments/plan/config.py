@@ -14,6 +14,7 @@ from datamodules import InstructionData, MixedCorpusData, PreferenceData, Prompt
 from experiments.plan.strategy import Cut, cut_of
 from experiments.stage_cli import TriviumCLI, build
 from modules import PPOModule, RewardModule
+from modules.architectures import named
 from modules.sizes import Head, Sizes, read_config, sizes
 
 REPLIES = 4  # to a prompt of a reward model, where the data is not read
@@ -222,8 +223,10 @@ def _networks(stage: Any, model: dict[str, Any], data: dict[str, Any]) -> tuple[
 def _network(
     field: str, head: Head, trained: bool, source: str | dict[str, Any], vocabulary: int | None = None
 ) -> Network:
-    config = read_config(source, vocabulary, f"model.{field}")
-    return Network(field, head, trained, config, sizes(config, head))
+    where = f"model.{field}"
+    config = read_config(source, vocabulary, where)
+    with named(where):
+        return Network(field, head, trained, config, sizes(config, head))
 
 
 def _vocabulary(tokenizer: str) -> int:
