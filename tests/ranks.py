@@ -4,7 +4,6 @@ their runs."""
 import csv
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 import lightning as L
 import torch
 from safetensors.torch import load_file
+
+from experiments.ranks.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 300  # for all command lines together
@@ -53,9 +54,7 @@ def run_ranks(folder: Path, runs: list[tuple[list[str], int]], ranks: int = 2) -
 def run_code(folder: Path, code: str, ranks: int, *arguments: str) -> str:
     """All ranks run Python code; gives rank 0's errors. Where one fails, the others end."""
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     processes = []
     for rank in map(str, range(ranks)):
         torchrun = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}

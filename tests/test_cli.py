@@ -143,9 +143,9 @@ def test_a_saved_configuration_holds_no_secret_and_names_every_choice(tiny_stage
 
 def test_a_run_that_was_refused_before_its_first_step_leaves_its_folder_free(tiny_stages, capsys):
     """The warm-up is longer than an epoch, which is known only when the data has been read."""
-    line = [*tiny_stages.stage("sft", run="again"), "--trainer.max_epochs=1", "--trainer.limit_val_batches=0"]
+    line = [*tiny_stages.stage("sft", run="freed"), "--trainer.max_epochs=1", "--trainer.limit_val_batches=0"]
     assert main([*line, "--model.init_args.warmup_steps=5000"]) == 2
     assert "the learning rate would never reach its peak" in capsys.readouterr().err
     assert main([*line, "--trainer.limit_train_batches=4"]) == 0
     assert main(line) == 2
-    assert "again already holds export, checkpoints" in capsys.readouterr().err
+    assert "freed already holds export, checkpoints" in capsys.readouterr().err

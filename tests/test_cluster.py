@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import torch
 import yaml
 
 from experiments.cli import main
+from experiments.ranks.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "experiments" / "cluster"
@@ -106,12 +106,6 @@ def started(line, folder, name, **environment):
         return subprocess.Popen(line, cwd=ROOT, env=env | environment, stdout=out, stderr=err)
 
 
-def a_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
 def torchrun(config, folder, port, *lines):
     """Two agents of torchrun; gives exit codes and what they told."""
     machines = [
@@ -132,7 +126,7 @@ def torchrun(config, folder, port, *lines):
 @pytest.mark.slow
 def test_two_machines_under_torchrun_train_as_one_process(config, alone, tmp_path):
     micro = "--data.init_args.micro_batch_size=4"
-    codes, errors = torchrun(config, tmp_path, a_port(), [micro], [micro])
+    codes, errors = torchrun(config, tmp_path, str(free_port()), [micro], [micro])
     assert codes == [0, 0], errors
     assert curve(config.parent / tmp_path.name) == pytest.approx(alone, rel=LOSS)
     assert (tmp_path / "1.out").read_text() == ""
@@ -143,7 +137,7 @@ def test_two_machines_under_torchrun_train_as_one_process(config, alone, tmp_pat
 @pytest.mark.slow
 def test_machines_that_differ_are_refused_without_torchruns_account(config, tmp_path):
     micro = "--data.init_args.micro_batch_size=4"
-    codes, errors = torchrun(config, tmp_path, a_port(), [micro], [micro, "--trainer.max_steps=7"])
+    codes, errors = torchrun(config, tmp_path, str(free_port()), [micro], [micro, "--trainer.max_steps=7"])
     assert codes == [2, 2]
     (line,) = [line for line in "".join(errors).splitlines() if line.startswith("trivium")]
     assert line.startswith("trivium: rank 1 differs from rank 0 in trainer.max_steps (7 instead of 6)")
@@ -169,7 +163,7 @@ def slurm(tmp_path):
         "SLURM_NNODES": "2",
         "SLURM_NTASKS_PER_NODE": "1",
         "SLURM_CPUS_PER_TASK": "1",
-        "MASTER_PORT": a_port(),
+        "MASTER_PORT": str(free_port()),
     }
 
 
@@ -195,7 +189,7 @@ def test_a_slurm_job_saves_before_its_time_limit_and_goes_on(config, alone, slur
     assert 0 < steps < 6
     assert not list(run.glob("hpc*"))  # Lightning's own, which the next run would take
     again = started(
-        line, tmp_path, "second", **{**slurm, "SLURM_RESTART_COUNT": "1", "MASTER_PORT": a_port()}
+        line, tmp_path, "second", **{**slurm, "SLURM_RESTART_COUNT": "1", "MASTER_PORT": str(free_port())}
     )
     assert again.wait(PATIENCE) == 0, (tmp_path / "second.err").read_text()
     assert f"Restoring states from the checkpoint path at {run}" in (tmp_path / "second.err").read_text()

@@ -10,7 +10,6 @@ import csv
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from experiments.cli import main
+from experiments.ranks.ports import free_port
 from strategies.saved import open_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,9 +68,7 @@ def start_ranks(folder, count, lines):
     """`count` ranks go through command lines, as torchrun would start them."""
     file = folder / f"lines.{len(list(folder.glob('lines.*')))}"
     file.write_text(json.dumps(lines))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ranks = []
     for rank in range(count):
         torchrun = {

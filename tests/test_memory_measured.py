@@ -5,7 +5,6 @@ All runs of a test go through one start of two processes, as torchrun would star
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from experiments.cli import main
+from experiments.ranks.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PERSISTENT = 20_000  # numbers: norms and attention's matrices stay whole under ZeRO-3, the others do not
@@ -56,9 +56,7 @@ AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 def two_processes(folder: Path, lines: list[list[str]], environment: dict[str, str]) -> None:
     """Both ranks go through command lines."""
     (folder / "lines.json").write_text(json.dumps(lines))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ranks = []
     for rank in ("0", "1"):
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

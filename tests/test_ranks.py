@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import lightning as L
 import psutil
 import pytest
 
+from experiments.ranks.ports import free_port
 from experiments.ranks.run import differences
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,9 +92,7 @@ class Pair:
 
     def __init__(self, folder: Path, *lines: list[str]):
         folder.mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
+        port = str(free_port())
         self.folder, self.ranks = folder, []
         for rank, line in enumerate(lines):
             env = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2"}
@@ -371,3 +369,22 @@ def test_a_mistake_that_all_ranks_meet_is_told_once(start, rows, tiny_files, tmp
         assert pair.wait() == [2, 2]
         (line,) = pair.told
         assert line.removeprefix("trivium: ").removeprefix("rank 1: ").startswith(what)
+
+
+ALONE = """
+import sys
+from experiments.cli import main
+from experiments.ranks.run import ranks
+assert main(sys.argv[1:]) == 0
+assert ranks.store is None
+"""
+
+
+@pytest.mark.slow
+def test_a_strategy_on_one_device_leaves_nothing_behind_for_the_next_run(tiny_stages):
+    """The next run's errors are raised, as in any process that is alone."""
+    line = [*tiny_stages.stage("sft", run="one_device"), "--trainer.max_steps=1", "--trainer.accelerator=cpu"]
+    line += ["--trainer.devices=1", "--trainer.strategy=strategies.fsdp", "--trainer.limit_val_batches=0"]
+    command = [sys.executable, "-c", ALONE, *line]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

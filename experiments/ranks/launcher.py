@@ -8,6 +8,7 @@ import lightning as L
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
+from experiments.ranks.ports import free_port
 from experiments.ranks.run import ranks
 from experiments.ranks.started import CONNECTING
 
@@ -18,9 +19,12 @@ class Launcher(_SubprocessScriptLauncher):
 
     def launch(self, function: Callable, *args: Any, trainer: L.Trainer | None = None, **kwargs: Any) -> Any:
         environment = self.cluster_environment
+        first, size = environment.node_rank() * self.num_processes, self.num_nodes * self.num_processes
+        os.environ.setdefault("MASTER_PORT", str(free_port()))
+        if size == 1:
+            return super().launch(function, *args, trainer=trainer, **kwargs)
         environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         os.environ["LOCAL_WORLD_SIZE"] = str(self.num_processes)
-        first, size = environment.node_rank() * self.num_processes, self.num_nodes * self.num_processes
         ranks.join(first, size, 0, environment.main_address, environment.main_port, CONNECTING)
         self._call_children_scripts()
         ranks.children = self.procs

@@ -116,7 +116,9 @@ class Ranks:
             if self.holds or failed:
                 self._see_off()
         self._stop_watching()
-        self._reap()
+        if self.children:  # the next run may have other ranks, or none
+            self._reap()
+            self.store, self.rank, self.size, self.local_rank = None, 0, 1, 0
         return code if self._failure is None else self._failure.code
 
     # --- what must be the same on all ranks
