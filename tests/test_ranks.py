@@ -372,11 +372,13 @@ def test_a_mistake_that_all_ranks_meet_is_told_once(start, rows, tiny_files, tmp
 
 
 ALONE = """
-import sys
+import os, sys
 from experiments.cli import main
+from experiments.ranks.launcher import TOLD
 from experiments.ranks.run import ranks
 assert main(sys.argv[1:]) == 0
 assert ranks.store is None
+assert not [name for name in TOLD if name in os.environ]
 """
 
 

@@ -1,7 +1,8 @@
 """Lightning's way to start a rank for each device of a machine, the ranks hearing of each other's errors."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -12,17 +13,23 @@ from experiments.ranks.ports import free_port
 from experiments.ranks.run import ranks
 from experiments.ranks.started import CONNECTING
 
+TOLD = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+
 
 class Launcher(_SubprocessScriptLauncher):
     """Starts this command again for every other device. Lightning's own would kill this process five seconds
     after another one's error, whatever it is doing; here `ranks` ends them all."""
 
     def launch(self, function: Callable, *args: Any, trainer: L.Trainer | None = None, **kwargs: Any) -> Any:
+        with _environment_restored():
+            os.environ.setdefault("MASTER_PORT", str(free_port()))
+            if self.num_nodes * self.num_processes == 1:
+                return function(*args, **kwargs)
+            return self._launch_ranks(function, *args, **kwargs)
+
+    def _launch_ranks(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
         environment = self.cluster_environment
         first, size = environment.node_rank() * self.num_processes, self.num_nodes * self.num_processes
-        os.environ.setdefault("MASTER_PORT", str(free_port()))
-        if size == 1:
-            return super().launch(function, *args, trainer=trainer, **kwargs)
         environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         os.environ["LOCAL_WORLD_SIZE"] = str(self.num_processes)
         ranks.join(first, size, 0, environment.main_address, environment.main_port, CONNECTING)
@@ -32,6 +39,19 @@ class Launcher(_SubprocessScriptLauncher):
             ranks.siblings.meet(rank, child.pid)
         _set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **kwargs)
+
+
+@contextmanager
+def _environment_restored() -> Iterator[None]:
+    """What Lightning tells the ranks it starts is not left to what this process starts later."""
+    before = {name: os.environ.get(name) for name in TOLD}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def watch_over_ranks(trainer: L.Trainer) -> None:
