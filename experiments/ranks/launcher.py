@@ -13,7 +13,7 @@ from experiments.ranks.ports import free_port
 from experiments.ranks.run import ranks
 from experiments.ranks.started import CONNECTING
 
-TOLD = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+TOLD = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 
 class Launcher(_SubprocessScriptLauncher):
