@@ -15,8 +15,8 @@ from experiments.callbacks import StepCheckpoint
 
 class Requeue(Callback):
     """On SIGUSR1 to any rank: all save together after the next optimizer step (PPO: iteration), and rank 0
-    queues the job again. Lightning's own handler saves wherever each rank happens to be, amid other
-    collectives.
+    queues the job again before the one after. Lightning's own handler saves wherever each rank happens to be,
+    amid other collectives.
 
     The ranks ask each other after every step: Lightning's logged steps may be hours apart.
 
@@ -28,6 +28,7 @@ class Requeue(Callback):
         self.checkpoint = f"{run}/checkpoints/last.ckpt"
         self.active = SLURMEnvironment.detect()
         self.asked = False
+        self.saved = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self.active and stage == "fit":
@@ -48,7 +49,16 @@ class Requeue(Callback):
                 savers[0].save(trainer)
             else:
                 trainer.save_checkpoint(self.checkpoint)
-            rank_zero_info(f"Saved {self.checkpoint} at step {trainer.global_step}; the job is queued again.")
-            if trainer.is_global_zero:
-                job = os.environ["SLURM_JOB_ID"]
-                subprocess.run(["scontrol", "requeue", job], check=True)
+            self.saved = True
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.saved:
+            return
+        self.saved = False
+        rank_zero_info(f"Saved {self.checkpoint} at step {trainer.global_step}; the job is queued again.")
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.save()  # the step's own metrics, logged since; SLURM ends the job at any moment now
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
