@@ -23,7 +23,9 @@ def main(argv: list[str]) -> int:
     split = argv.index("--")
     options = parse_args([*argv[:split], "-m", "experiments.cli"])
     options.training_script_args = argv[split + 1 :]  # torchrun would take `--run` for an option of its own
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):  # each has a level of its own
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         run(options)
     except ChildFailedError as error:
