@@ -4,6 +4,7 @@ and ranks that were started differently are found out before the first step.
 Ranks that torchrun would start are forked from a server that has imported everything already.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -69,19 +70,27 @@ def rank_of_torchrun(line, env, folder, name):
     os._exit(main(line))
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process is no more, or waits only for somebody to ask for its exit code."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def when_gone(*pids: int) -> dict[int, float]:
-    """Waits for processes to end; gives when each did. One that nobody has asked for its exit code has ended,
-    too."""
+    """Waits for processes to end; gives when each did."""
     found: dict[int, float] = {}
     end = time.time() + PATIENCE
     while len(found) < len(set(pids)):
         for pid in set(pids) - set(found):
-            if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            if has_ended(pid):
                 found[pid] = time.time()
         hung = set(pids) - set(found)
         if time.time() > end:
             for pid in hung:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             pytest.fail(f"{len(hung)} processes hang")
         time.sleep(0.05)
     return found
