@@ -101,15 +101,6 @@ class CausalLM(Stage):
                 self.log(f"val/loss/{source}", loss)
                 self.log(f"val/perplexity/{source}", loss.exp())
 
-    def on_test_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        self.on_validation_epoch_end()
-
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """The mean loss of each document in nats per token, and how many tokens it has."""
         losses, tokens = self(batch).sum(1).tolist(), (batch["labels"][:, 1:] != -100).sum(1).tolist()

@@ -358,15 +358,6 @@ class PPOModule(Stage):
         self.log("val/score", self.val_score.compute(), prog_bar=True)
         self.log("val/kl_per_sequence", self.val_kl.compute())
 
-    def on_test_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        self.on_validation_epoch_end()
-
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """The sampled response to each prompt, its score, its KL in nats, and whether it ended by itself."""
         rollout, tokenizer = self.sample(batch, EVALUATION), self.tokenizer

@@ -134,15 +134,6 @@ class RewardModule(Stage):
         self.log("reward/calibration_error", ((chance - won).abs().sum() / pairs.sum()).float())
         self.log("reward/length_correlation", self.length_correlation.compute())
 
-    def on_test_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        self.on_validation_epoch_end()
-
     @torch.no_grad()
     def on_train_end(self) -> None:
         """Takes the mean score over training replies, which PPO subtracts."""

@@ -146,6 +146,9 @@ class Stage(L.LightningModule):
         return self
 
     def setup(self, stage: str) -> None:
+        trains = stage == "fit" and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if found := self.problems(self.trainer.max_steps if trains else -1):
+            raise ValueError("\n".join(found))
         self.step_loss.process_group = self.data_group
 
     def normalized(self, loss_sum: Tensor, batch: Batch) -> Tensor:
@@ -217,6 +220,15 @@ class Stage(L.LightningModule):
 
     def _ask_strategy(self, name: str, otherwise: Callable) -> Callable:
         return otherwise if self._trainer is None else getattr(self.trainer.strategy, name, otherwise)
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.automatic_optimization and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:

@@ -5,9 +5,12 @@ import re
 import shutil
 from pathlib import Path
 
+import lightning as L
 import pytest
 
+from datamodules import InstructionData, PromptData
 from experiments.cli import main
+from modules import CausalLM, PPOModule, SFTModule
 from modules.backbone import load_causal_lm, load_scalar_model, new_causal_lm
 from modules.checkpoint import parent_problem
 from modules.sizes import read_config
@@ -87,6 +90,30 @@ def test_a_checkpoint_of_another_stage_is_refused(refused, tiny_stages):
     checkpoint = tiny_stages.out / "pretrain" / "checkpoints" / "last.ckpt"
     (line,) = refused("sft", f"--ckpt_path={checkpoint}")
     assert "is a checkpoint of stage `pretrain`, this run is stage `sft`" in line
+
+
+def test_a_notebook_is_refused_what_the_command_line_is(tiny_stages, tiny_config):
+    sft, reward = tiny_stages.export("sft"), tiny_stages.export("reward")
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    for model, data, reason in [
+        (
+            PPOModule(actor=str(sft), reward=str(sft), max_new_tokens=4),
+            PromptData(str(tiny_stages.files / "prompts.train.jsonl"), str(sft)),
+            "model.reward: .* is the result of stage `sft`",
+        ),
+        (
+            CausalLM(config=tiny_config, pretrained=str(sft), warmup_steps=1),
+            InstructionData(str(tiny_stages.files / "instructions.train.jsonl"), str(sft)),
+            "either .*config",
+        ),
+        (
+            SFTModule(str(reward), warmup_steps=1),
+            InstructionData(str(tiny_stages.files / "instructions.train.jsonl"), str(sft)),
+            "is the result of stage `reward`",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=reason):
+            L.Trainer(accelerator="cpu", max_steps=16, **quiet).fit(model, datamodule=data)
 
 
 def test_all_problems_are_told_at_once(refused):

@@ -116,7 +116,7 @@ def test_predict_writes_one_line_a_row(tiny_stages, stage, keys):
     assert main([*tiny_stages.stage(stage, "predict", run.name), *start]) == 0
     found = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     assert [row["row"] for row in found] == sorted(row["row"] for row in found)
-    assert len(found) == {"pretrain": 48}.get(stage, 12 if stage != "reward" else len(found))
+    assert len(found) == {"pretrain": 48}.get(stage, 12)
     assert set(found[0]) == keys
 
 
