@@ -1,7 +1,6 @@
 """The scripts that start a run on several machines, here as two "machines" of one process each on this one.
 SLURM's commands are stood in for by two that set what SLURM sets."""
 
-import csv
 import json
 import os
 import re
@@ -19,6 +18,7 @@ import yaml
 
 from experiments.cli import main
 from experiments.ranks.ports import free_port
+from tests.ranks import curve
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "experiments" / "cluster"
@@ -85,18 +85,6 @@ def alone(config):
     assert len(losses) == 6
     assert losses[5] < 0.95 * losses[0]
     return losses
-
-
-def curve(run):
-    values = {}
-    for file in sorted(run.glob("metrics/version_*/metrics.csv")):
-        with file.open() as rows:
-            values |= {
-                int(row["step"]): float(row["train/loss"])
-                for row in csv.DictReader(rows)
-                if row["train/loss"]
-            }
-    return values
 
 
 def started(line, folder, name, **environment):

@@ -101,26 +101,26 @@ def alone(lines):
 
 @pytest.fixture(scope="module", params=ZERO)
 def runs(request, lines, alone):
-    """The same in two processes under one stage of ZeRO: (stage, folder of all runs, rank 0's errors)."""
+    """The same in two processes under one stage of ZeRO: (stage, folder of all runs)."""
     stage, strategy = request.param, zero(request.param)
     whole = {"steps": STEPS}
     todo = [
-        (lines(name, f"{name}.z{stage}.2", *strategy, micro=split(name, stage, 2), **whole), 0)
-        for name in STAGES
+        lines(name, f"{name}.z{stage}.2", *strategy, micro=split(name, stage, 2), **whole) for name in STAGES
     ]
     adamw = {"optimizer": ADAMW}
-    todo += [(lines("pretrain", f"adamw.z{stage}", CONSTANT, *strategy, **adamw), 0)]
+    todo += [lines("pretrain", f"adamw.z{stage}", CONSTANT, *strategy, **adamw)]
     half = ["--trainer.max_steps=3"]
-    todo += [(lines("pretrain", f"resumed.z{stage}", CONSTANT, *strategy, *half, **adamw), 0)]
+    todo += [lines("pretrain", f"resumed.z{stage}", CONSTANT, *strategy, *half, **adamw)]
     more = ["--ckpt_path=last"]
-    todo += [(lines("pretrain", f"resumed.z{stage}", CONSTANT, *strategy, *more, **adamw), 0)]
-    todo += [(lines("pretrain", f"bf16.z{stage}", BF16, *strategy, optimizer=sgd(0.1)), 0)]
+    todo += [lines("pretrain", f"resumed.z{stage}", CONSTANT, *strategy, *more, **adamw)]
+    todo += [lines("pretrain", f"bf16.z{stage}", BF16, *strategy, optimizer=sgd(0.1))]
     samples = ['--trainer.callbacks+={"class_path": "tests.test_deepspeed.Samples"}']
     samples += strategy
-    todo += [(lines("sft", f"samples.z{stage}", *samples, micro=split("sft", stage, 2), **whole), 0)]
+    todo += [lines("sft", f"samples.z{stage}", *samples, micro=split("sft", stage, 2), **whole)]
     tokens = "--model.init_args.max_new_tokens=6"
-    todo += [(lines("sft", f"predict.z{stage}", *strategy, tokens, command="predict"), 0)]
-    return stage, lines.folder, run_ranks(lines.folder / f"z{stage}", todo)
+    todo += [lines("sft", f"predict.z{stage}", *strategy, tokens, command="predict")]
+    run_ranks(lines.folder / f"z{stage}", todo)
+    return stage, lines.folder
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def one_rank(lines, alone):
     for level in ZERO:
         for name in STAGES:
             options = {"micro": split(name, level, 1), "steps": STEPS}
-            todo.append((lines(name, f"{name}.z{level}.1", *zero(level, devices=1), **options), 0))
+            todo.append(lines(name, f"{name}.z{level}.1", *zero(level, devices=1), **options))
     run_ranks(lines.folder / "one_rank", todo, ranks=1)
     return lines.folder
 
@@ -153,7 +153,7 @@ def assert_same_training(folder, stage, run):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_zero_in_two_processes_trains_as_one_process_does(runs, stage):
-    level, folder, _ = runs
+    level, folder = runs
     assert_same_training(folder, stage, f"{stage}.z{level}.2")
 
 
@@ -179,7 +179,7 @@ def test_the_clip_bites(alone):
 
 @pytest.mark.slow
 def test_adamw_with_weight_decay_trains_as_in_one_process(runs):
-    level, folder, _ = runs
+    level, folder = runs
     one, two = folder / "adamw.1", folder / f"adamw.z{level}"
     assert curve(two) == pytest.approx(curve(one), rel=LOSS)
     assert_weights(weights(two), weights(one), ADAM_WEIGHT)
@@ -187,9 +187,9 @@ def test_adamw_with_weight_decay_trains_as_in_one_process(runs):
 
 @pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(runs):
-    level, folder, _ = runs
+    level, folder = runs
     whole, resumed = folder / f"adamw.z{level}", folder / f"resumed.z{level}"
-    assert curve(resumed) | curve(resumed, version=1) == curve(whole)
+    assert curve(resumed) == curve(whole)
     assert list(curve(resumed, version=1)) == list(curve(whole))[3:]
     assert_weights(weights(resumed), weights(whole), 0)
     assert tokens_of(resumed) == tokens_of(whole)
@@ -198,7 +198,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(runs):
 
 @pytest.mark.slow
 def test_bf16_stays_near_autocast_and_exports_fp32_weights(runs):
-    level, folder, _ = runs
+    level, folder = runs
     one, two = folder / "bf16.1", folder / f"bf16.z{level}"
     assert curve(two) == pytest.approx(curve(one), rel=BF16_LOSS)
     assert_weights(weights(two), weights(one), BF16_WEIGHT)
@@ -208,7 +208,7 @@ def test_bf16_stays_near_autocast_and_exports_fp32_weights(runs):
 
 @pytest.mark.slow
 def test_forwards_between_steps_leave_training_as_it_is(runs):
-    level, folder, _ = runs
+    level, folder = runs
     plain, sampled = folder / f"sft.z{level}.2", folder / f"samples.z{level}"
     assert curve(sampled) == curve(plain)
     assert_weights(weights(sampled), weights(plain), 0)
@@ -216,7 +216,7 @@ def test_forwards_between_steps_leave_training_as_it_is(runs):
 
 @pytest.mark.slow
 def test_replies_are_those_of_one_process(runs):
-    level, folder, _ = runs
+    level, folder = runs
     one, two = (
         (folder / run / "predictions.jsonl").read_text() for run in ("predict.1", f"predict.z{level}")
     )

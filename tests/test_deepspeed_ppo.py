@@ -75,7 +75,7 @@ def alone(lines):
 def one_rank(lines, alone):
     """One process under each stage of ZeRO; a step is four micro-batches."""
     todo = [lines(f"plain.z{level}.1", *zero(level, devices=1), micro=2) for level in ZERO]
-    run_ranks(lines.folder / "one_rank", [(line, 0) for line in todo], ranks=1)
+    run_ranks(lines.folder / "one_rank", todo, ranks=1)
     return lines.folder
 
 
@@ -96,7 +96,7 @@ def runs(request, lines, alone):
         todo += [lines(f"resumed.z{stage}", *strategy, more, micro=1)]
     todo += [lines(f"bf16.z{stage}", *strategy, BF16, micro=2)]
     todo += [lines(f"{name}.z{stage}", *strategy, command=name) for name in ("predict", "validate")]
-    run_ranks(lines.folder / f"z{stage}", [(line, 0) for line in todo])
+    run_ranks(lines.folder / f"z{stage}", todo)
     return stage, lines.folder
 
 

@@ -6,13 +6,8 @@ Every chain is three legs of three steps: on two ranks, on one, on two again. Th
 and go through all chains.
 """
 
-import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import lightning as L
@@ -21,10 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from experiments.cli import main
-from experiments.ranks.ports import free_port
 from strategies.saved import open_checkpoint
+from tests.ranks import assert_weights, curve, run_ranks, weights, zero
 
-ROOT = Path(__file__).resolve().parent.parent
 LEG, LEGS = 3, (2, 1, 2)  # steps of a leg; ranks of each
 STEPS = LEG * len(LEGS)
 CHAINS = {
@@ -44,15 +38,6 @@ LOSS, WEIGHT = 2e-6, 3e-5
 OPTIONS = {"lr": 3e-3, "eps": 1e-4, "weight_decay": 0.1}
 ADAMW = json.dumps({"class_path": "torch.optim.AdamW", "init_args": OPTIONS})
 
-WORKER = """
-import json, sys
-from experiments.cli import main
-for line in json.load(open(sys.argv[1])):
-    print("RUN", line[line.index("--run") + 1], file=sys.stderr, flush=True)
-    if main(line):
-        sys.exit(1)
-"""
-
 
 class Again(L.Callback):
     """Saves what was just loaded, before the first step."""
@@ -64,45 +49,13 @@ class Again(L.Callback):
         trainer.save_checkpoint(Path(self.folder) / f"again.{trainer.global_step}.ckpt")
 
 
-def start_ranks(folder, count, lines):
-    """`count` ranks go through command lines, as torchrun would start them."""
-    file = folder / f"lines.{len(list(folder.glob('lines.*')))}"
-    file.write_text(json.dumps(lines))
-    port = free_port()
-    ranks = []
-    for rank in range(count):
-        torchrun = {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "GROUP_RANK": "0",
-            "TORCHELASTIC_RUN_ID": "none",
-        }
-        torchrun |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-        torchrun |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        env = {**os.environ, **torchrun, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        line = [sys.executable, "-c", WORKER, str(file)]
-        with (folder / f"errors.{rank}").open("w") as errors:
-            ranks.append(subprocess.Popen(line, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=errors))
-    end = time.monotonic() + 600
-    while any(rank.poll() is None for rank in ranks) and time.monotonic() < end:
-        if any(rank.poll() for rank in ranks):
-            break
-        time.sleep(0.1)
-    for rank in ranks:
-        rank.kill()
-    errors = "\n".join((folder / f"errors.{rank}").read_text()[-3000:] for rank in range(count))
-    assert [rank.wait() for rank in ranks] == [0] * count, errors
-
-
 def strategy(name, ranks):
     """The options of a leg; parameters of any size are cut."""
     if name == "one":
         return []
-    form = {"class_path": f"strategies.{name}", "init_args": {}}
     if name.startswith("z"):
-        options = {"stage": int(name[1]), "persistent_elements": 0}
-        form = {"class_path": "strategies.deepspeed", "init_args": options}
-    return [f"--trainer.devices={ranks}", f"--trainer.strategy={json.dumps(form)}"]
+        return zero(int(name[1]), ranks)
+    return [f"--trainer.devices={ranks}", f"--trainer.strategy=strategies.{name}"]
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +93,7 @@ def chains(tiny_stages, tiny_config, tmp_path_factory):
             more += ["--ckpt_path=last"] if leg else []
             more += ["--trainer.precision=bf16-mixed"] if chain == "half" else []
             lines.append(line(chain, LEG * (leg + 1), *more))
-        start_ranks(folder, ranks, lines)
+        run_ranks(folder, lines, ranks)
         for chain in CHAINS:
             last = folder / chain / "checkpoints" / "last.ckpt"
             copy = shutil.copytree if last.is_dir() else shutil.copy
@@ -149,19 +102,6 @@ def chains(tiny_stages, tiny_config, tmp_path_factory):
     for run in ("alone_sft", "alone_reward"):
         assert main(line(run, STEPS, micro=8)) == 0
     return folder
-
-
-def curve(run):
-    """Step → loss over all legs."""
-    values = {}
-    for file in sorted(run.glob("metrics/version_*/metrics.csv")):
-        with file.open() as rows:
-            values |= {
-                int(row["step"]): float(row["train/loss"])
-                for row in csv.DictReader(rows)
-                if row["train/loss"]
-            }
-    return values
 
 
 def everything(path):
@@ -202,10 +142,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(chains, chain):
     alone = chains / (f"alone_{chain}" if chain in ("sft", "reward") else "alone")
     assert len(curve(alone)) == STEPS
     assert curve(chains / chain) == pytest.approx(curve(alone), rel=LOSS)
-    found, expected = (load_file(run / "export" / "model.safetensors") for run in (chains / chain, alone))
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, atol=WEIGHT, rtol=0)
+    assert_weights(weights(chains / chain), weights(alone), WEIGHT)
     told = [json.loads((run / "export/provenance.json").read_text()) for run in (chains / chain, alone)]
     assert told[0]["tokens"] == told[1]["tokens"] > 0
     assert told[0]["steps"] == told[1]["steps"] == STEPS

@@ -4,10 +4,6 @@ All runs of a test go through one start of two processes, as torchrun would star
 """
 
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +14,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from experiments.cli import main
-from experiments.ranks.ports import free_port
+from tests.ranks import run_ranks
 
-ROOT = Path(__file__).resolve().parent.parent
 PERSISTENT = 20_000  # numbers: norms and attention's matrices stay whole under ZeRO-3, the others do not
 SMALL = {
     "model_type": "llama",
@@ -40,44 +35,8 @@ PARAMETERS = 2 * 12000 * 768 + 12 * (4 * 768**2 + 3 * 768 * 2048 + 2 * 768) + 76
 GROWTH = 0.25
 STATES = 0.02  # alignment of shards, and steps that optimizers count in tensors
 
-WORKER = """
-import json, sys
-from experiments.cli import main
-for line in json.load(open(sys.argv[1])):
-    if main(line) != 0:
-        sys.exit(1)
-"""
-
-
 AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 """tensors come from the system one by one and go back to it at once: a process has what its tensors have"""
-
-
-def two_processes(folder: Path, lines: list[list[str]], environment: dict[str, str]) -> None:
-    """Both ranks go through command lines."""
-    (folder / "lines.json").write_text(json.dumps(lines))
-    port = free_port()
-    ranks = []
-    for rank in ("0", "1"):
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        env |= {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
-        env |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        env |= environment
-        command = [sys.executable, "-c", WORKER, str(folder / "lines.json")]
-        with (folder / f"errors.{rank}").open("w") as errors:
-            ranks.append(
-                subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=errors)
-            )
-    end = time.monotonic() + 400
-    while any(rank.poll() is None for rank in ranks) and time.monotonic() < end:
-        if any(rank.poll() for rank in ranks):
-            break
-        time.sleep(0.1)
-    for rank in ranks:
-        rank.kill()
-    errors = [(folder / f"errors.{rank}").read_text() for rank in (0, 1)]
-    assert [rank.wait() for rank in ranks] == [0, 0], "\n".join(text[-3000:] for text in errors)
 
 
 def tensors(nested: Any) -> Iterator[Tensor]:
@@ -217,7 +176,7 @@ def small(tiny_stages, tmp_path_factory):
     folder = tmp_path_factory.mktemp("held")
     options = {run: line(tiny_stages, SMALL, *run, length=32) for run in RUNS}
     files = {run: folder / "-".join(map(str, run)) for run in RUNS}
-    two_processes(folder, [fit(options[run], 2 * run[2], "Held", files[run]) for run in RUNS], {})
+    run_ranks(folder, [fit(options[run], 2 * run[2], "Held", files[run]) for run in RUNS])
     ranks = {run: [json.loads(Path(f"{files[run]}.{rank}").read_text()) for rank in (0, 1)] for run in RUNS}
     return {run: (options[run], ranks[run]) for run in RUNS}
 
@@ -243,7 +202,10 @@ def large(tiny_stages, tmp_path_factory):
     folder = tmp_path_factory.mktemp("grown")
     options = {run: line(tiny_stages, LARGE, *run, length=128) for run in GROWN}
     files = {run: folder / "-".join(map(str, run)) for run in GROWN}
-    two_processes(folder, [fit(options[run], 2, "Grown", files[run]) for run in GROWN], AT_ONCE)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in AT_ONCE.items():
+            patch.setenv(name, value)
+        run_ranks(folder, [fit(options[run], 2, "Grown", files[run]) for run in GROWN])
     ranks = {run: [json.loads(Path(f"{files[run]}.{rank}").read_text()) for rank in (0, 1)] for run in GROWN}
     return {run: (options[run], ranks[run]) for run in GROWN}
 

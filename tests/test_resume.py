@@ -1,7 +1,6 @@
 """A run that is killed goes on as if it had not been: the same rows, the same losses, the same weights, bit
 for bit on CPU."""
 
-import csv
 import itertools
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ from lightning.pytorch.callbacks import Callback, model_checkpoint
 from safetensors.torch import load_file
 
 from experiments.cli import main
+from tests.ranks import curve
 
 COMMON = ["--trainer.log_every_n_steps=1", "--trainer.limit_val_batches=0"]
 # A schedule that decays, so that a learning rate restarted from its warm-up would show.
@@ -61,18 +61,6 @@ def train(tiny_stages, clock):
         return Watch.rows
 
     return run
-
-
-def curve(run, metric):
-    """Step → value over all versions of a run's CSV; what came after a checkpoint is told again by the
-    resume."""
-    values: dict[int, float] = {}
-    for file in sorted(run.glob("metrics/version_*/metrics.csv")):
-        with file.open() as lines:
-            values |= {
-                int(row["step"]): float(row[metric]) for row in csv.DictReader(lines) if row.get(metric)
-            }
-    return values
 
 
 def assert_same_weights(run, other):

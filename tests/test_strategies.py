@@ -160,7 +160,7 @@ def group(request, lines, alone):
     shutil.copytree(alone / "half_alone", alone / f"from_one_{name}", ignore=shutil.ignore_patterns("export"))
     todo += [[*lines("sft", f"from_one_{name}", micro), "--ckpt_path=last"]]
     todo += [lines.ppo(f"ppo_{name}"), lines.predict(f"predict_{name}")]
-    run_ranks(alone / name, [([*line, *options], 0) for line in todo], chosen.ranks)
+    run_ranks(alone / name, [[*line, *options] for line in todo], chosen.ranks)
     return name
 
 
