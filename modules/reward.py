@@ -13,6 +13,7 @@ from modules.backbone import ScalarModel, load_scalar_model
 from modules.checkpoint import export_reward, read_provenance
 from modules.losses import ranking_loss, untied_pairs
 from modules.metrics import Correlation, GroupedMean
+from modules.optim import AdamW
 from modules.stage import Batch, Stage
 
 CHANCE_BINS = 10  # of the predicted chance to win, for calibration
@@ -44,9 +45,7 @@ class RewardModule(Stage):
         soft_labels: bool = False,
         centring: float = 0.0,
         offset_replies: int = 2048,
-        optimizer: Callable[[Iterable], Optimizer] = lambda p: torch.optim.AdamW(
-            p, lr=1e-5, betas=(0.9, 0.95), weight_decay=0.0, fused=True
-        ),
+        optimizer: Callable[[Iterable], Optimizer] = lambda p: AdamW(p, lr=1e-5),
         warmup_steps: int = 20,
         min_lr_ratio: float = 0.1,
         activation_checkpointing: bool = False,
