@@ -180,6 +180,7 @@ class PPOModule(Stage):
         groups = [{**group, "lr": self.actor_lr} for group in decay_groups([self.network.actor])]
         groups += [{**group, "lr": self.critic_lr} for group in decay_groups([self.network.critic])]
         optimizer = self.optimizer(groups)
+        self.check_scaler(optimizer)
         return [optimizer], [self.schedule(optimizer)]
 
     def forward(self, rollout: Rollout, temperature: float) -> tuple[Tensor, Tensor]:
