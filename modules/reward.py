@@ -57,7 +57,7 @@ class RewardModule(Stage):
         self.offset_replies = offset_replies
         self.network: ScalarModel | None = None
         self.mean_score = MeanMetric()
-        self.offset = 0.0
+        self.offset: float | None = None
 
     def inputs(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
         return [("pretrained", self.pretrained, self.parents)]
@@ -69,11 +69,12 @@ class RewardModule(Stage):
     def configure_model(self) -> None:
         if self.network is not None:
             return
-        network = ScalarModel(load_scalar_model(self.pretrained)).train()
+        new_head = read_provenance(self.pretrained).get("stage") != self.stage
+        network = ScalarModel(load_scalar_model(self.pretrained, new_head)).train()
         if self._trainer is not None:
             self.check_model(network.model)
         head = network.head
-        if read_provenance(self.pretrained).get("stage") != self.stage:
+        if new_head:
             nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1))
         self.network = self.cut(network)
 
@@ -142,9 +143,12 @@ class RewardModule(Stage):
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end()
 
-    @torch.no_grad()
     def on_train_end(self) -> None:
-        """Takes the mean score over training replies, which PPO subtracts."""
+        self.measure_offset()
+
+    @torch.no_grad()
+    def measure_offset(self) -> None:
+        """Takes the mean score over training replies, which PPO subtracts; every rank must ask."""
         self.mean_score.reset()
         self.eval()
         for batch in self.trainer.datamodule.training_sample(self.offset_replies):  # type: ignore[attr-defined]
@@ -165,6 +169,9 @@ class RewardModule(Stage):
     def export(self, directory: str, provenance: dict[str, Any]) -> None:
         """Writes the Hugging Face directory that hands this stage's result on; every rank must ask."""
         assert self.network is not None
+        if self.offset is None:  # training had ended before this run went on from its last checkpoint
+            self.measure_offset()
+        assert self.offset is not None
         model, parent = self.network.model, self.pretrained
         state = self.whole_state(model)
         if self.writes:
