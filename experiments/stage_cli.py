@@ -133,11 +133,11 @@ class TriviumCLI(LightningCLI):
                 f"ckpt_path: there is no checkpoint in {run}/checkpoints to go on from: leave it out"
             )
         found += self._checkpoint_problems(run)
-        if self.subcommand == "fit" and (
-            trainer.max_steps == 0 or (trainer.max_steps < 0 and trainer.max_epochs == 0)
-        ):
+        ends = trainer.max_steps if trainer.max_steps >= 0 else trainer.max_epochs
+        if self.subcommand == "fit" and 0 in (ends, trainer.limit_train_batches):
             found.append(
-                "trainer: max_steps or max_epochs is 0, so nothing would be trained: give more steps"
+                "trainer: max_steps, max_epochs or limit_train_batches is 0, so nothing would be trained: "
+                "give more"
             )
         steps = trainer.max_steps if self.subcommand == "fit" and not trainer.fast_dev_run else -1
         found += self.model.problems(steps)

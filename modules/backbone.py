@@ -267,13 +267,17 @@ def load_causal_lm(path: str) -> PreTrainedModel:
     return _load(AutoModelForCausalLM, path)
 
 
-def load_scalar_model(path: str) -> PreTrainedModel:
-    """A sequence classifier with one label and no bias, as `load_causal_lm`; the head is new where the
-    checkpoint has none."""
-    return _load(AutoModelForSequenceClassification, path, num_labels=1)
+def load_scalar_model(path: str, new_head: bool = False) -> PreTrainedModel:
+    """A sequence classifier with one label and no bias, as `load_causal_lm`.
+
+    Args:
+        path: of a reward model, or with `new_head` of any.
+        new_head: the checkpoint may have no head, which is then new.
+    """
+    return _load(AutoModelForSequenceClassification, path, new_head, num_labels=1)
 
 
-def _load(cls: Any, path: str, **options: Any) -> PreTrainedModel:
+def _load(cls: Any, path: str, new_head: bool = False, **options: Any) -> PreTrainedModel:
     try:
         with named(path):
             model, info = cls.from_pretrained(
@@ -292,6 +296,15 @@ def _load(cls: Any, path: str, **options: Any) -> PreTrainedModel:
             f"{path}: `{name}` is {tuple(saved)} in the weights, but {tuple(wanted)} by config.json: give "
             "weights and config that belong together"
         )
+    body = f"{model.base_model_prefix}."
+    missing = {name for name in info["missing_keys"] if name.startswith(body) or not new_head}
+    unknown = {name for name in info["unexpected_keys"] if name.startswith(body)}  # another head is left out
+    for names, problem in ((missing, "missing from the weights"), (unknown, "not in a model by config.json")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(
+                f"{path}: `{min(names)}`{more}: {problem}: give weights and config that belong together"
+            )
     return model
 
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modules.backbone import LanguageModel, load_causal_lm, new_causal_lm
 from modules.checkpoint import export_causal_lm
 from modules.metrics import GroupedMean
+from modules.optim import AdamW
 from modules.stage import Batch, Stage
 
 
@@ -34,9 +34,7 @@ class CausalLM(Stage):
         self,
         config: dict[str, Any] | None = None,
         pretrained: str | None = None,
-        optimizer: Callable[[Iterable], Optimizer] = lambda p: torch.optim.AdamW(
-            p, lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True
-        ),
+        optimizer: Callable[[Iterable], Optimizer] = lambda p: AdamW(p, lr=3e-4, weight_decay=0.1),
         warmup_steps: int = 100,
         min_lr_ratio: float = 0.1,
         activation_checkpointing: bool = False,

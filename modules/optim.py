@@ -1,12 +1,40 @@
-"""Parameter groups and the learning rate's schedule."""
+"""The optimizer that stages take by default, parameter groups, and the learning rate's schedule."""
 
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW, fused, with the betas of language models.
+
+    A class, because jsonargparse can write the default of a stage into a run's config only where all its
+    arguments are plain constants.
+
+    Args:
+        params: parameters or groups of them.
+        lr: learning rate.
+        betas: decay of the running means of the gradient and of its square.
+        eps: added to the root of the second.
+        weight_decay: decoupled, a share of the weight times `lr`, per step.
+        fused: all of a group's parameters in one kernel.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        fused: bool = True,
+    ):
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
 
 
 def decay_groups(modules: Iterable[nn.Module]) -> list[dict]:

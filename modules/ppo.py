@@ -15,7 +15,7 @@ from modules.backbone import LanguageModel, ScalarModel, load_causal_lm, load_sc
 from modules.checkpoint import export_ppo, read_provenance
 from modules.doctor import check_first_ratio, check_same_policy, rollout_metrics
 from modules.generation import generate, uniforms
-from modules.optim import decay_groups
+from modules.optim import AdamW, decay_groups
 from modules.rollout import Rollout, join
 from modules.stage import Batch, Stage
 
@@ -69,9 +69,7 @@ class PPOModule(Stage):
         actor: str,
         reward: str,
         reference: str | None = None,
-        optimizer: Callable[[Iterable], Optimizer] = lambda p: torch.optim.AdamW(
-            p, lr=1e-6, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0, fused=True
-        ),
+        optimizer: Callable[[Iterable], Optimizer] = lambda p: AdamW(p, lr=1e-6, eps=1e-5),
         actor_lr: float = 2e-6,
         critic_lr: float = 5e-6,
         warmup_steps: int = 0,
@@ -182,6 +180,7 @@ class PPOModule(Stage):
         groups = [{**group, "lr": self.actor_lr} for group in decay_groups([self.network.actor])]
         groups += [{**group, "lr": self.critic_lr} for group in decay_groups([self.network.critic])]
         optimizer = self.optimizer(groups)
+        self.check_scaler(optimizer)
         return [optimizer], [self.schedule(optimizer)]
 
     def forward(self, rollout: Rollout, temperature: float) -> tuple[Tensor, Tensor]:

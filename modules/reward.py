@@ -13,6 +13,7 @@ from modules.backbone import ScalarModel, load_scalar_model
 from modules.checkpoint import export_reward, read_provenance
 from modules.losses import ranking_loss, untied_pairs
 from modules.metrics import Correlation, GroupedMean
+from modules.optim import AdamW
 from modules.stage import Batch, Stage
 
 CHANCE_BINS = 10  # of the predicted chance to win, for calibration
@@ -44,9 +45,7 @@ class RewardModule(Stage):
         soft_labels: bool = False,
         centring: float = 0.0,
         offset_replies: int = 2048,
-        optimizer: Callable[[Iterable], Optimizer] = lambda p: torch.optim.AdamW(
-            p, lr=1e-5, betas=(0.9, 0.95), weight_decay=0.0, fused=True
-        ),
+        optimizer: Callable[[Iterable], Optimizer] = lambda p: AdamW(p, lr=1e-5),
         warmup_steps: int = 20,
         min_lr_ratio: float = 0.1,
         activation_checkpointing: bool = False,
@@ -58,7 +57,7 @@ class RewardModule(Stage):
         self.offset_replies = offset_replies
         self.network: ScalarModel | None = None
         self.mean_score = MeanMetric()
-        self.offset = 0.0
+        self.offset: float | None = None
 
     def inputs(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
         return [("pretrained", self.pretrained, self.parents)]
@@ -70,11 +69,12 @@ class RewardModule(Stage):
     def configure_model(self) -> None:
         if self.network is not None:
             return
-        network = ScalarModel(load_scalar_model(self.pretrained)).train()
+        new_head = read_provenance(self.pretrained).get("stage") != self.stage
+        network = ScalarModel(load_scalar_model(self.pretrained, new_head)).train()
         if self._trainer is not None:
             self.check_model(network.model)
         head = network.head
-        if read_provenance(self.pretrained).get("stage") != self.stage:
+        if new_head:
             nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1))
         self.network = self.cut(network)
 
@@ -134,9 +134,12 @@ class RewardModule(Stage):
         self.log("reward/calibration_error", ((chance - won).abs().sum() / pairs.sum()).float())
         self.log("reward/length_correlation", self.length_correlation.compute())
 
-    @torch.no_grad()
     def on_train_end(self) -> None:
-        """Takes the mean score over training replies, which PPO subtracts."""
+        self.measure_offset()
+
+    @torch.no_grad()
+    def measure_offset(self) -> None:
+        """Takes the mean score over training replies, which PPO subtracts; every rank must ask."""
         self.mean_score.reset()
         self.eval()
         for batch in self.trainer.datamodule.training_sample(self.offset_replies):  # type: ignore[attr-defined]
@@ -157,6 +160,9 @@ class RewardModule(Stage):
     def export(self, directory: str, provenance: dict[str, Any]) -> None:
         """Writes the Hugging Face directory that hands this stage's result on; every rank must ask."""
         assert self.network is not None
+        if self.offset is None:  # training had ended before this run went on from its last checkpoint
+            self.measure_offset()
+        assert self.offset is not None
         model, parent = self.network.model, self.pretrained
         state = self.whole_state(model)
         if self.writes:

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-import torch
 from torch.optim import Optimizer
 
 from modules.causal_lm import CausalLM
 from modules.generation import generate
+from modules.optim import AdamW
 from modules.stage import Batch
 
 
@@ -31,9 +31,7 @@ class SFTModule(CausalLM):
     def __init__(
         self,
         pretrained: str,
-        optimizer: Callable[[Iterable], Optimizer] = lambda p: torch.optim.AdamW(
-            p, lr=2e-5, betas=(0.9, 0.95), weight_decay=0.0, fused=True
-        ),
+        optimizer: Callable[[Iterable], Optimizer] = lambda p: AdamW(p, lr=2e-5),
         warmup_steps: int = 20,
         min_lr_ratio: float = 0.1,
         max_new_tokens: int = 128,

@@ -284,10 +284,30 @@ class Stage(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(decay_groups(self.trained()))
+        self.check_scaler(optimizer)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"},
         }
+
+    def check_scaler(self, optimizer: Optimizer) -> None:
+        """Where a gradient scaler is at work (fp16), the norm to clip by must be of unscaled gradients.
+
+        Raises:
+            ValueError: Lightning unscales them later than that.
+        """
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            return
+        if not self.automatic_optimization:
+            raise ValueError(
+                "trainer.precision 16-mixed scales the gradients, which this stage would clip as they are: "
+                "give bf16-mixed, or the strategy `strategies.deepspeed`"
+            )
+        if any(group.get("fused") for group in optimizer.param_groups):
+            raise ValueError(
+                "trainer.precision 16-mixed scales the gradients, which a fused optimizer unscales after "
+                "they were to be clipped: give bf16-mixed, or `model.optimizer.init_args.fused: false`"
+            )
 
     def schedule(self, optimizer: Optimizer) -> LambdaLR:
         """Warm-up and cosine over the whole run.

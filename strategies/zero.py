@@ -40,7 +40,8 @@ class ZeRO(DeepSpeedStrategy):
     Args:
         stage: 1 splits optimizer states, 2 gradients too, 3 parameters too.
         offload: what is kept in CPU memory (or under `nvme_path`).
-        nvme_path: folder on a fast disk that takes what is offloaded.
+        nvme_path: folder on a fast disk that takes what is offloaded; the fp32 weights of a 16-bit run then
+            start rounded to 16 bits.
         bucket_bytes: of gradients that are reduced, and of parameters that are gathered, at once.
         persistent_elements: stage 3 leaves smaller parameters whole on every rank.
         gather_to_sample: hold a network whole while it samples; else block by block, all ranks in step.
@@ -229,6 +230,8 @@ class ZeRO(DeepSpeedStrategy):
         self.trained = [names[p] for group in optimizer.param_groups for p in group["params"]]
         self.masters += [(p, p.data) for p in trained if casts and p.dtype == torch.float32]
         engine, zero = self._engine(self.config, model, trained, optimizer, lr_scheduler)
+        if self.nvme:  # the weights are on the disk: no tensor in memory could be written to
+            self.masters.clear()
         while self.masters:
             parameter, whole = self.masters.pop()  # the copy is free again each time
             whole = whole.to(self.root_device, torch.float32, copy=True)

@@ -8,8 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from jsonargparse import ArgumentParser
+from safetensors.torch import load_file
 
+import modules
 from experiments.cli import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,6 +143,41 @@ def test_a_saved_configuration_holds_no_secret_and_names_every_choice(tiny_stage
     assert saved["data"]["init_args"]["seed"] == 0  # a default, written out so that it cannot change unseen
     assert saved["seed_everything"] == 0
     assert "api_key" not in (tiny_stages.out / "ppo" / "config.yaml").read_text().lower()
+
+
+@pytest.mark.parametrize("stage", ["CausalLM", "SFTModule", "RewardModule", "PPOModule"])
+def test_the_default_optimizer_is_written_into_a_config_and_made_from_it(stage):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(getattr(modules, stage), "model")
+    given = [] if stage == "CausalLM" else ["--model.pretrained=x"]
+    given = ["--model.actor=x", "--model.reward=x"] if stage == "PPOModule" else given
+    saved = yaml.safe_load(parser.dump(parser.parse_args([*given, "--model.optimizer.lr=0.25"])))
+    assert saved["model"]["optimizer"]["class_path"] == "modules.optim.AdamW"
+    made = parser.instantiate(parser.parse_object(saved)).model.optimizer([torch.nn.Parameter(torch.ones(2))])
+    assert made.defaults["lr"] == 0.25
+    assert made.defaults["betas"] == (0.9, 0.95)
+
+
+def test_the_config_of_a_run_with_the_default_optimizer_runs_again(
+    tiny_files, tiny_tokenizer, tiny_config, tmp_path
+):
+    source = {"train": str(tiny_files / "a.train.jsonl"), "weight": 1.0}
+    data = {"tokenizer": str(tiny_tokenizer), "sequence_length": 32, "sources": {"a": source}}
+    data |= {"global_batch_size": 2, "micro_batch_size": 2}
+    config = {
+        "run": str(tmp_path / "first"),
+        "trainer": {"max_steps": 3, "accelerator": "cpu", "log_every_n_steps": 1},
+        "model": {"class_path": "modules.CausalLM", "init_args": {"config": tiny_config, "warmup_steps": 0}},
+        "data": {"class_path": "datamodules.MixedCorpusData", "init_args": data},
+    }
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", str(file)]) == 0
+    again = ["fit", "--config", str(tmp_path / "first" / "config.yaml"), "--run", str(tmp_path / "again")]
+    assert main(again) == 0
+    first, second = (load_file(tmp_path / run / "export" / "model.safetensors") for run in ("first", "again"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_run_that_was_refused_before_its_first_step_leaves_its_folder_free(tiny_stages, capsys):

@@ -81,6 +81,12 @@ def test_jaccard_of_planted_pairs():
         ({"chosen": "a", "rejected": "b"}, "a\nb"),
         ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "a\nb"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, "a"),
+        (
+            {"messages": [{"role": "user", "content": "a"}], "replies": ["b", "c"], "ratings": [1, 2]},
+            "a\nb\nc",
+        ),
+        ({"system": "s", "messages": [{"role": "user", "content": "a"}], "text": "raw"}, "s\na"),
+        ({"instruction": "a", "steps": ["b", "c"], "output": "d"}, "a\nb\nc\nd"),
         ({"text": None}, None),
         ({"question": "a"}, None),
     ],

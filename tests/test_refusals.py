@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lightning as L
 import pytest
+from safetensors.torch import load_file, save_file
 
 from datamodules import InstructionData, PromptData
 from experiments.cli import main
@@ -402,6 +403,32 @@ def test_a_directory_whose_files_were_cut_off_is_refused(saved):
     assert problem == (
         f"model.pretrained: {folder}/config.json is no JSON: it was cut off or is something else"
     )
+
+
+@pytest.mark.parametrize("none", ["max_steps=0", "limit_train_batches=0", "limit_train_batches=0.0"])
+def test_a_run_that_would_train_nothing_is_refused(refused, none):
+    (line,) = refused("sft", f"--trainer.{none}")
+    assert "is 0, so nothing would be trained" in line
+
+
+def test_weights_that_lack_a_tensor_or_have_too_many_are_refused(tiny_stages, tmp_path):
+    folder = tmp_path / "export"
+    shutil.copytree(tiny_stages.export("reward"), folder)
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    whole, facts = load_file(weights), json.loads(config.read_text())
+    lost = ("model.layers.1.mlp.down_proj.weight", "model.layers.1.mlp.up_proj.weight")
+    save_file({name: tensor for name, tensor in whole.items() if name not in lost}, weights, {"format": "pt"})
+    with pytest.raises(ValueError, match=re.escape(f"`{lost[0]}` and 1 more: missing from the weights")):
+        load_scalar_model(str(folder), new_head=True)
+    headless = {name: tensor for name, tensor in whole.items() if name != "score.weight"}
+    save_file(headless, weights, {"format": "pt"})
+    with pytest.raises(ValueError, match=re.escape("`score.weight`: missing from the weights")):
+        load_scalar_model(str(folder))
+    assert load_scalar_model(str(folder), new_head=True).score.out_features == 1
+    save_file(whole, weights, {"format": "pt"})
+    config.write_text(json.dumps({**facts, "num_hidden_layers": 1}))
+    with pytest.raises(ValueError, match=r"`model\.layers\.1\..* more: not in a model by config\.json"):
+        load_scalar_model(str(folder))
 
 
 def test_weights_of_other_shapes_than_the_config_are_refused_by_name(saved, tiny_config):

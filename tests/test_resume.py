@@ -2,6 +2,8 @@
 for bit on CPU."""
 
 import itertools
+import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -104,6 +106,11 @@ def test_a_killed_reward_run_goes_on_bit_for_bit(tiny_stages, train):
     assert train("reward", parts.name, *arguments, "--ckpt_path=last") == rows[done * 2 :]
     assert curve(parts, "train/loss") == curve(whole, "train/loss")
     assert_same_weights(parts, whole)
+    shutil.rmtree(parts / "export")  # as if it had been killed after its last step
+    assert train("reward", parts.name, *arguments, "--ckpt_path=last") == []
+    assert_same_weights(parts, whole)
+    offsets = [json.loads((run / "export/provenance.json").read_text())["offset"] for run in (parts, whole)]
+    assert offsets[0] == offsets[1] != 0
 
 
 def test_a_killed_ppo_run_goes_on_bit_for_bit(tiny_stages, train):
