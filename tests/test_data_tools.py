@@ -80,6 +80,8 @@ def test_jaccard_of_planted_pairs():
         ({"instruction": "a", "reply_prefix": "b"}, "a\nb"),
         ({"chosen": "a", "rejected": "b"}, "a\nb"),
         ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "a\nb"),
+        ({"messages": [{"role": "user", "content": "a"}], "replies": ["b", "c"]}, "a\nb\nc"),
+        ({"system": "a", "instruction": "b", "steps": ["c", "d"], "output": "e"}, "a\nb\nc\nd\ne"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, "a"),
         ({"text": None}, None),
         ({"question": "a"}, None),

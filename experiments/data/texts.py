@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-COLUMNS = ("instruction", "input", "reply_prefix", "output", "replies", "chosen", "rejected")
+COLUMNS = (
+    *("system", "messages", "instruction", "input", "reply_prefix", "steps", "output"),
+    *("replies", "chosen", "rejected"),
+)
 
 
 class Text(NamedTuple):
@@ -71,17 +74,13 @@ def text_of(row: Mapping[str, Any], field: str | None = None) -> str | None:
     """What is written in a row, its parts on lines of their own.
 
     Args:
-        row: of a corpus (`text`), a chat (`messages`), instructions (`instruction`, `input`, `output`),
-            prompts (`instruction`, `input`, `reply_prefix`) or preferences (also `replies`, or `chosen` and
-            `rejected`).
+        row: of a corpus, by its `text` alone; or of any other kind, by all of `COLUMNS` that it has.
         field: the column to take instead.
 
     Returns:
         None when the row has no such column, or nothing but null in it.
     """
-    names = [field] if field else ["messages"] if row.get("messages") is not None else ["text"]
-    if not field and row.get(names[0]) is None:
-        names = list(COLUMNS)
+    names = (field,) if field else ("text",) if row.get("text") is not None else COLUMNS
     parts = [_written(row[name]) for name in names if row.get(name) is not None]
     return "\n".join(part for part in parts if part) if parts else None
 
@@ -109,7 +108,7 @@ def _written(value: Any) -> str:
 
 
 def _no_text(row: Mapping[str, Any], field: str | None) -> str:
-    null = [name for name in ([field] if field else ("text", "messages", *COLUMNS)) if name in row]
+    null = [name for name in ([field] if field else ("text", *COLUMNS)) if name in row]
     if null:
         return f"has null in `{null[0]}`"
     have = "it has " + (", ".join(f"`{name}`" for name in row) or "none at all")
