@@ -117,6 +117,18 @@ def _no_text(row: Mapping[str, Any], field: str | None) -> str:
     return f"has no column known to hold text ({have}; name one with --field)"
 
 
+def stop_where_broken_off(text: Text) -> None:
+    """Refuses a file from this row on, where nobody knows how much is lost with it.
+
+    Raises:
+        ValueError: naming the row.
+    """
+    from datamodules.readers import BROKEN_OFF
+
+    if BROKEN_OFF in (text.problem or ""):
+        raise ValueError(f"{text.where} {text.problem}: give the whole file")
+
+
 def row_number(where: str) -> int:
     """The row that `FILE:LINE` or `FILE, row N` names."""
     return int(where.replace(" ", ":").rpartition(":")[2])
