@@ -207,6 +207,23 @@ class MixedCorpusData(PlannedData):
                 orders.append(Shuffled(len(blocks), seed))
         return Mixed(self.schedule, orders, [STRIDE * source for source in range(len(orders))])
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """As for any data.
+
+        Raises:
+            ValueError: a run by epochs while a streaming source is still coming in.
+        """
+        steps = super().steps_per_epoch
+        split = self.splits["train"]
+        for name, blocks in zip(split.names, split.blocks, strict=True):
+            if self.trainer is not None and not blocks.complete:
+                raise ValueError(
+                    f"data.sources.{name} is still being tokenised, so how many steps an epoch has is not "
+                    f"known: set trainer.max_steps, or data.sources.{name}.streaming: false"
+                )
+        return steps
+
     def check_epochs(self, steps: int) -> None:
         """Refuses a run that would see a source more often than it may.
 

@@ -372,6 +372,24 @@ def test_epochs_and_receipt_of_a_source_that_grew_are_those_of_all_of_it(streami
     assert growing.receipts[0].to_dict() == whole.receipts[0].to_dict()
 
 
+def test_a_run_by_epochs_waits_for_no_streaming_source_and_is_refused_until_it_is_complete(
+    streaming, tiny_config
+):
+    """Of what is there when training begins an epoch would be a fraction."""
+
+    def run(data):
+        trainer = L.Trainer(max_epochs=1, **TINY_RUN)
+        trainer.fit(CausalLM({**tiny_config, "num_hidden_layers": 1}, warmup_steps=0), data)
+        return trainer
+
+    remedies = r"data\.sources\.a .* set trainer\.max_steps, or data\.sources\.a\.streaming: false"
+    with pytest.raises(ValueError, match=remedies):
+        run(streaming("growing", False))
+    GATES["a"].set()
+    whole = complete(ready(streaming("growing", True)))
+    assert run(streaming("growing", True)).global_step == whole.steps_per_epoch
+
+
 @pytest.fixture
 def with_a_bad_row(tmp_path, rows, corpus, monkeypatch):
     """Data whose source a is streaming and has a number for a text in row 301 of 401; a cache of its own."""

@@ -80,6 +80,8 @@ def test_jaccard_of_planted_pairs():
         ({"instruction": "a", "reply_prefix": "b"}, "a\nb"),
         ({"chosen": "a", "rejected": "b"}, "a\nb"),
         ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "a\nb"),
+        ({"messages": [{"role": "user", "content": "a"}], "replies": ["b", "c"]}, "a\nb\nc"),
+        ({"system": "a", "instruction": "b", "steps": ["c", "d"], "output": "e"}, "a\nb\nc\nd\ne"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, "a"),
         (
             {"messages": [{"role": "user", "content": "a"}], "replies": ["b", "c"], "ratings": [1, 2]},
@@ -235,6 +237,20 @@ def test_compressed_files_arrays_parquet_and_texts_are_deduplicated(tmp_path):
     assert left.schema == table.schema
     assert (tmp_path / "out" / "d.txt").read_bytes() == b""
     assert (tmp_path / "out" / "e.txt").read_bytes() == b"Alone.\n"
+
+
+def test_a_file_that_was_cut_off_is_refused_and_not_taken_for_a_whole_one(corpus, tmp_path, capsys):
+    lines = "".join(json.dumps({"text": f"row {n} {n * 7919 % 1009}"}) + "\n" for n in range(500))
+    cut, whole = tmp_path / "cut.jsonl.gz", corpus("whole.jsonl", "row")
+    packed = gzip.compress(lines.encode())
+    cut.write_bytes(packed[: len(packed) // 2])
+    for command in (
+        ("deduplicate", cut, "--output", tmp_path / "out"),
+        ("contamination", cut, "--against", whole),
+        ("contamination", whole, "--against", cut),
+    ):
+        assert "cannot be unpacked, nor can what follows be read" in refusal(capsys, *command)
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_written_when_a_later_file_fails(corpus, tmp_path, capsys):

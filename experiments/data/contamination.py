@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text as Cell
 
 from experiments.data.shingles import encode, joined, units, unspaced_share, windows
-from experiments.data.texts import read_texts, row_number
+from experiments.data.texts import read_texts, row_number, stop_where_broken_off
 
 NGRAM, CHARACTERS = 13, 20
 HITS_KEPT = 10  # training rows listed for an evaluation row
@@ -192,6 +192,7 @@ def _evaluation_rows(
         evaluation.rows += 1
         found = units(item.text) if item.text else []
         if not found:
+            stop_where_broken_off(item)
             evaluation.unread += 1
             problem = problem or f"{item.where} {item.problem or 'has no word in it'}"
             continue
@@ -209,6 +210,7 @@ def _training_rows(file: str, field: str | None) -> Iterator[tuple[str, list[str
     for item in read_texts(file, field, "searching"):
         count += 1
         if item.text is None:
+            stop_where_broken_off(item)
             unread += 1
             problem = problem or f"{item.where} {item.problem}"
             continue

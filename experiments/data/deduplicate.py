@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text as Cell
 
 from experiments.data.duplicates import Duplicates, Match
-from experiments.data.texts import read_texts, row_number
+from experiments.data.texts import read_texts, row_number, stop_where_broken_off
 
 RECORD = "duplicates.jsonl"
 LISTED = 20  # rows that could not be read, on the terminal
@@ -124,6 +124,7 @@ def _read(files: list[str], field: str | None, seen: Duplicates, record: IO[byte
         for item in read_texts(tally.file, field, "comparing"):
             tally.rows += 1
             if item.text is None:
+                stop_where_broken_off(item)
                 tally.unread += 1
                 problem = problem or f"{item.where} {item.problem}"
                 if len(unread) < LISTED:

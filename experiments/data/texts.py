@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 COLUMNS = (
-    *("system", "messages", "instruction", "input", "reply_prefix"),
-    *("steps", "output", "replies", "chosen", "rejected"),
+    *("system", "messages", "instruction", "input", "reply_prefix", "steps", "output"),
+    *("replies", "chosen", "rejected"),
 )
 
 
@@ -74,9 +74,8 @@ def text_of(row: Mapping[str, Any], field: str | None = None) -> str | None:
     """What is written in a row, its parts on lines of their own.
 
     Args:
-        row: of a corpus (`text`), a chat (`system`, `messages`), instructions (`instruction`, `input`,
-            `steps`, `output`), prompts (`instruction`, `input`, `reply_prefix`) or preferences (also
-            `replies`, or `chosen` and `rejected`).
+        row: of a corpus, by its `text` alone; or of any other kind, conversations beside a `text` too, by all
+            of `COLUMNS` that it has.
         field: the column to take instead.
 
     Returns:
@@ -112,13 +111,25 @@ def _written(value: Any) -> str:
 
 
 def _no_text(row: Mapping[str, Any], field: str | None) -> str:
-    null = [name for name in ([field] if field else ("text", "messages", *COLUMNS)) if name in row]
+    null = [name for name in ([field] if field else ("text", *COLUMNS)) if name in row]
     if null:
         return f"has null in `{null[0]}`"
     have = "it has " + (", ".join(f"`{name}`" for name in row) or "none at all")
     if field:
         return f"has no column `{field}` ({have})"
     return f"has no column known to hold text ({have}; name one with --field)"
+
+
+def stop_where_broken_off(text: Text) -> None:
+    """Refuses a file from this row on, where nobody knows how much is lost with it.
+
+    Raises:
+        ValueError: naming the row.
+    """
+    from datamodules.readers import BROKEN_OFF
+
+    if BROKEN_OFF in (text.problem or ""):
+        raise ValueError(f"{text.where} {text.problem}: give the whole file")
 
 
 def row_number(where: str) -> int:
