@@ -10,14 +10,14 @@ OURS = tuple(str(ROOT / folder) for folder in ("modules", "datamodules", "strate
 
 
 def refusing(run: Callable[[], int]) -> int:
-    """Runs a command. A `ValueError` raised by a line of this project is a refusal: its text is printed and 2
-    is returned. Every other exception is a bug and keeps its trace."""
+    """Runs a command. A refusal's text is printed and 2 is returned; every other exception is a bug and keeps
+    its trace."""
     try:
         return run()
-    except ValueError as error:
+    except Exception as error:
         if not is_refusal(error):
             raise
-        tell(str(error))
+        tell(" ".join(str(error).split()) if _is_lightnings(error) else str(error))
         return 2
 
 
@@ -28,8 +28,16 @@ def tell(text: str) -> None:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether an exception is a `ValueError` that a line of this project raised."""
+    """Whether an exception is a `ValueError` that a line of this project raised, or Lightning's word for a
+    wrong configuration."""
+    if _is_lightnings(error):
+        return True
     if not isinstance(error, ValueError):
         return False
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and frames[-1].filename.startswith(OURS)
+
+
+def _is_lightnings(error: BaseException) -> bool:
+    """By name: most commands need no Lightning, which takes seconds to import."""
+    return type(error).__name__ == "MisconfigurationException"

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from datamodules import InstructionData, PromptData
 from experiments.cli import main
+from experiments.refusals import refusing
 from modules import CausalLM, PPOModule, SFTModule
 from modules.backbone import load_causal_lm, load_scalar_model, new_causal_lm
 from modules.checkpoint import parent_problem
@@ -31,6 +32,13 @@ def refused(tiny_stages, tmp_path, capsys):
         return [line for line in err.splitlines() if line.startswith("trivium: ")]
 
     return run
+
+
+def test_a_trainer_that_lightning_will_not_build_is_one_line(capsys):
+    assert refusing(lambda: L.Trainer(accelerator="cpu", devices=0, logger=False)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("trivium: ")
+    assert "devices" in line
 
 
 def test_a_missing_file_is_named(refused, tmp_path):
