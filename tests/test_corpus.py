@@ -427,6 +427,12 @@ def test_a_bad_row_that_one_streaming_run_left_out_stops_the_next_that_may_not(w
         data.setup()
 
 
+def test_a_streaming_source_that_lost_too_much_stops_who_reads_it_when_all_is_tokenised(with_a_bad_row):
+    with pytest.raises(ValueError, match=r"1 of 401 rows .* would be left out, more than max_dropped"):
+        complete(ready(with_a_bad_row(on_bad_row="skip", max_dropped=0.001)))
+    complete(ready(with_a_bad_row(on_bad_row="skip")))
+
+
 def test_a_complete_streaming_source_that_lost_too_much_is_refused(with_a_bad_row):
     """The cache is complete: how much is left out is known before the first step."""
     complete(ready(with_a_bad_row(on_bad_row="skip")))
