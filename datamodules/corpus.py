@@ -17,7 +17,7 @@ from datamodules.plan import Batch, EvalBatches, Mixed, Order, Shuffled, Windowe
 from datamodules.receipt import Receipt, sample
 from datamodules.rows import OnBadRow, RowEncoder, Rows, check_losses, each
 from datamodules.segments import Unusable, text_of
-from datamodules.token_cache import Encoded, TokenCache
+from datamodules.token_cache import Encoded, Index, TokenCache
 
 
 @dataclass
@@ -156,13 +156,17 @@ class MixedCorpusData(PlannedData):
         field = f"data.sources.{name}"
         cache = TokenCache(path, field, DocumentEncoder(self.tokenizer, source.text))
         cache.refresh()
+
+        def check(index: Index) -> None:
+            check_losses(index, field, path, self.max_dropped)
+
         if streaming and not cache.index.finished:
             if self.writes:
-                cache.write_behind(self.on_bad_row == "error")
+                cache.write_behind(self.on_bad_row == "error", check)
             cache.wait(lambda: cache.index.tokens >= self.sequence_length)
         else:
             cache.write(self.on_bad_row == "error")
-            check_losses(cache.index, field, path, self.max_dropped)
+            check(cache.index)
         return Blocks(cache, self.sequence_length, keep_tail)
 
     @property

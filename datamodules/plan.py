@@ -81,9 +81,10 @@ class Windowed:
     def __getitem__(self, index: int) -> int:
         self.rows.wait_for((index // WINDOW + 1) * WINDOW)
         epoch, place = divmod(index, len(self.rows)) if self.rows.complete else (0, index)
-        if epoch and self.max_epochs is not None and index >= self.max_epochs * len(self.rows):
+        limit = self.max_epochs if self.rows.complete else None
+        if limit is not None and index >= limit * len(self.rows):
             raise ValueError(
-                f"{self.name} has been seen {self.max_epochs:g} times, its max_epochs: go on from the last "
+                f"{self.name} has been seen {limit:g} times, its max_epochs: go on from the last "
                 "checkpoint with a lower weight, or with more text"
             )
         start = place - place % WINDOW

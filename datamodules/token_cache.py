@@ -113,28 +113,29 @@ class TokenCache:
         self.batches: list[pa.RecordBatch] = []
         self._mapped = 0  # shards among them
 
-    def write(self, strict: bool) -> None:
+    def write(self, strict: bool, check: Callable[[Index], None] | None = None) -> None:
         """Writes what is not there yet; another process that writes the same cache is waited for.
 
         Args:
             strict: whether a row that cannot be read, or is of a wrong type, ends it.
+            check: asked when all is written, before others see that it is; what it raises ends it.
 
         Raises:
-            ValueError: such a row, with its place.
+            ValueError: such a row, with its place, or what `check` raised.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder.with_suffix(".lock")):
             self.refresh()
             if not self.index.finished:
-                self._write_rest(strict)
+                self._write_rest(strict, check)
         self.refresh()
         if strict and self.index.refused:
             raise ValueError(f"{self.name}: {_first_refused(self.index)}")
 
-    def _write_rest(self, strict: bool) -> None:
+    def _write_rest(self, strict: bool, check: Callable[[Index], None] | None) -> None:
         self.index.failure = ""
         try:
-            _Writer(self, strict).run()
+            _Writer(self, strict, check).run()
         except Exception as error:
             self.index = Index(self.files)  # what is not in a complete shard is lost
             self.refresh()
@@ -142,7 +143,7 @@ class TokenCache:
             save_index(self.index, self.folder)
             raise
 
-    def write_behind(self, strict: bool) -> None:
+    def write_behind(self, strict: bool, check: Callable[[Index], None] | None = None) -> None:
         """Writes in a thread while what is there already is read; a failure reaches who waits."""
         writer = TokenCache(self.path, self.name, self.encoder)
         self.refresh()
@@ -152,7 +153,7 @@ class TokenCache:
 
         def work() -> None:
             with suppress(Exception):  # it is in the index, for readers in any process
-                writer.write(strict)
+                writer.write(strict, check)
 
         threading.Thread(target=work, name=f"token cache of {self.name}", daemon=True).start()
 
@@ -187,8 +188,8 @@ class TokenCache:
 class _Writer:
     """Reads in one thread, encodes in two, writes in this one: the tokenizer never waits."""
 
-    def __init__(self, cache: TokenCache, strict: bool):
-        self.cache, self.strict, self.index = cache, strict, cache.index
+    def __init__(self, cache: TokenCache, strict: bool, check: Callable[[Index], None] | None):
+        self.cache, self.strict, self.check, self.index = cache, strict, check, cache.index
         self.file = cache.folder / f"{len(self.index.shards):05}.arrow"
         self.part = self.file.with_suffix(".part")
 
@@ -212,8 +213,11 @@ class _Writer:
                     self._add(*pending.popleft().result())
             for ahead in pending:
                 self._add(*ahead.result())
-        self.index.finished = True
         self._close_shard()
+        if self.check:
+            self.check(self.index)
+        self.index.finished = True
+        save_index(self.index, self.cache.folder)
 
     def _encode(self, batch: list[tuple[int, Record]]) -> tuple[list[tuple[int, Record]], list[Encoded]]:
         return batch, self.cache.encoder([(n, record.row) for n, record in batch if record.row is not None])

@@ -372,6 +372,16 @@ def test_epochs_and_receipt_of_a_source_that_grew_are_those_of_all_of_it(streami
     assert growing.receipts[0].to_dict() == whole.receipts[0].to_dict()
 
 
+def test_half_an_epoch_ends_a_streaming_source_that_is_complete(streaming):
+    data = complete(ready(streaming("finished", True)))
+    blocks = data.splits["train"].blocks[0]
+    order = plan.Windowed(blocks, 0, "data.sources.a", 0.5)
+    half = -(-len(blocks) // 2)
+    assert order[half - 1] >= 0
+    with pytest.raises(ValueError, match=r"data\.sources\.a has been seen 0\.5 times, its max_epochs"):
+        order[half]
+
+
 def test_a_run_by_epochs_waits_for_no_streaming_source_and_is_refused_until_it_is_complete(
     streaming, tiny_config
 ):
@@ -425,6 +435,12 @@ def test_a_bad_row_that_one_streaming_run_left_out_stops_the_next_that_may_not(w
     data = with_a_bad_row()
     with pytest.raises(ValueError, match=BAD):
         data.setup()
+
+
+def test_a_streaming_source_that_lost_too_much_stops_who_reads_it_when_all_is_tokenised(with_a_bad_row):
+    with pytest.raises(ValueError, match=r"1 of 401 rows .* would be left out, more than max_dropped"):
+        complete(ready(with_a_bad_row(on_bad_row="skip", max_dropped=0.001)))
+    complete(ready(with_a_bad_row(on_bad_row="skip")))
 
 
 def test_a_complete_streaming_source_that_lost_too_much_is_refused(with_a_bad_row):
