@@ -44,7 +44,7 @@ def test_the_norm_is_of_unscaled_gradients(tiny_stages):
     for scaled in (True, False):
         model = SFTModule(
             tiny_stages.export("sft"),
-            optimizer=lambda p: torch.optim.SGD(p, lr=0.0),
+            optimizer=lambda p: torch.optim.SGD(p, lr=1e-3),
             warmup_steps=0,
         )
         trainer = fit(model, instructions(tiny_stages), 1, scaled, gradient_clip_val=0.01)
