@@ -7,20 +7,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datamodules.chats import ChatTemplate
     from datamodules.corpus import MixedCorpusData, Source
     from datamodules.instruction import InstructionData, InstructionSource, Policies
     from datamodules.preference import PreferenceData
     from datamodules.prompts import PromptData
-    from datamodules.rendering import InstructionTemplate, MixedTemplates
+    from datamodules.rendering.chat_template import ChatTemplate
+    from datamodules.rendering.templates import InstructionTemplate, MixedTemplates
 
 FILES = {
-    "ChatTemplate": "chats",
+    "ChatTemplate": "rendering.chat_template",
     "InstructionData": "instruction",
     "InstructionSource": "instruction",
-    "InstructionTemplate": "rendering",
+    "InstructionTemplate": "rendering.templates",
     "MixedCorpusData": "corpus",
-    "MixedTemplates": "rendering",
+    "MixedTemplates": "rendering.templates",
     "Policies": "instruction",
     "PreferenceData": "preference",
     "PromptData": "prompts",

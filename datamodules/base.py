@@ -7,10 +7,11 @@ from typing import Any
 import lightning as L
 import numpy as np
 
-from datamodules.plan import Batch, EvalBatches, Order, Shuffled, StepLoader, StepPlan
+from datamodules.caching.encoded_rows import OnBadRow
+from datamodules.errors import UserError
 from datamodules.receipt import Receipt
-from datamodules.rows import OnBadRow
-from datamodules.tokenizer import load_tokenizer
+from datamodules.rendering.tokenizer import load_tokenizer
+from datamodules.sampling.step_sampler import Batch, EvalBatches, RowOrder, Shuffled, StepLoader, StepSampler
 
 
 def too_small(field: str, value: Any, least: int) -> list[str]:
@@ -19,7 +20,7 @@ def too_small(field: str, value: Any, least: int) -> list[str]:
     return [] if fine else [f"{field} is {value}: give {least} or more"]
 
 
-class PlannedData(L.LightningDataModule):
+class TextDataModule(L.LightningDataModule):
     """A data module whose every optimizer step is planned.
 
     A subclass reads its splits in `read` and makes batches in `collate`.
@@ -92,11 +93,11 @@ class PlannedData(L.LightningDataModule):
         """What became of every source's rows."""
         return [receipt for split in self.splits.values() for receipt in split.receipts]
 
-    def order(self) -> Order:
+    def order(self) -> RowOrder:
         """The endless order of training rows."""
         return Shuffled(len(self.splits["train"]), self.seed)
 
-    def problems(self, world_size: int, accumulate: int = 1) -> list[str]:
+    def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
         """What makes this run impossible, a line each; asked before anything is read."""
         found = []
         for name in ("global_batch_size", "micro_batch_size", "eval_batch_size"):
@@ -119,7 +120,7 @@ class PlannedData(L.LightningDataModule):
             )
         try:
             _ = self.tokenizer
-        except ValueError as error:
+        except UserError as error:
             found.append(str(error))
         return found
 
@@ -128,17 +129,17 @@ class PlannedData(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if self.trainer is not None:
-            found = self.problems(self.ranks()[0], self.trainer.accumulate_grad_batches)
+            found = self.config_errors(self.ranks()[0], self.trainer.accumulate_grad_batches)
             if found:
-                raise ValueError("\n".join(found))
+                raise UserError("\n".join(found))
         if not self.splits:
             self.splits = self.read()
         if self.trainer is not None and stage == "fit":
-            accumulate, limit = self.plan().accumulate, self.trainer.limit_train_batches
+            accumulate, limit = self.sampler().accumulate, self.trainer.limit_train_batches
             trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
             batches = int(limit if isinstance(limit, int) else len(self.train_dataloader()) * limit)
             if batches % accumulate and not trial:
-                raise ValueError(
+                raise UserError(
                     f"trainer.limit_train_batches is {limit}, {batches} micro-batches, no multiple of the "
                     f"{accumulate} of a step: half a step would be taken as a whole one"
                 )
@@ -158,10 +159,10 @@ class PlannedData(L.LightningDataModule):
         kwargs = getattr(self.trainer.strategy, "distributed_sampler_kwargs", None) or {}
         return kwargs.get("num_replicas", 1), kwargs.get("rank", 0)
 
-    def plan(self) -> StepPlan:
+    def sampler(self) -> StepSampler:
         """The step plan of this rank."""
         train = self.splits["train"]
-        return StepPlan(
+        return StepSampler(
             self.order(),
             train.lengths,
             train.weights,
@@ -198,7 +199,7 @@ class PlannedData(L.LightningDataModule):
     def train_dataloader(self) -> StepLoader:
         by_steps = self.trainer is not None and self.trainer.max_steps > 0
         steps = self.steps_ahead if by_steps else self.steps_per_epoch
-        return StepLoader(self.plan(), self.step_batch, steps, self.num_workers)
+        return StepLoader(self.sampler(), self.step_batch, steps, self.num_workers)
 
     def eval_batches(
         self, split: Any, make: Callable[[np.ndarray], Batch], rows: np.ndarray | None = None

@@ -8,16 +8,17 @@ import numpy as np
 import pyarrow as pa
 from datasets.fingerprint import Hasher
 
-from datamodules.base import PlannedData, too_small
-from datamodules.blocks import STRIDE, Blocks, CorpusSplit
+from datamodules.base import TextDataModule, too_small
+from datamodules.caching.blocks import STRIDE, Blocks, CorpusSplit
+from datamodules.caching.encoded_rows import EncodedRows, OnBadRow, RowEncoder, check_losses, each
+from datamodules.caching.token_cache import Encoded, Index, TokenCache
 from datamodules.collate import packed_blocks, token_rows
-from datamodules.encoding import encode_texts
-from datamodules.mixing import Schedule, temperature_weights
-from datamodules.plan import Batch, EvalBatches, Mixed, Order, Shuffled, Windowed
+from datamodules.errors import UserError
 from datamodules.receipt import Receipt, sample
-from datamodules.rows import OnBadRow, RowEncoder, Rows, check_losses, each
-from datamodules.segments import Unusable, text_of
-from datamodules.token_cache import Encoded, Index, TokenCache
+from datamodules.rendering.segments import DropRow, text_of
+from datamodules.rendering.tokenize import encode_texts
+from datamodules.sampling.mixture_schedule import MixtureSchedule, temperature_weights
+from datamodules.sampling.step_sampler import Batch, EvalBatches, Mixed, RowOrder, Shuffled, Windowed
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Source:
     streaming: bool = False
 
 
-class MixedCorpusData(PlannedData):
+class MixedCorpusData(TextDataModule):
     """Several sources of documents, mixed by tokens: a weight of 0.3 is 30 % of the tokens at every moment.
 
     Every source is packed into blocks on its own; a document never sees another, and its positions start at
@@ -93,7 +94,7 @@ class MixedCorpusData(PlannedData):
         self.weight_changes = weight_changes or {}
         self.temperature = temperature
         self.sequence_length = sequence_length
-        self._schedule: Schedule | None = None
+        self._schedule: MixtureSchedule | None = None
 
     @property
     def source_names(self) -> list[str]:
@@ -103,8 +104,8 @@ class MixedCorpusData(PlannedData):
     def has_validation(self) -> bool:
         return any(source.val for source in self.sources.values())
 
-    def problems(self, world_size: int, accumulate: int = 1) -> list[str]:
-        found = super().problems(world_size, accumulate)
+    def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
+        found = super().config_errors(world_size, accumulate)
         if not self.sources:
             found.append("data.sources is empty: name at least one source")
         for name, source in self.sources.items():
@@ -139,7 +140,7 @@ class MixedCorpusData(PlannedData):
         for name, blocks in train.items():
             blocks.wait_for(1)
             if not len(blocks):
-                raise ValueError(
+                raise UserError(
                     f"data.sources.{name}: {blocks.starts[-1]} tokens are less than one block of "
                     f"{self.sequence_length}: add text or lower data.sequence_length"
                 )
@@ -181,7 +182,7 @@ class MixedCorpusData(PlannedData):
         return found
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> MixtureSchedule:
         """Which source every block comes from."""
         if self._schedule is None:
             weights = [source.weight for source in self.sources.values()]
@@ -196,12 +197,12 @@ class MixedCorpusData(PlannedData):
                 changes = {
                     at: [w * s for w, s in zip(ws, by_size, strict=True)] for at, ws in changes.items()
                 }
-            self._schedule = Schedule(weights, changes)
+            self._schedule = MixtureSchedule(weights, changes)
         return self._schedule
 
-    def order(self) -> Order:
+    def order(self) -> RowOrder:
         split = self.splits["train"]
-        orders: list[Order] = []
+        orders: list[RowOrder] = []
         for index, (name, blocks) in enumerate(zip(split.names, split.blocks, strict=True)):
             seed = self.seed + 7919 * index
             source = self.sources[name]
@@ -216,13 +217,13 @@ class MixedCorpusData(PlannedData):
         """As for any data.
 
         Raises:
-            ValueError: a run by epochs while a streaming source is still coming in.
+            UserError: a run by epochs while a streaming source is still coming in.
         """
         steps = super().steps_per_epoch
         split = self.splits["train"]
         for name, blocks in zip(split.names, split.blocks, strict=True):
             if self.trainer is not None and not blocks.complete:
-                raise ValueError(
+                raise UserError(
                     f"data.sources.{name} is still being tokenised, so how many steps an epoch has is not "
                     f"known: set trainer.max_steps, or data.sources.{name}.streaming: false"
                 )
@@ -232,7 +233,7 @@ class MixedCorpusData(PlannedData):
         """Refuses a run that would see a source more often than it may.
 
         Raises:
-            ValueError: naming each such source.
+            UserError: naming each such source.
         """
         epochs = {name: facts["epochs"] for name, facts in self.mixture(steps).items()}
         limits = {name: s.max_epochs for name, s in self.sources.items() if s.max_epochs is not None}
@@ -243,7 +244,7 @@ class MixedCorpusData(PlannedData):
             if epochs[name] > limit and self.splits["train"].blocks[self.source_names.index(name)].complete
         ]
         if found:
-            raise ValueError("\n".join(found))
+            raise UserError("\n".join(found))
 
     def batch(self, data: CorpusSplit, rows: np.ndarray) -> Batch:
         blocks = [data[max(0, row)] for row in rows]
@@ -279,7 +280,7 @@ class MixedCorpusData(PlannedData):
         """Documents one by one (cut to the block's length) instead of blocks; row ids count through the
         sources."""
         split = self.splits.get("val", self.splits["train"])
-        sources = [Rows.of(blocks.cache) for blocks in split.blocks]
+        sources = [EncodedRows.of(blocks.cache) for blocks in split.blocks]
         starts = np.concatenate([[0], np.cumsum([len(rows) for rows in sources])])
         lengths = np.minimum(np.concatenate([rows.lengths for rows in sources]), self.sequence_length)
 
@@ -324,7 +325,7 @@ class DocumentEncoder(RowEncoder):
         text = self.text(row)
         if not isinstance(text, str):
             name = getattr(self.text, "__qualname__", repr(self.text))
-            raise Unusable(f"{name} gave {type(text).__name__}, not text")
+            raise DropRow(f"{name} gave {type(text).__name__}, not text")
         if not text.strip():
-            raise Unusable("empty text")
+            raise DropRow("empty text")
         return text

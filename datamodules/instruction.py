@@ -7,18 +7,18 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from datamodules.base import PlannedData, too_small
+from datamodules.base import TextDataModule, too_small
+from datamodules.caching.encoded_rows import FLAGS, INTS, EncodedRows, Joined, OnBadRow, RowEncoder, each
+from datamodules.caching.packing import Packed
+from datamodules.caching.token_cache import Encoded
 from datamodules.collate import IGNORED, prompts, token_rows
-from datamodules.encoding import Encoded as Tokens
-from datamodules.encoding import double_bos, encode_batch, ends_with_eos
-from datamodules.mixing import Schedule
-from datamodules.packing import Packed
-from datamodules.plan import Batch, EvalBatches, Mixed, Order, Shuffled
 from datamodules.receipt import sample
-from datamodules.rendering import InstructionTemplate, Template
-from datamodules.rows import FLAGS, INTS, Joined, OnBadRow, RowEncoder, Rows, each
-from datamodules.segments import EmptyReply, Refused, Stopped, Unusable
-from datamodules.token_cache import Encoded
+from datamodules.rendering.segments import BadRow, DropRow, EmptyReply, StopRun
+from datamodules.rendering.templates import InstructionTemplate, Template
+from datamodules.rendering.tokenize import Encoded as Tokens
+from datamodules.rendering.tokenize import double_bos, encode_batch, ends_with_eos
+from datamodules.sampling.mixture_schedule import MixtureSchedule
+from datamodules.sampling.step_sampler import Batch, EvalBatches, Mixed, RowOrder, Shuffled
 
 COLUMNS = {"input_ids": INTS, "trained": FLAGS, "prompt_length": pa.int32(), "group": pa.string()}
 DropOrError = Literal["drop", "error"]
@@ -62,7 +62,7 @@ class InstructionSource:
     template: Template | None = None
 
 
-class InstructionData(PlannedData):
+class InstructionData(TextDataModule):
     """Rows `instruction`, `input` (optional), `steps` (optional), `output`; or `messages`, through the
     tokenizer's own chat template.
 
@@ -134,8 +134,8 @@ class InstructionData(PlannedData):
     def source_names(self) -> list[str]:
         return sorted({group for split in self.splits.values() for group in split.texts("group")})
 
-    def problems(self, world_size: int, accumulate: int = 1) -> list[str]:
-        found = super().problems(world_size, accumulate)
+    def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
+        found = super().config_errors(world_size, accumulate)
         found += too_small("data.max_length", self.max_length, 2)
         if self.packing is not None:
             found += too_small("data.packing", self.packing, self.max_length)
@@ -144,9 +144,9 @@ class InstructionData(PlannedData):
         for name, source in self.sources.items():
             if not 0 < source.weight < float("inf"):
                 found.append(f"data.train.{name}.weight is {source.weight}: give a number above 0")
-            for line in source.template.problems() if source.template else []:
+            for line in source.template.config_errors() if source.template else []:
                 found.append(line.replace("data.template", f"data.train.{name}.template", 1))
-        return found + self.template.problems()
+        return found + self.template.config_errors()
 
     def read(self) -> dict[str, Any]:
         several = isinstance(self.train, dict)
@@ -160,16 +160,16 @@ class InstructionData(PlannedData):
             splits["val"] = self._rows("data.val", self.val, self.template)
         return splits
 
-    def _rows(self, name: str, path: Any, template: Template) -> Rows:
+    def _rows(self, name: str, path: Any, template: Template) -> EncodedRows:
         key = f"instruction {template!r} {self.group_by} {self.max_length} {asdict(self.policies)}"
         work = _Encode(self.tokenizer, template, self.group_by or [], self.max_length, self.policies)
         encoder = RowEncoder(COLUMNS, key, self.tokenizer, work)
-        rows = Rows(path, name, encoder, self.on_bad_row, self.max_dropped)
+        rows = EncodedRows(path, name, encoder, self.on_bad_row, self.max_dropped)
         first = rows[0]
         rows.receipt.sample = sample(self.tokenizer, first["input_ids"], first["trained"])
         return rows
 
-    def order(self) -> Order:
+    def order(self) -> RowOrder:
         split = self.splits["train"]
         if not isinstance(split, Joined):
             return super().order()
@@ -180,7 +180,7 @@ class InstructionData(PlannedData):
             source.weight * len(part) / amount
             for source, part, amount in zip(self.sources.values(), split.parts, amounts, strict=True)
         ]
-        return Mixed(Schedule(weights), orders, split.starts)
+        return Mixed(MixtureSchedule(weights), orders, split.starts)
 
     def batch(self, data: Any, rows: np.ndarray) -> Batch:
         names = {name: index for index, name in enumerate(self.source_names)}
@@ -235,7 +235,7 @@ class _Encode:
             raise tokens
         missing = [column for column in self.group_by if row.get(column) is None]
         if missing:
-            raise Refused(f"no `{missing[0]}`, which data.group_by asks for")
+            raise BadRow(f"no `{missing[0]}`, which data.group_by asks for")
         changed: list[str] = []
         for change in (self._with_eos, self._with_one_bos, self._fitting):
             tokens = change(tokens, changed)
@@ -281,7 +281,7 @@ class _Encode:
             raise _left_out(f"{what} max_length {limit}", policy, which)
         bos = int(tokens.ids[0] == self.tokenizer.bos_token_id)
         if over + bos >= start:
-            raise Unusable(f"reply alone fills max_length {limit}")
+            raise DropRow(f"reply alone fills max_length {limit}")
         changed.append("prompt cut from the left")
         kept = np.r_[np.arange(bos), np.arange(over + bos, len(tokens.ids))]
         ids, trained = tokens.ids[kept], tokens.trained[kept]
@@ -295,7 +295,7 @@ def _last_reply(trained: np.ndarray) -> int:
     return int(given[-1]) + 1 if len(given) else 0
 
 
-def _left_out(reason: str, policy: str, name: str) -> Unusable | Refused:
+def _left_out(reason: str, policy: str, name: str) -> DropRow | BadRow:
     if policy == "drop":
-        return Unusable(reason)
-    return Stopped(f"{reason} (data.policies.{name} is error)")
+        return DropRow(reason)
+    return StopRun(f"{reason} (data.policies.{name} is error)")

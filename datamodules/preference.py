@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from datamodules.base import PlannedData, too_small
+from datamodules.base import TextDataModule, too_small
+from datamodules.caching.encoded_rows import INTS, EncodedRows, OnBadRow, RowEncoder, each
+from datamodules.caching.packing import Packed
+from datamodules.caching.token_cache import Encoded
 from datamodules.collate import RankedPrompt, ranked_replies
-from datamodules.encoding import encode_batch
-from datamodules.packing import Packed
-from datamodules.plan import Batch, EvalBatches
 from datamodules.receipt import sample
-from datamodules.rendering import InstructionTemplate, Template
-from datamodules.rows import INTS, OnBadRow, RowEncoder, Rows, each
-from datamodules.segments import Refused, Segment, Unusable, reply, text_of
-from datamodules.token_cache import Encoded
+from datamodules.rendering.segments import BadRow, DropRow, Segment, reply, text_of
+from datamodules.rendering.templates import InstructionTemplate, Template
+from datamodules.rendering.tokenize import encode_batch
+from datamodules.sampling.step_sampler import Batch, EvalBatches
 
 FLOATS = pa.list_(pa.float32())
 COLUMNS = {
@@ -27,7 +27,7 @@ COLUMNS = {
 }
 
 
-class PreferenceData(PlannedData):
+class PreferenceData(TextDataModule):
     """Rows of a prompt (`instruction` and `input`, or `messages`) and K replies to it, as one of
 
     - `replies` and, in the same order, `ratings` (higher is better); without them the replies are ranked,
@@ -85,12 +85,12 @@ class PreferenceData(PlannedData):
         self.template = template
         self.max_length, self.packing = max_length, packing
 
-    def problems(self, world_size: int, accumulate: int = 1) -> list[str]:
-        found = super().problems(world_size, accumulate)
+    def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
+        found = super().config_errors(world_size, accumulate)
         found += too_small("data.max_length", self.max_length, 2)
         if self.packing is not None:
             found += too_small("data.packing", self.packing, 2 * self.max_length)
-        return found + self.template.problems()
+        return found + self.template.config_errors()
 
     def read(self) -> dict[str, Any]:
         train = self._rows("data.train", self.train)
@@ -101,12 +101,12 @@ class PreferenceData(PlannedData):
             splits["val"] = self._rows("data.val", self.val)
         return splits
 
-    def _rows(self, name: str, path: Any) -> Rows:
+    def _rows(self, name: str, path: Any) -> EncodedRows:
         packed = self.packing is not None and name == "data.train"
         key = f"preference {self.template!r} {self.max_length} {packed}"
         work = _Encode(self.tokenizer, self.template, self.max_length, packed)
         encoder = RowEncoder(COLUMNS, key, self.tokenizer, work)
-        rows = Rows(path, name, encoder, self.on_bad_row, self.max_dropped)
+        rows = EncodedRows(path, name, encoder, self.on_bad_row, self.max_dropped)
         first = rows[0]
         best = first["replies"][int(np.argmax(first["ratings"]))]
         trained = np.arange(len(best)) >= first["prompt_length"]
@@ -171,7 +171,7 @@ class _Encode:
             for j in kept
         ):
             limit = self.max_length
-            raise Unusable(f"no two different replies of different rating within max_length {limit}")
+            raise DropRow(f"no two different replies of different rating within max_length {limit}")
         lengths = [len(replies[i]) for i in kept]
         return {
             "replies": [replies[i] for i in kept],
@@ -193,8 +193,8 @@ def comparison(row: dict[str, Any]) -> tuple[dict[str, Any], list[str], np.ndarr
         preferred the first to the second reply.
 
     Raises:
-        Refused: a field is missing or of a wrong type.
-        Unusable: the conversations do not differ in their last message alone.
+        BadRow: a field is missing or of a wrong type.
+        DropRow: the conversations do not differ in their last message alone.
     """
     if row.get("messages") is None and not isinstance(row.get("chosen"), list):
         text_of(row, "instruction")
@@ -202,7 +202,7 @@ def comparison(row: dict[str, Any]) -> tuple[dict[str, Any], list[str], np.ndarr
         return _chosen(row)
     texts = row.get("replies")
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise Refused("`replies` is not a list of texts")
+        raise BadRow("`replies` is not a list of texts")
     given = row.get("ratings")
     if given is None:
         given = [float(len(texts) - rank) for rank in range(len(texts))]
@@ -213,21 +213,21 @@ def ratings_of(given: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
     """(K,) mean ratings and (K, K) shares who preferred, from K ratings or a list of them for each labeler.
 
     Raises:
-        Refused: not K numbers, or a reply that nobody rated.
+        BadRow: not K numbers, or a reply that nobody rated.
     """
     labelers = given if isinstance(given, list) and given and isinstance(given[0], list) else [given]
     numbers = (int, float, type(None)) if labelers is given else (int, float)
     for ratings in labelers:
         if not isinstance(ratings, list) or len(ratings) != count:
             found = len(ratings) if isinstance(ratings, list) else 0
-            raise Refused(f"{count} `replies` but {found} `ratings`, or an empty one among them")
+            raise BadRow(f"{count} `replies` but {found} `ratings`, or an empty one among them")
         if not all(isinstance(rating, numbers) for rating in ratings):
-            raise Refused(
+            raise BadRow(
                 f"{count} `replies` but not {count} numbers as `ratings`, or an empty one among them"
             )
     table = np.array([[np.nan if r is None else r for r in ratings] for ratings in labelers], dtype=float)
     if np.isnan(table).all(axis=0).any():
-        raise Refused("`ratings`: a reply that nobody rated")
+        raise BadRow("`ratings`: a reply that nobody rated")
     difference = table[:, :, None] - table[:, None, :]
     votes = np.where(np.isnan(difference), np.nan, (np.sign(difference) + 1) / 2)
     compared = ~np.isnan(votes)
@@ -242,21 +242,21 @@ def _chosen(row: dict[str, Any]) -> tuple[dict[str, Any], list[str], np.ndarray,
     share = row.get("agreement")
     share = 1.0 if share is None else share
     if not isinstance(share, int | float) or not 0.5 < share <= 1:
-        raise Refused(f"`agreement` is no share above 0.5 and at most 1 (it is {share})")
+        raise BadRow(f"`agreement` is no share above 0.5 and at most 1 (it is {share})")
     preferred = np.array([[0.5, share], [1 - share, 0.5]])
     ratings = np.array([1.0, 0.0])
     if not isinstance(row["chosen"], list):
         return row, [text_of(row, "chosen"), text_of(row, "rejected")], ratings, preferred
     chosen, rejected = row["chosen"], row.get("rejected")
     if not isinstance(rejected, list):
-        raise Refused("`chosen` is a conversation but `rejected` is none")
+        raise BadRow("`chosen` is a conversation but `rejected` is none")
     if not all(isinstance(message, dict) for message in [*chosen, *rejected]):
-        raise Refused("`chosen` and `rejected` hold something else than messages of role and content")
+        raise BadRow("`chosen` and `rejected` hold something else than messages of role and content")
     shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
     last = [messages[-1] if messages else {} for messages in (chosen, rejected)]
     if shared is None or len(chosen) != shared + 1 or len(rejected) != shared + 1:
-        raise Unusable("`chosen` and `rejected` do not differ in their last message alone")
+        raise DropRow("`chosen` and `rejected` do not differ in their last message alone")
     if any(message.get("role") != "assistant" for message in last):
-        raise Unusable("the last message is not the assistant's")
+        raise DropRow("the last message is not the assistant's")
     texts = [text_of(message, "content") for message in last]
     return {**row, "messages": chosen[:shared]}, texts, ratings, preferred

@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.base import PlannedData, too_small
+from datamodules.base import TextDataModule, too_small
+from datamodules.caching.encoded_rows import INTS, EncodedRows, OnBadRow, RowEncoder, each
+from datamodules.caching.token_cache import Encoded
 from datamodules.collate import prompts
-from datamodules.encoding import encode_batch
-from datamodules.plan import Batch
 from datamodules.receipt import sample
-from datamodules.rendering import InstructionTemplate, Template
-from datamodules.rows import INTS, OnBadRow, RowEncoder, Rows, each
-from datamodules.segments import Unusable, text_of
-from datamodules.token_cache import Encoded
+from datamodules.rendering.segments import DropRow, text_of
+from datamodules.rendering.templates import InstructionTemplate, Template
+from datamodules.rendering.tokenize import encode_batch
+from datamodules.sampling.step_sampler import Batch
 
 
-class PromptData(PlannedData):
+class PromptData(TextDataModule):
     """Rows `instruction`, `input` (optional) and `reply_prefix` (optional: the given start of the reply); or
     `messages`, through the tokenizer's own chat template.
 
@@ -63,20 +63,20 @@ class PromptData(PlannedData):
         self.template = template
         self.max_prompt_length = max_prompt_length
 
-    def problems(self, world_size: int, accumulate: int = 1) -> list[str]:
+    def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
         self.micro_batch_size = max(1, self.global_batch_size // world_size)
-        found = super().problems(world_size, accumulate)
+        found = super().config_errors(world_size, accumulate)
         found += too_small("data.max_prompt_length", self.max_prompt_length, 1)
-        return found + self.template.problems()
+        return found + self.template.config_errors()
 
-    def read(self) -> dict[str, Rows]:
+    def read(self) -> dict[str, EncodedRows]:
         paths = {"train": self.train, "val": self.val}
         return {name: self._rows(f"data.{name}", path) for name, path in paths.items() if path}
 
-    def _rows(self, name: str, path: Any) -> Rows:
+    def _rows(self, name: str, path: Any) -> EncodedRows:
         key = f"prompts {self.template!r} {self.max_prompt_length}"
         encoder = RowEncoder({"input_ids": INTS}, key, self.tokenizer, self._encode)
-        rows = Rows(path, name, encoder, self.on_bad_row, self.max_dropped)
+        rows = EncodedRows(path, name, encoder, self.on_bad_row, self.max_dropped)
         ids = rows[0]["input_ids"]
         rows.receipt.sample = sample(self.tokenizer, ids, [False] * len(ids))
         return rows
@@ -96,10 +96,10 @@ class PromptData(PlannedData):
         if isinstance(ids, Exception):
             raise ids
         if len(ids) > self.max_prompt_length:
-            raise Unusable(f"prompt longer than max_prompt_length {self.max_prompt_length}")
+            raise DropRow(f"prompt longer than max_prompt_length {self.max_prompt_length}")
         return {"input_ids": ids, "length": len(ids), "weight": 1}
 
-    def batch(self, data: Rows, rows: np.ndarray) -> Batch:
+    def batch(self, data: EncodedRows, rows: np.ndarray) -> Batch:
         return self._batch(data, rows, np.maximum(rows, 0), None)
 
     def step_batch(self, rows: np.ndarray, places: np.ndarray) -> Batch:
@@ -107,7 +107,7 @@ class PromptData(PlannedData):
         train = self.splits["train"]
         return self._batch(train, rows[places], places, int(train.lengths[rows].max()))
 
-    def _batch(self, data: Rows, rows: np.ndarray, index: np.ndarray, width: int | None) -> Batch:
+    def _batch(self, data: EncodedRows, rows: np.ndarray, index: np.ndarray, width: int | None) -> Batch:
         ids = [data[max(0, row)]["input_ids"] for row in rows]
         return {
             **prompts(ids, self.tokenizer.pad_token_id, width),

@@ -9,15 +9,13 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from modules.architectures import named, new_config
-from modules.blocks import repeated_blocks
+from modules.errors import UserError
 
 SCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping", "lm_head_multiplier")
 """what some models do to their logits after the head"""
@@ -56,17 +54,17 @@ class _Backbone(nn.Module):
         """The repeated blocks of the transformer, for a strategy that cuts networks.
 
         Raises:
-            ValueError: it has none.
+            UserError: it has none.
         """
         return repeated_blocks(self.model)
 
-    def recompute_blocks(self) -> None:
+    def enable_activation_checkpointing(self) -> None:
         """Keeps only the input of each block for the backward pass, which computes the block again
         (activation checkpointing). Forwards without gradients are as they were."""
         for block in self.blocks():
             block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
 
-    def tensor_plan(self, ranks: int) -> dict[str, str]:
+    def tp_plan(self, ranks: int) -> dict[str, str]:
         """What ranks can share of a block, as transformers says it: a module's name, with `*` for a number →
         the way.
 
@@ -74,19 +72,19 @@ class _Backbone(nn.Module):
             ranks: that share a block.
 
         Raises:
-            ValueError: there is no plan, or the heads cannot be shared evenly.
+            UserError: there is no plan, or the heads cannot be shared evenly.
         """
         config = self.model.config
         plan = getattr(config, "base_model_tp_plan", None)
         if not plan:
-            raise ValueError(
+            raise UserError(
                 f"trainer.strategy: transformers has no tensor-parallel plan for `{config.model_type}`: use "
                 "strategies.fsdp"
             )
         for name in ("num_attention_heads", "num_key_value_heads"):
             heads = getattr(config, name, None) or ranks
             if heads % ranks:
-                raise ValueError(
+                raise UserError(
                     f"trainer.strategy: tensor_parallel is {ranks}, but the model's {name} is {heads}: give "
                     "a divisor of it, and more data_parallel"
                 )
@@ -120,7 +118,7 @@ class LanguageModel(_Backbone):
         super().__init__(model)
         for name in SCALED_LOGITS:
             if getattr(model.config, name, None) not in (None, 1):
-                raise ValueError(
+                raise UserError(
                     f"model: `{model.config.model_type}` has {name} {getattr(model.config, name)}, but the "
                     "loss takes its logits as they are: use a model without it"
                 )
@@ -173,8 +171,8 @@ class LanguageModel(_Backbone):
         if not self.fp32_head:
             return head(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            bias = None if head.bias is None else whole(head.bias).float()
-            return F.linear(hidden.float(), whole(head.weight).float(), bias)
+            bias = None if head.bias is None else full_tensor(head.bias).float()
+            return F.linear(hidden.float(), full_tensor(head.weight).float(), bias)
 
     def token_losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """(…, D) hidden states and (…) labels → (…) fp32 losses through the chunked linear cross-entropy."""
@@ -182,9 +180,9 @@ class LanguageModel(_Backbone):
         dtype = torch.float32 if self.fp32_head else _matmul_dtype(hidden)
         losses = F.linear_cross_entropy(
             hidden.reshape(-1, hidden.shape[-1]).to(dtype),
-            whole(head.weight).to(dtype),
+            full_tensor(head.weight).to(dtype),
             labels.reshape(-1),
-            linear_bias=None if head.bias is None else whole(head.bias).to(dtype),
+            linear_bias=None if head.bias is None else full_tensor(head.bias).to(dtype),
             reduction="none",
             options=nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK),
         )
@@ -214,7 +212,7 @@ class ScalarModel(_Backbone):
         """(B, T) ids → (B, T) fp32 values. The head runs in fp32: rankings turn on small differences."""
         hidden = self.hidden_states(input_ids, position_ids, document_ids)
         with torch.autocast(hidden.device.type, enabled=False):
-            values = F.linear(hidden.float(), whole(self.head.weight).float())
+            values = F.linear(hidden.float(), full_tensor(self.head.weight).float())
             return values.squeeze(-1) - self.offset
 
 
@@ -227,7 +225,7 @@ def _recomputed(forward: Callable) -> Callable:
     return keeping_the_input
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor that may be cut over the ranks, whole."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -237,75 +235,29 @@ def _matmul_dtype(tensor: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 
 
-def new_causal_lm(config: dict, vocab_size: int, special_ids: dict[str, int | None]) -> PreTrainedModel:
-    """A causal language model from scratch.
+def repeated_blocks(model: PreTrainedModel) -> list[nn.Module]:
+    """The blocks in the order they compute; the same before a strategy has cut them and after.
+
+    They are the members of the outermost `ModuleList` that holds most modules: a block's experts are a list
+    too, but within it. Their classes may differ, as in networks that alternate attention and state spaces.
 
     Args:
-        config: a Hugging Face config as a dict with its `model_type`; `vocab_size` is filled in when missing.
-        vocab_size: the tokenizer's.
-        special_ids: `pad_token_id`, `bos_token_id`, `eos_token_id`. Set after building: under ZeRO-3 a
-            padding row of a parameter that is not there yet cannot be zeroed.
+        model: with or without weights.
 
     Raises:
-        ValueError: no or an unknown `model_type`, an unknown key or a wrong value.
+        UserError: it has no such list.
     """
-    hf_config = new_config(config, vocab_size, "model.config")
-    with named("model.config"):
-        model = AutoModelForCausalLM.from_config(hf_config, attn_implementation="sdpa")
-    for name, value in special_ids.items():
-        setattr(model.config, name, value)
-        setattr(model.generation_config, name, value)
-    return model
-
-
-def load_causal_lm(path: str) -> PreTrainedModel:
-    """A pretrained causal language model, from a directory or a hub name already cached.
-
-    It has the checkpoint's dtype, and its weights stay in the file, mapped into memory, until they are
-    changed or cast: what a strategy cuts off is never read.
-    """
-    return _load(AutoModelForCausalLM, path)
-
-
-def load_scalar_model(path: str, new_head: bool = False) -> PreTrainedModel:
-    """A sequence classifier with one label and no bias, as `load_causal_lm`.
-
-    Args:
-        path: of a reward model, or with `new_head` of any.
-        new_head: the checkpoint may have no head, which is then new.
-    """
-    return _load(AutoModelForSequenceClassification, path, new_head, num_labels=1)
-
-
-def _load(cls: Any, path: str, new_head: bool = False, **options: Any) -> PreTrainedModel:
-    try:
-        with named(path):
-            model, info = cls.from_pretrained(
-                path,
-                dtype="auto",
-                attn_implementation="sdpa",
-                ignore_mismatched_sizes=True,  # they are refused here, by name
-                output_loading_info=True,
-                **options,
-            )
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: the weights cannot be read: {str(error).splitlines()[0]}") from error
-    if info["mismatched_keys"]:
-        name, saved, wanted = min(info["mismatched_keys"])
-        raise ValueError(
-            f"{path}: `{name}` is {tuple(saved)} in the weights, but {tuple(wanted)} by config.json: give "
-            "weights and config that belong together"
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    inner = {module for blocks in lists for module in blocks.modules() if module is not blocks}
+    outermost = [blocks for blocks in lists if blocks not in inner]
+    found = max(outermost, key=lambda blocks: sum(1 for _ in blocks.modules()), default=())
+    if not found:
+        raise UserError(
+            f"model: `{model.config.model_type}` has no list of repeated blocks, by which memory is planned, "
+            "strategies cut and activation_checkpointing computes again: take a network that has one, or "
+            "train with strategies.ddp and without activation_checkpointing"
         )
-    body = f"{model.base_model_prefix}."
-    missing = {name for name in info["missing_keys"] if name.startswith(body) or not new_head}
-    unknown = {name for name in info["unexpected_keys"] if name.startswith(body)}  # another head is left out
-    for names, problem in ((missing, "missing from the weights"), (unknown, "not in a model by config.json")):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ValueError(
-                f"{path}: `{min(names)}`{more}: {problem}: give weights and config that belong together"
-            )
-    return model
+    return list(found)
 
 
 def disable_dropout(model: nn.Module) -> None:

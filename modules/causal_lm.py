@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modules.backbone import LanguageModel, load_causal_lm, new_causal_lm
-from modules.checkpoint import export_causal_lm
+from modules.backbone import LanguageModel
+from modules.hf_export import export_causal_lm
+from modules.hf_load import load_causal_lm, new_causal_lm
 from modules.metrics import GroupedMean
 from modules.optim import AdamW
 from modules.stage import Batch, Stage
@@ -44,18 +45,18 @@ class CausalLM(Stage):
         self.pretrained = pretrained
         self.network: LanguageModel | None = None
 
-    def problems(self, max_steps: int = -1) -> list[str]:
-        found = super().problems(max_steps)
+    def config_errors(self, max_steps: int = -1) -> list[str]:
+        found = super().config_errors(max_steps)
         if (self.config is None) == (self.pretrained is None):
             found.append(
                 "model: give either `config` (from scratch) or `pretrained` (a directory), not both or none"
             )
         return found
 
-    def inputs(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
+    def parent_checkpoints(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
         return [("pretrained", self.pretrained, self.parents)]
 
-    def trained(self) -> list[nn.Module]:
+    def trainable_modules(self) -> list[nn.Module]:
         assert self.network is not None
         return [self.network]
 
@@ -72,7 +73,7 @@ class CausalLM(Stage):
             model = new_causal_lm(self.config or {}, len(tokenizer), ids)
         if self._trainer is not None:
             self.check_model(model)
-        self.network = self.cut(LanguageModel(model).train())
+        self.network = self.shard(LanguageModel(model).train())
 
     def forward(self, batch: Batch) -> Tensor:
         """The loss of every token, (B, T) fp32; 0 where nothing is trained."""
@@ -109,6 +110,6 @@ class CausalLM(Stage):
         """Writes the Hugging Face directory that hands this stage's result on; every rank must ask."""
         assert self.network is not None
         model, stage, parent = self.network.model, self.stage, self.pretrained
-        state = self.whole_state(model)
+        state = self.full_state_dict(model)
         if self.writes:
             export_causal_lm(model, state, self.tokenizer, directory, stage, parent, provenance)

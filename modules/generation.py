@@ -28,12 +28,12 @@ def generate(
     pad_token_id: int,
     temperature: float = 1.0,
     noise: Tensor | None = None,
-    anywhere: Callable[[Tensor], bool] = bool,
+    any_rank: Callable[[Tensor], bool] = bool,
 ) -> tuple[Tensor, Tensor]:
     """Continues every prompt until its eos or the limit.
 
     Args:
-        network: a causal language model; where a strategy has cut it, within `Stage.gathered`.
+        network: a causal language model; where a strategy has cut it, within `Stage.unsharded`.
         prompt_ids: (B, P) int64, padded on the left.
         prompt_mask: (B, P) bool, True = prompt.
         max_new_tokens: the limit R.
@@ -41,7 +41,7 @@ def generate(
         pad_token_id: fills what comes after.
         temperature: the logits are divided by it before sampling.
         noise: (B, R) in [0, 1) to sample with by inverting the distribution function; None = greedy.
-        anywhere: whether a scalar bool is true on any rank that must take as many steps (`Stage.anywhere`).
+        any_rank: whether a scalar bool is true on any rank that must take as many steps (`Stage.any_rank`).
 
     Returns:
         response_ids (B, R) int64 and response_mask (B, R) bool, True up to and with the eos.
@@ -59,7 +59,7 @@ def generate(
         responses[:, step] = torch.where(alive, chosen, pad_token_id)
         mask[:, step] = alive
         alive = alive & (chosen != eos_token_id)
-        if not anywhere(alive.any()):
+        if not any_rank(alive.any()):
             break
         tokens, positions = chosen[:, None], positions[:, -1:] + 1
         seen = torch.cat([seen, torch.ones_like(alive)[:, None]], dim=1)

@@ -10,13 +10,14 @@ from torch.optim import Optimizer
 from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric
 
 from modules import rl
-from modules.actor_critic import ActorCritic, logprobs, scores, values
-from modules.backbone import LanguageModel, ScalarModel, load_causal_lm, load_scalar_model
-from modules.checkpoint import export_ppo, read_provenance
-from modules.doctor import check_first_ratio, check_same_policy, rollout_metrics
+from modules.backbone import LanguageModel, ScalarModel
+from modules.errors import UserError
 from modules.generation import generate, uniforms
+from modules.hf_export import export_ppo
+from modules.hf_load import load_causal_lm, load_scalar_model, read_provenance
 from modules.optim import AdamW, decay_groups
-from modules.rollout import Rollout, join
+from modules.ppo_checks import check_first_ratio, check_same_policy, rollout_metrics
+from modules.rollout import ActorCritic, Rollout, join, logprobs, scores, values
 from modules.stage import Batch, Stage
 
 EVALUATION = 2**31  # the "iteration" whose random numbers validation and predict use
@@ -112,8 +113,8 @@ class PPOModule(Stage):
 
     kl_coef: Tensor
 
-    def problems(self, max_steps: int = -1) -> list[str]:
-        found = super().problems(max_steps)
+    def config_errors(self, max_steps: int = -1) -> list[str]:
+        found = super().config_errors(max_steps)
         for name in (
             "epochs",
             "minibatches",
@@ -131,19 +132,19 @@ class PPOModule(Stage):
         prompts, ranks = self.trainer.datamodule.global_batch_size, self.data_ranks()  # type: ignore[attr-defined]
         if stage == "fit" and prompts % (self.minibatches * ranks):
             parts = self.minibatches * ranks
-            raise ValueError(
+            raise UserError(
                 f"data.global_batch_size {prompts} is not a multiple of model.minibatches {self.minibatches} "
                 f"× {ranks} ranks = {parts}: every rank needs a share of every minibatch"
             )
 
-    def inputs(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
+    def parent_checkpoints(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
         return [
             ("actor", self.actor, self.parents),
             ("reference", self.reference, self.parents),
             ("reward", self.reward, ("reward",)),
         ]
 
-    def trained(self) -> list[nn.Module]:
+    def trainable_modules(self) -> list[nn.Module]:
         assert self.network is not None
         return [self.network.actor, self.network.critic]
 
@@ -160,7 +161,7 @@ class PPOModule(Stage):
         if self._trainer is not None:
             self.check_model(network.actor.model, generated=self.max_new_tokens)
         for model in (network.actor, network.critic, network.reference, network.reward):
-            self.cut(model)
+            self.shard(model)
         self.network = network
 
     def learning_rates(self) -> dict[str, float]:
@@ -217,14 +218,14 @@ class PPOModule(Stage):
         network, width = self.network, self.max_new_tokens
         keys = ("prompt_ids", "prompt_mask", "prompt_index")
         chunks = zip(*(batch[key].split(self.rollout_batch_size) for key in keys), strict=True)
-        with self.gathered(network.actor):
+        with self.unsharded(network.actor):
             parts = [self.respond(ids, mask, index, iteration) for ids, mask, index in chunks]
         rows = [part.joined() for part in parts]
-        with self.gathered(network.reference):
+        with self.unsharded(network.reference):
             references = [logprobs(network.reference, row, width, self.temperature) for row in rows]
-        with self.gathered(network.critic):
+        with self.unsharded(network.critic):
             baselines = [values(network.critic, row, width) for row in rows]
-        with self.gathered(network.reward):
+        with self.unsharded(network.reward):
             rewards = [scores(network.reward, row) for row in rows]
         sampled = Rollout(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
         ended = ((sampled.response_ids == self.tokenizer.eos_token_id) & sampled.response_mask).any(1)
@@ -251,7 +252,7 @@ class PPOModule(Stage):
             tokenizer.pad_token_id,
             self.temperature,
             noise,
-            self.anywhere,
+            self.any_rank,
         )
         rows = join(prompt_ids, prompt_mask, response_ids, mask)
         empty = torch.zeros_like(response_ids, dtype=torch.float32)
@@ -299,7 +300,7 @@ class PPOModule(Stage):
         share = torch.arange(self.data_rank(), len(minibatch.scores), self.data_ranks(), device=self.device)
         parts = [minibatch.select(rows) for rows in share.split(self.micro_batch_size)]
         for index, part in enumerate(parts, start=1):
-            network = self.accumulating(last=index == len(parts))
+            network = self.microbatch(last=index == len(parts))
             new_logprobs, new_values = network(part, self.temperature)
             mask = part.response_mask
             if first:
@@ -311,8 +312,8 @@ class PPOModule(Stage):
             self.manual_backward((policy + self.value_coef * value) / normalizer * self.data_ranks())
             self.track(new_logprobs - part.logprobs, policy, value, clipped, mask)
         for name in ("actor", "critic"):
-            self.update_metrics[f"ppo/grad_norm_{name}"].update(self.norm_of(getattr(self.network, name)))
-        if not self.engine_clips:
+            self.update_metrics[f"ppo/grad_norm_{name}"].update(self.grad_norm(getattr(self.network, name)))
+        if not self.clips_gradients:
             self.clip_norm(optimizer, self.max_grad_norm)  # type: ignore[arg-type]
         optimizer.step()  # type: ignore[union-attr]
         optimizer.zero_grad()  # type: ignore[union-attr]
@@ -380,7 +381,7 @@ class PPOModule(Stage):
         assert self.network is not None
         actor, critic = self.network.actor.model, self.network.critic
         facts = {"reward": self.reward, **provenance}
-        states = self.whole_state(actor), self.whole_state(critic.model)
+        states = self.full_state_dict(actor), self.full_state_dict(critic.model)
         if self.writes:
             export_ppo(
                 actor,

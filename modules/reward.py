@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
-from modules.backbone import ScalarModel, load_scalar_model
-from modules.checkpoint import export_reward, read_provenance
+from modules.backbone import ScalarModel
+from modules.hf_export import export_reward
+from modules.hf_load import load_scalar_model, read_provenance
 from modules.losses import ranking_loss, untied_pairs
 from modules.metrics import Correlation, GroupedMean
 from modules.optim import AdamW
@@ -59,10 +60,10 @@ class RewardModule(Stage):
         self.mean_score = MeanMetric()
         self.offset: float | None = None
 
-    def inputs(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
+    def parent_checkpoints(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
         return [("pretrained", self.pretrained, self.parents)]
 
-    def trained(self) -> list[nn.Module]:
+    def trainable_modules(self) -> list[nn.Module]:
         assert self.network is not None
         return [self.network]
 
@@ -76,7 +77,7 @@ class RewardModule(Stage):
         head = network.head
         if new_head:
             nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1))
-        self.network = self.cut(network)
+        self.network = self.shard(network)
 
     def forward(self, batch: Batch) -> Tensor:
         """The score of every reply, (K_total,) fp32, read at its last token."""
@@ -164,6 +165,6 @@ class RewardModule(Stage):
             self.measure_offset()
         assert self.offset is not None
         model, parent = self.network.model, self.pretrained
-        state = self.whole_state(model)
+        state = self.full_state_dict(model)
         if self.writes:
             export_reward(model, state, self.tokenizer, directory, parent, self.offset, provenance)

@@ -14,11 +14,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
 from transformers import PreTrainedModel
 
-from modules.architectures import in_a_line
-from modules.backbone import LanguageModel, ScalarModel, whole
-from modules.checkpoint import networks, parent_problem
+from modules.backbone import LanguageModel, ScalarModel, full_tensor
+from modules.errors import UserError
+from modules.hf_config import in_a_line
+from modules.hf_export import networks
+from modules.hf_load import parent_problem
 from modules.optim import decay_groups, warmup_cosine
-from modules.randomness import random_states, restore_random_state
+from modules.rng_state import random_states, restore_random_state
 
 Batch = dict[str, Any]
 
@@ -61,13 +63,15 @@ class Stage(L.LightningModule):
         self.activation_checkpointing = activation_checkpointing
         self.step_loss = SumMetric()
 
-    def problems(self, max_steps: int = -1) -> list[str]:
+    def config_errors(self, max_steps: int = -1) -> list[str]:
         """What makes this run impossible, a line each; asked before anything is built.
 
         Args:
             max_steps: optimizer steps of the run where they are known ahead, else −1.
         """
-        lines = [parent_problem(name, path, parents) for name, path, parents in self.inputs() if path]
+        lines = [
+            parent_problem(name, path, parents) for name, path, parents in self.parent_checkpoints() if path
+        ]
         found = [line for line in lines if line]
         if self.warmup_steps < 0:
             found.append(f"model.warmup_steps is {self.warmup_steps}: give 0 or more")
@@ -94,11 +98,11 @@ class Stage(L.LightningModule):
         optimizer = self.optimizer([nn.Parameter(torch.zeros(1))])
         return {"model.optimizer's lr": optimizer.param_groups[0]["lr"]}
 
-    def inputs(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
+    def parent_checkpoints(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
         """The checkpoints this stage starts from: argument, path, the stages it may come from."""
         raise NotImplementedError
 
-    def trained(self) -> list[nn.Module]:
+    def trainable_modules(self) -> list[nn.Module]:
         """The modules the optimizer trains."""
         raise NotImplementedError
 
@@ -110,12 +114,12 @@ class Stage(L.LightningModule):
             generated: tokens that are added to the longest row.
 
         Raises:
-            ValueError: token ids without an embedding, or rows longer than its positions.
+            UserError: token ids without an embedding, or rows longer than its positions.
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
         if len(self.tokenizer) > rows:
-            raise ValueError(
+            raise UserError(
                 f"data.tokenizer: {data.tokenizer_path} has {len(self.tokenizer)} tokens, but "
                 f"{model.name_or_path or 'the model'} has {rows} embeddings: give the tokenizer that belongs "
                 "to it"
@@ -123,7 +127,7 @@ class Stage(L.LightningModule):
         positions = getattr(model.config, "max_position_embeddings", None)
         longest = max(split.longest for split in data.splits.values()) + generated
         if positions is not None and longest > positions:
-            raise ValueError(
+            raise UserError(
                 f"data: the longest row has {longest} tokens{' with the response' if generated else ''}, the "
                 "model "
                 f"has {positions} positions: lower the data's length limit"
@@ -147,8 +151,8 @@ class Stage(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         trains = stage == "fit" and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        if found := self.problems(self.trainer.max_steps if trains else -1):
-            raise ValueError("\n".join(found))
+        if found := self.config_errors(self.trainer.max_steps if trains else -1):
+            raise UserError("\n".join(found))
         self.step_loss.process_group = self.data_group
 
     def normalized(self, loss_sum: Tensor, batch: Batch) -> Tensor:
@@ -178,40 +182,42 @@ class Stage(L.LightningModule):
         """The process group of ranks with different rows; None = all ranks."""
         return getattr(self.trainer.strategy, "data_group", None)
 
-    def cut(self, network: LanguageModel | ScalarModel) -> Any:
+    def shard(self, network: LanguageModel | ScalarModel) -> Any:
         """The network as it is trained: in fp32, cut over the ranks where the strategy does that."""
         if self.activation_checkpointing:
-            network.recompute_blocks()
+            network.enable_activation_checkpointing()
         return self._ask_strategy("shard", lambda network: network.float())(network)
 
-    def gathered(self, network: nn.Module) -> AbstractContextManager:
+    def unsharded(self, network: nn.Module) -> AbstractContextManager:
         """While it lasts, the inner modules of a network that was cut can be called many times in a row."""
-        return self._ask_strategy("gathered", lambda network: nullcontext())(network)
+        return self._ask_strategy("unsharded", lambda network: nullcontext())(network)
 
-    def anywhere(self, flag: Tensor) -> bool:
+    def any_rank(self, flag: Tensor) -> bool:
         """Whether something is so on this rank or, where ranks must call a cut network in step, on any."""
-        return bool(self._ask_strategy("anywhere", lambda flag: flag)(flag))
+        return bool(self._ask_strategy("any_rank", lambda flag: flag)(flag))
 
-    def accumulating(self, last: bool) -> nn.Module:
+    def microbatch(self, last: bool) -> nn.Module:
         """Itself, or the engine around it: what manual optimisation calls for the forward of one micro-batch.
 
         Args:
             last: whether the optimizer steps after its backward.
         """
-        return self._ask_strategy("accumulating", lambda last: self)(last)
+        return self._ask_strategy("microbatch", lambda last: self)(last)
 
-    def norm_of(self, network: nn.Module) -> Tensor:
+    def grad_norm(self, network: nn.Module) -> Tensor:
         """The norm of one network's gradients after the last backward of a step, before clipping."""
-        return self._ask_strategy("norm_of", lambda network: whole(total_norm(network.parameters())))(network)
+        return self._ask_strategy("grad_norm", lambda network: full_tensor(total_norm(network.parameters())))(
+            network
+        )
 
     @property
-    def engine_clips(self) -> bool:
+    def clips_gradients(self) -> bool:
         """Whether the strategy's engine clips the gradients, within its optimizer step."""
         return hasattr(self.trainer.strategy, "gradient_norm")
 
-    def whole_state(self, module: nn.Module) -> dict[str, Tensor]:
+    def full_state_dict(self, module: nn.Module) -> dict[str, Tensor]:
         """A module's weights, whole again where they were cut; the first rank gets them, all must ask."""
-        return self._ask_strategy("whole_state", lambda module: module.state_dict())(module)
+        return self._ask_strategy("full_state_dict", lambda module: module.state_dict())(module)
 
     @property
     def writes(self) -> bool:
@@ -245,7 +251,7 @@ class Stage(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        if self.engine_clips:
+        if self.clips_gradients:
             return
         by_value = gradient_clip_algorithm == "value"
         self.log("train/grad_norm", self.clip_norm(optimizer, None if by_value else gradient_clip_val))
@@ -264,7 +270,7 @@ class Stage(L.LightningModule):
             self.clip_gradients(optimizer, max_norm, "norm")
         elif max_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-        return whole(norm)
+        return full_tensor(norm)
 
     def total_steps(self) -> int:
         """Optimizer steps of the whole run, from the configuration alone.
@@ -283,7 +289,7 @@ class Stage(L.LightningModule):
         return max(1, steps) * max(1, self.trainer.max_epochs or 1)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(decay_groups(self.trained()))
+        optimizer = self.optimizer(decay_groups(self.trainable_modules()))
         self.check_scaler(optimizer)
         return {
             "optimizer": optimizer,
@@ -294,17 +300,17 @@ class Stage(L.LightningModule):
         """Where a gradient scaler is at work (fp16), the norm to clip by must be of unscaled gradients.
 
         Raises:
-            ValueError: Lightning unscales them later than that.
+            UserError: Lightning unscales them later than that.
         """
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
             return
         if not self.automatic_optimization:
-            raise ValueError(
+            raise UserError(
                 "trainer.precision 16-mixed scales the gradients, which this stage would clip as they are: "
                 "give bf16-mixed, or the strategy `strategies.deepspeed`"
             )
         if any(group.get("fused") for group in optimizer.param_groups):
-            raise ValueError(
+            raise UserError(
                 "trainer.precision 16-mixed scales the gradients, which a fused optimizer unscales after "
                 "they were to be clipped: give bf16-mixed, or `model.optimizer.init_args.fused: false`"
             )
@@ -313,11 +319,11 @@ class Stage(L.LightningModule):
         """Warm-up and cosine over the whole run.
 
         Raises:
-            ValueError: the run ends before the warm-up does.
+            UserError: the run ends before the warm-up does.
         """
         total = self.total_steps()
         if total <= self.warmup_steps and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            raise ValueError(_endless_warmup(self.warmup_steps, total))
+            raise UserError(_endless_warmup(self.warmup_steps, total))
         return warmup_cosine(optimizer, self.warmup_steps, total, self.min_lr_ratio)
 
     def total_tokens(self) -> int:
@@ -331,14 +337,14 @@ class Stage(L.LightningModule):
         checkpoint["tokens"] = self.total_tokens()
         checkpoint["random"] = random_states()
         checkpoint["accumulate"] = self.trainer.accumulate_grad_batches
-        checkpoint["inputs"] = {name: path for name, path, _ in self.inputs()}
+        checkpoint["inputs"] = {name: path for name, path, _ in self.parent_checkpoints()}
         checkpoint["tokenizer"] = self.trainer.datamodule.tokenizer_path  # type: ignore[attr-defined]
         checkpoint["networks"] = networks(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stage = checkpoint.get("stage", "unknown")
         if stage != self.stage:
-            raise ValueError(
+            raise UserError(
                 f"ckpt_path is a checkpoint of stage `{stage}`, this run is stage `{self.stage}`: "
                 f"resume with a `{self.stage}` checkpoint, or start from the other stage's `export/` "
                 "directory"

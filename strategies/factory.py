@@ -7,7 +7,8 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from strategies.sharded import Sharded
+from strategies.errors import UserError
+from strategies.fsdp2 import Sharded
 from strategies.zero import MEGABYTE, ZeRO
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -126,20 +127,20 @@ def deepspeed(
         timeout_seconds: how long a rank waits for the others.
 
     Raises:
-        ValueError: a combination that DeepSpeed does not have.
+        UserError: a combination that DeepSpeed does not have.
     """
     if offload == "parameters" and stage != 3:
-        raise ValueError(
+        raise UserError(
             f"trainer.strategy: offload is `parameters`, but stage {stage} does not split them: use stage 3, "
             "or offload the `optimizer`"
         )
     if nvme_path is not None and (offload == "none" or stage != 3):
-        raise ValueError(
+        raise UserError(
             f"trainer.strategy: nvme_path is {nvme_path}, which only stage 3 with `offload` uses: set both, "
             "or leave it out"
         )
     if bucket_megabytes <= 0:
-        raise ValueError(f"trainer.strategy: bucket_megabytes is {bucket_megabytes}: give a number above 0")
+        raise UserError(f"trainer.strategy: bucket_megabytes is {bucket_megabytes}: give a number above 0")
     timeout = timedelta(seconds=timeout_seconds)
     size = bucket_megabytes * MEGABYTE
     memory = (size, persistent_elements, gather_to_sample)

@@ -15,6 +15,8 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from strategies.errors import UserError
+
 STYLES: dict[str, Callable[[], ParallelStyle]] = {
     "colwise": ColwiseParallel,
     "rowwise": RowwiseParallel,
@@ -35,11 +37,11 @@ def parallelize(network: nn.Module, mesh: DeviceMesh, plan: Mapping[str, str]) -
         plan: a module's name, with `*` for a number → one of `STYLES` or `WHOLE`.
 
     Raises:
-        ValueError: the plan asks for another style.
+        UserError: the plan asks for another style.
     """
     unknown = sorted(set(plan.values()) - STYLES.keys() - WHOLE.keys())
     if unknown:
-        raise ValueError(
+        raise UserError(
             f"trainer.strategy: the network's tensor-parallel plan asks for `{'`, `'.join(unknown)}`, which "
             "strategies.tensor_parallel does not have: use strategies.fsdp"
         )

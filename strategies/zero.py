@@ -19,9 +19,10 @@ from lightning.pytorch.strategies.deepspeed import remove_module_hooks
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from strategies.gathering import gathered, release_prefetched, whole
-from strategies.restore import restore, set_master
-from strategies.saved import open_checkpoint
+from strategies.checkpoints.checkpoint import open_checkpoint
+from strategies.checkpoints.restore import restore, set_master
+from strategies.errors import UserError
+from strategies.zero_gather import full_tensor, release_prefetched, unsharded
 
 MEGABYTE = 10**6  # bytes
 
@@ -131,7 +132,7 @@ class ZeRO(DeepSpeedStrategy):
         module = self.lightning_module
         assert module is not None
         if module.trainer.gradient_clip_algorithm == "value":
-            raise ValueError(
+            raise UserError(
                 "trainer.gradient_clip_algorithm is `value`: DeepSpeed clips by norm only; use `norm`, or "
                 "another strategy"
             )
@@ -174,7 +175,7 @@ class ZeRO(DeepSpeedStrategy):
         return network
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Under manual optimisation the engine's forward is that of a micro-batch (`accumulating`): it begins
+        """Under manual optimisation the engine's forward is that of a micro-batch (`microbatch`): it begins
         what a backward adds to the gradients."""
         module = self.lightning_module
         assert module is not None
@@ -182,7 +183,7 @@ class ZeRO(DeepSpeedStrategy):
             return super().training_step(*args, **kwargs)
         return module.training_step(*args, **kwargs)
 
-    def accumulating(self, last: bool) -> nn.Module:
+    def microbatch(self, last: bool) -> nn.Module:
         """The engine, for the forward of one micro-batch under manual optimisation.
 
         Args:
@@ -202,7 +203,7 @@ class ZeRO(DeepSpeedStrategy):
         tensor."""
         return self.deepspeed_engine.get_global_grad_norm()
 
-    def norm_of(self, network: nn.Module) -> Tensor:
+    def grad_norm(self, network: nn.Module) -> Tensor:
         """The norm of one network's gradients, before the optimizer step that comes now; no parameter group
         may hold another network's parameters too."""
         optimizer = self.deepspeed_engine.optimizer
@@ -298,7 +299,7 @@ class ZeRO(DeepSpeedStrategy):
         another strategy.
 
         Raises:
-            ValueError: it is none, or not of this network.
+            UserError: it is none, or not of this network.
         """
         assert self.lightning_module is not None
         if self.nvme:  # DeepSpeed copies its files beside the checkpoint
@@ -311,24 +312,24 @@ class ZeRO(DeepSpeedStrategy):
     # --- what a stage asks for
 
     @contextmanager
-    def gathered(self, network: nn.Module) -> Iterator[None]:
+    def unsharded(self, network: nn.Module) -> Iterator[None]:
         """While it lasts, for many forwards in a row and no gradients: all parameters whole on every rank, or
-        those of blocks gathered one by one, as long as `anywhere` keeps the ranks in step."""
+        those of blocks gathered one by one, as long as `any_rank` keeps the ranks in step."""
         if not self.zero_stage_3:
             yield
             return
         release_prefetched(self.deepspeed_engine)
         blocks = () if self.gather_to_sample else network.blocks()  # type: ignore[operator]
-        with torch.no_grad(), gathered(network, apart=blocks):
+        with torch.no_grad(), unsharded(network, apart=blocks):
             yield
 
-    def anywhere(self, flag: Tensor) -> Tensor:
+    def any_rank(self, flag: Tensor) -> Tensor:
         """Whether something is so on this rank or, where ranks must keep in step, on any."""
         if not self.zero_stage_3 or self.gather_to_sample:
             return flag
         return self.reduce(flag.int(), reduce_op="max")
 
-    def whole_state(self, module: nn.Module) -> dict[str, Tensor]:
+    def full_state_dict(self, module: nn.Module) -> dict[str, Tensor]:
         """Whole fp32 tensors in CPU memory on the first rank, nothing on the others; every rank must ask.
 
         One parameter at a time is whole on the other ranks.
@@ -337,7 +338,7 @@ class ZeRO(DeepSpeedStrategy):
         state: dict[str, Tensor] = {}
         for name, tensor in module.state_dict(keep_vars=True).items():
             if id(tensor) not in found:
-                value = whole(tensor)
+                value = full_tensor(tensor)
                 if self.is_global_zero:
                     found[id(tensor)] = value.detach().to("cpu", copy=True)
                 else:

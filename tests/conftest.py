@@ -101,7 +101,7 @@ def tiny_files(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tiny_files):
     """The directory of a small BPE tokenizer."""
-    from experiments.tokenizer import train
+    from experiments.commands.tokenizer import train
 
     files = [str(tiny_files / "a.train.jsonl"), str(tiny_files / "b.train.jsonl")]
     train(files, 330, str(tiny_files / "tokenizer"))
@@ -165,7 +165,7 @@ class Commands:
 @pytest.fixture(scope="session")
 def tiny_stages(tiny_files, tiny_tokenizer, tmp_path_factory):
     """The four stages, run once; gives their command lines and, in `out`, their folders."""
-    from experiments.cli import main
+    from experiments.cli.program import main
 
     commands = Commands(tiny_files, tiny_tokenizer, tmp_path_factory.mktemp("runs"))
     for name, steps in (("pretrain", 60), ("sft", 30), ("reward", 60), ("ppo", 32)):

@@ -13,14 +13,14 @@ import lightning as L
 import torch
 from safetensors.torch import load_file
 
-from experiments.ranks.ports import free_port
+from experiments.distributed.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 600  # for all command lines together
 
 WORKER = """
 import json, sys
-from experiments.cli import main
+from experiments.cli.program import main
 for line in json.load(open(sys.argv[1])):
     print("RUN", line[line.index("--run") + 1], file=sys.stderr, flush=True)
     if main(line):

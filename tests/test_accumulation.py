@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from transformers import AutoModelForSequenceClassification
 
 from datamodules import InstructionData, PreferenceData
-from experiments.cli import main
+from experiments.cli.program import main
 from modules import SFTModule
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,7 +91,7 @@ def test_the_rows_are_uneven_enough_to_tell(tiny_stages):
         micro_batch_size=1,
     )
     data.setup()
-    plan = data.plan()
+    plan = data.sampler()
     shares = data.splits["train"].weights[plan.rows(0)] / plan.normalizer(0)
     assert abs(shares - 1 / 8).max() > 0.05
 

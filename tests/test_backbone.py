@@ -9,10 +9,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache
 
 from datamodules.collate import packed_blocks, token_rows
-from modules.backbone import LanguageModel, attention_mask, disable_dropout
-from modules.blocks import repeated_blocks
+from experiments.plan.network_sizes import sizes
+from modules.backbone import LanguageModel, attention_mask, disable_dropout, repeated_blocks
 from modules.generation import generate
-from modules.sizes import sizes
 
 SMALL = {
     "llama": {
@@ -177,7 +176,7 @@ def test_without_dropout_training_mode_is_deterministic():
 def test_recomputed_blocks_give_the_same_gradients_and_keep_far_less(model_type):
     """With dropout, whose numbers are drawn again; the same operations on the same numbers: to the bit."""
     plain, recomputed = network(model_type).train(), network(model_type).train()
-    recomputed.recompute_blocks()
+    recomputed.enable_activation_checkpointing()
     ids = torch.randint(0, 97, (4, 64), generator=torch.Generator().manual_seed(0))
     batch = packed_blocks(ids.numpy(), torch.zeros_like(ids).numpy(), [0] * 4)
     kept = []
@@ -203,7 +202,7 @@ def test_recomputed_blocks_decode_with_their_cache_in_training_mode():
     model = network().train()
     prompt, mask = torch.arange(1, 9)[None], torch.ones(1, 8, dtype=torch.bool)
     expected = generate(model, prompt, mask, 6, eos_token_id=0, pad_token_id=0)[0]
-    model.recompute_blocks()
+    model.enable_activation_checkpointing()
     assert torch.equal(generate(model, prompt, mask, 6, eos_token_id=0, pad_token_id=0)[0], expected)
 
 
@@ -281,6 +280,6 @@ def test_a_network_without_repeated_blocks_is_refused_by_name():
     model = network()
     model.model.model.layers = torch.nn.Identity()
     with pytest.raises(ValueError, match="model: `llama` has no list of repeated blocks"):
-        model.recompute_blocks()
+        model.enable_activation_checkpointing()
     with pytest.raises(ValueError, match="`llama`"):
         repeated_blocks(model.model)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from datamodules import MixedCorpusData, Source
-from experiments.cli import main
+from experiments.cli.program import main
 
 TURN = {"task": "x", "language": "en"}
 GOOD = {"instruction": "Write.", "output": "a good film", **TURN}
@@ -311,7 +311,7 @@ def test_weights_that_cannot_be_read_are_refused_by_their_path(trivium, tiny_sta
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused(trivium, tiny_stages, tmp_path):
-    from experiments.tokenizer import train
+    from experiments.commands.tokenizer import train
 
     folder = str(tmp_path / "large")
     size = len(train([str(tiny_stages.files / "a.train.jsonl")], 400, folder))

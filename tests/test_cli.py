@@ -14,14 +14,16 @@ from jsonargparse import ArgumentParser
 from safetensors.torch import load_file
 
 import modules
-from experiments.cli import COMMANDS, main
+from experiments.cli.program import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "experiments" / "configs"
 
 
 def test_help_is_fast_and_imports_nothing_heavy():
-    code = "import sys, experiments.cli as c; c.main(['--help']); print(*sys.modules, file=sys.stderr)"
+    code = (
+        "import sys, experiments.cli.program as c; c.main(['--help']); print(*sys.modules, file=sys.stderr)"
+    )
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert time.perf_counter() - started < 2

@@ -16,12 +16,12 @@ import pytest
 import torch
 import yaml
 
-from experiments.cli import main
-from experiments.ranks.ports import free_port
+from experiments.cli.program import main
+from experiments.distributed.ports import free_port
 from tests.ranks import curve
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ROOT / "experiments" / "cluster"
+SCRIPTS = ROOT / "experiments" / "distributed"
 PAGE = (ROOT / "experiments/docs/cluster.md").read_text(encoding="utf-8")
 PATIENCE = 240  # seconds for what takes fifteen on a machine with nothing else to do
 LOSS = 1e-4  # fp32 sums in another order; `test_strategies.py` says more

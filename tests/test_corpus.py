@@ -16,7 +16,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datamodules import InstructionData, InstructionSource, MixedCorpusData, Source, plan, token_cache
+from datamodules import InstructionData, InstructionSource, MixedCorpusData, Source
+from datamodules.caching import token_cache
+from datamodules.sampling import step_sampler
 from modules import CausalLM
 
 LENGTH, GLOBAL = 32, 8
@@ -25,7 +27,7 @@ LENGTH, GLOBAL = 32, 8
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Windows and shards that tiny sources have several of."""
-    monkeypatch.setattr(plan, "WINDOW", 8)
+    monkeypatch.setattr(step_sampler, "WINDOW", 8)
     monkeypatch.setattr(token_cache, "BATCH_ROWS", 10)
     monkeypatch.setattr(token_cache, "SHARD_BYTES", 3000)
 
@@ -80,7 +82,7 @@ def texts_in(file):
 
 def realised(data, steps):
     """Tokens of each source (steps + 1, sources) after every step, counted in the batches themselves."""
-    given = batches(data, steps * data.plan().accumulate)
+    given = batches(data, steps * data.sampler().accumulate)
     found = np.zeros((steps + 1, 2))
     for batch in given:
         for source, row in zip(batch["source"].tolist(), batch["document_ids"], strict=True):
@@ -333,8 +335,8 @@ def test_a_source_that_still_grows_gives_the_same_batches_as_a_complete_one(stre
     assert_identical(early + late, batches(again, 200))
     # 200 micro-batches of 2, seven tenths of a: more than one epoch of it
     assert finished.mixture(50)["a"]["epochs"] > 1
-    rows = [row for batch in early + late for row in batch["rows"].tolist() if row < plan.WINDOW]
-    assert len(rows) >= plan.WINDOW
+    rows = [row for batch in early + late for row in batch["rows"].tolist() if row < step_sampler.WINDOW]
+    assert len(rows) >= step_sampler.WINDOW
 
 
 def test_a_streaming_epoch_has_every_block_once_shuffled_within_windows(streaming):
@@ -346,7 +348,9 @@ def test_a_streaming_epoch_has_every_block_once_shuffled_within_windows(streamin
         assert sorted(rows) == list(range(size))
         assert rows != sorted(rows)
         # place and row are in the same window
-        assert all(row // plan.WINDOW == place // plan.WINDOW for place, row in enumerate(rows))
+        assert all(
+            row // step_sampler.WINDOW == place // step_sampler.WINDOW for place, row in enumerate(rows)
+        )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -375,7 +379,7 @@ def test_epochs_and_receipt_of_a_source_that_grew_are_those_of_all_of_it(streami
 def test_half_an_epoch_ends_a_streaming_source_that_is_complete(streaming):
     data = complete(ready(streaming("finished", True)))
     blocks = data.splits["train"].blocks[0]
-    order = plan.Windowed(blocks, 0, "data.sources.a", 0.5)
+    order = step_sampler.Windowed(blocks, 0, "data.sources.a", 0.5)
     half = -(-len(blocks) // 2)
     assert order[half - 1] >= 0
     with pytest.raises(ValueError, match=r"data\.sources\.a has been seen 0\.5 times, its max_epochs"):
@@ -542,7 +546,7 @@ def test_two_ranks_that_go_on_train_on_the_same_rows_in_each_step(fresh, monkeyp
         monkeypatch.setattr(data, "ranks", lambda rank=rank: (2, rank))
         loader = data.train_dataloader()
         loader.load_state_dict({"step": 3})  # as saved by one rank
-        count = (steps - 3) * loader.plan.accumulate
+        count = (steps - 3) * loader.sampler.accumulate
         found = [batch for _, batch in zip(range(count), loader, strict=False)]
         for batch in found:
             assert float(batch["normalizer"]) == float(alone[4 * int(batch["step"])]["normalizer"])
@@ -584,5 +588,5 @@ def test_two_ranks_that_go_on_train_on_the_same_rows_in_each_step(fresh, monkeyp
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_a_mixture_that_cannot_be_is_refused_with_its_field(corpus, options, line):
-    (found,) = corpus(**options).problems(1)
+    (found,) = corpus(**options).config_errors(1)
     assert found.startswith(line)

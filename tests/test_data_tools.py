@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli import main
+from experiments.cli.program import main
 
 # 14 different words have 10 runs of five. With the last one changed, 9 runs are common of 11: 0.818; with the
 # last two, 8 of 12: 0.667. The same holds for 14 different characters.
@@ -439,7 +439,7 @@ def test_random_samples_follow_the_seed(corpus):
 
 
 def test_tokens_are_counted_with_a_tokenizer(corpus, tiny_tokenizer):
-    from datamodules.tokenizer import load_tokenizer, tokenize
+    from datamodules.rendering.tokenizer import load_tokenizer, tokenize
     from experiments.data.survey import survey
 
     file = corpus("rows.jsonl", "the film is good", "电影很好")
@@ -505,7 +505,7 @@ def test_inspect_refuses(corpus, tmp_path, capsys):
 
 
 def test_help_teaches_without_torch():
-    code = "import sys; from experiments.cli import main; main(['data', '-h']); print('torch' in sys.modules)"
+    code = "import sys, experiments.cli.program as c; c.main(['data', '-h']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *usage, imported = done.stdout.splitlines()
     assert imported == "False"

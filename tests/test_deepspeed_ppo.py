@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from experiments.cli import main
+from experiments.cli.program import main
 from tests.ranks import assert_weights, curve, run_ranks, weights, zero
 
 ZERO = (1, 2, 3)

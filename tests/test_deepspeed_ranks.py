@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments.cli import main
-from strategies.saved import open_checkpoint
+from experiments.cli.program import main
+from strategies.checkpoints.checkpoint import open_checkpoint
 from tests.ranks import assert_weights, curve, run_ranks, weights, zero
 
 LEG, LEGS = 3, (2, 1, 2)  # steps of a leg; ranks of each

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.cli import main
+from experiments.cli.program import main
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "experiments" / "docs"
@@ -30,7 +30,7 @@ BLOCKS = {d["data"]["class_path"]: d for d in DOCUMENTS if "data" in d}
 ROWS = [[json.loads(line) for line in block.splitlines()] for block in code("json")]
 
 
-class Parsed(Exception):
+class Parsed(BaseException):
     """A command line was accepted."""
 
 
@@ -53,7 +53,7 @@ def test_every_command_of_the_page_is_accepted(line, request, monkeypatch):
     program, *argv = shlex.split(line)
     assert program == "trivium"
     if argv[:2] == ["data", "receipt"]:  # its overrides are the stage's
-        from experiments.stage_cli import parse_data
+        from experiments.cli.parser import parse_data
 
         monkeypatch.chdir(ROOT)
         parse_data(["fit", *argv[2:]])
@@ -79,12 +79,12 @@ def test_the_page_names_every_data_command():
 
 def accepted(document: dict):
     """The data module of a YAML document; the model beside it, if any, is checked too."""
-    from datamodules.base import PlannedData
-    from experiments.config_errors import ConfigParser
+    from datamodules.base import TextDataModule
+    from experiments.cli.config_errors import ConfigParser
     from modules.stage import Stage
 
     parser = ConfigParser()
-    parser.add_subclass_arguments(PlannedData, "data")
+    parser.add_subclass_arguments(TextDataModule, "data")
     parser.add_subclass_arguments(Stage, "model", required=False)
     return parser.instantiate_classes(parser.parse_object(document)).data
 
@@ -95,7 +95,7 @@ def test_every_data_block_is_accepted_by_its_data_module(class_path, tiny_tokeni
     document["data"]["init_args"]["tokenizer"] = tiny_tokenizer
     data = accepted(document)
     assert f"datamodules.{type(data).__name__}" == class_path
-    assert data.problems(1) == []
+    assert data.config_errors(1) == []
     document["data"]["init_args"]["no_such_option"] = 1
     with pytest.raises(ValueError, match="no_such_option"):
         accepted(document)
@@ -116,10 +116,10 @@ def test_the_mixture_file_is_a_mixture(tmp_path, capsys):
 
 
 def test_every_row_of_the_page_is_read(tiny_tokenizer):
-    from datamodules.chats import ChatTemplate
     from datamodules.preference import comparison
-    from datamodules.rendering import InstructionTemplate
-    from datamodules.tokenizer import load_tokenizer
+    from datamodules.rendering.chat_template import ChatTemplate
+    from datamodules.rendering.templates import InstructionTemplate
+    from datamodules.rendering.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(tiny_tokenizer)
     instructions, chats, preferences = ROWS

@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
-from modules.backbone import LanguageModel, ScalarModel, load_causal_lm, load_scalar_model
-from modules.checkpoint import parent_problem, read_provenance, write_directory
+from modules.backbone import LanguageModel, ScalarModel
+from modules.hf_export import write_directory
+from modules.hf_load import load_causal_lm, load_scalar_model, parent_problem, read_provenance
 
 IDS = [[1, 20, 30, 40, 50, 60, 2], [1, 25, 35, 45, 2]]
 PLAIN = """

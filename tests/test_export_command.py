@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from experiments.cli import main
+from experiments.cli.program import main
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("pretrain", "sft", "reward", "ppo")
@@ -158,7 +158,7 @@ def test_what_cannot_be_exported_is_refused(last, tmp_path, capsys, monkeypatch)
 MEMORY = """
 import re, sys, threading
 from pathlib import Path
-from experiments.cli import main
+from experiments.cli.program import main
 
 def anonymous():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024

@@ -5,10 +5,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from modules.actor_critic import logprobs, values
 from modules.backbone import LanguageModel, ScalarModel
 from modules.generation import generate, uniforms
-from modules.rollout import join
+from modules.rollout import join, logprobs, values
 
 EOS, PAD, VOCABULARY = 2, 0, 40
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from datamodules import ChatTemplate, InstructionData, InstructionSource, InstructionTemplate, MixedTemplates
-from experiments.cli import main
+from experiments.cli.program import main
 
 SIZES = {"short": 90, "long": 40}
 WEIGHTS = {"short": 0.4, "long": 0.6}
@@ -129,8 +129,8 @@ def test_batches_hold_rows_of_both_and_their_normalizer(sources, tiny_tokenizer)
 def test_one_source_by_name_is_trained_as_the_files_alone(sources, tiny_tokenizer):
     named = ready({"long": sources["long"]}, tiny_tokenizer)
     alone = ready(sources["long"].train, tiny_tokenizer)
-    assert [named.plan().rows(n).tolist() for n in range(9)] == [
-        alone.plan().rows(n).tolist() for n in range(9)
+    assert [named.sampler().rows(n).tolist() for n in range(9)] == [
+        alone.sampler().rows(n).tolist() for n in range(9)
     ]
 
 
@@ -152,7 +152,7 @@ def test_a_source_has_its_own_template_or_the_common_one(sources, tiny_tokenizer
 def test_a_sources_impossible_template_is_refused(sources, tiny_tokenizer):
     sources["short"].template = InstructionTemplate(prompt="no place")
     data = InstructionData(sources, tiny_tokenizer)
-    (line,) = data.problems(1)
+    (line,) = data.config_errors(1)
     assert "has no {content}" in line
     assert line.startswith("data.train.short.template")
 
@@ -160,12 +160,12 @@ def test_a_sources_impossible_template_is_refused(sources, tiny_tokenizer):
 @pytest.mark.parametrize("weight", [0, -1, float("nan")])
 def test_a_weight_that_is_no_share_is_refused(sources, tiny_tokenizer, weight):
     sources["long"].weight = weight
-    lines = InstructionData(sources, tiny_tokenizer).problems(1)
+    lines = InstructionData(sources, tiny_tokenizer).config_errors(1)
     assert lines == [f"data.train.long.weight is {weight}: give a number above 0"]
 
 
 def test_no_source_is_refused(tiny_tokenizer):
-    assert InstructionData({}, tiny_tokenizer).problems(1) == [
+    assert InstructionData({}, tiny_tokenizer).config_errors(1) == [
         "data.train is empty: name at least one source"
     ]
 

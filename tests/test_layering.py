@@ -43,7 +43,7 @@ def test_experiments_brings_the_three_together():
     ("code", "found"),
     [
         ("def f():\n    from modules.rl import gae", {"modules"}),
-        ("import datamodules.plan as p, json", {"datamodules", "json"}),
+        ("import datamodules.sampling.step_sampler as p, json", {"datamodules", "json"}),
         ("from . import x", {"a relative import"}),
         ("import importlib\nimportlib.import_module('strategies.factory')", {"importlib", "strategies"}),
     ],

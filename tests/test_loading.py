@@ -13,7 +13,7 @@ from tests.ranks import run_code, zero
 
 CODE = """
 import json, os, sys, threading, time
-from experiments.cli import main
+from experiments.cli.program import main
 from modules import SFTModule
 
 def anonymous():

@@ -16,8 +16,8 @@ from datamodules import (
 )
 from datamodules.collate import packed_blocks
 from datamodules.instruction import Policies
-from datamodules.tokenizer import load_tokenizer
-from experiments.cli import main
+from datamodules.rendering.tokenizer import load_tokenizer
+from experiments.cli.program import main
 
 # A character tokenizer with three merges. Two of them would join the end of a prompt to the start of a reply,
 # which is how the first token of a reply gets lost on formats that end in ":" or a line end.

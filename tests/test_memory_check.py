@@ -13,13 +13,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from experiments import memory_check
-from experiments.cli import main
+from experiments.callbacks import memory_forecast
+from experiments.cli.parser import ParseOnly, parse
+from experiments.cli.program import main
 from experiments.plan import advice, budget
 from experiments.plan.account import account
-from experiments.plan.config import ParseOnly, read_run, run_of
+from experiments.plan.config import read_run, run_of
 from experiments.plan.strategy import Cut
-from experiments.stage_cli import build
 from tests.ranks import run_code
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,13 +133,13 @@ def test_checkpointing_is_advised_only_where_the_stage_has_it(tiny_stages):
     ],
 )
 def test_what_an_error_is_about(error, is_memory):
-    assert memory_check.ran_out(error) is is_memory
+    assert memory_forecast.ran_out(error) is is_memory
 
 
 LIMITED = """
 import os, resource, sys
 import torch, transformers
-from experiments.cli import main
+from experiments.cli.program import main
 if os.environ.get("RANK") == "0":  # of two ranks only the second has too little
     sys.exit(main(sys.argv[1:]))
 status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
@@ -210,7 +210,7 @@ def test_the_plan_of_a_fit_costs_less_than_a_second(tiny_stages):
     parsed = []
     for network in (WIDE, {**heads, **seven}):
         line = [*tiny_stages.stage("pretrain"), f"--model.init_args.config={json.dumps(network)}"]
-        parsed.append(build([*line, "--seed_everything=false"], ParseOnly).config["fit"])
+        parsed.append(parse([*line, "--seed_everything=false"], ParseOnly).config["fit"])
     account(run_of(parsed[0], 2), Cut("ddp", 2))  # imports
     begin = time.process_time()
     assert account(run_of(parsed[1], 2), Cut("ddp", 2)).peak > 100e9

@@ -13,7 +13,7 @@ import pytest
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from experiments.cli import main
+from experiments.cli.program import main
 from tests.ranks import run_ranks
 
 PERSISTENT = 20_000  # numbers: norms and attention's matrices stay whole under ZeRO-3, the others do not

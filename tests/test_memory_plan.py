@@ -10,16 +10,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.cli import main
+from experiments.cli.program import main
 from experiments.plan.account import account, choose, resting
+from experiments.plan.activations import (
+    Block,
+    block_bytes,
+    network_bytes,
+    recomputed_bytes,
+    tensor_parallel_share,
+)
 from experiments.plan.advice import most_helpful
+from experiments.plan.buffers import Moments, Options, Shape, gathered_bytes, moments
 from experiments.plan.config import read_run
-from experiments.plan.strategy import Cut, cut_of, widest
-from experiments.plan.words import size
-from modules.sizes import read_config, saved, sizes
-from strategies.activations import Block, block_bytes, network_bytes, recomputed_bytes, tensor_parallel_share
-from strategies.buffers import Moments, Options, Shape, gathered_bytes, moments
-from strategies.memory import (
+from experiments.plan.memory import (
     LAYOUTS,
     Account,
     Layout,
@@ -28,7 +31,10 @@ from strategies.memory import (
     logits_bytes,
     states_per_rank,
 )
-from strategies.scaling import low_rank_parameters
+from experiments.plan.network_sizes import read_config, saved, sizes
+from experiments.plan.scaling import low_rank_parameters
+from experiments.plan.strategy import Cut, cut_of, widest
+from experiments.plan.units import size
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "experiments" / "configs"
@@ -305,7 +311,7 @@ def test_updates_and_rollouts_take_turns():
 
 def test_parameters_alone_need_no_torch():
     code = (
-        "import sys, experiments.cli as c\n"
+        "import sys, experiments.cli.program as c\n"
         "c.main('plan --parameters 7.5e9 --devices 64 --json'.split())\n"
         "print(*sys.modules, file=sys.stderr)"
     )
@@ -744,7 +750,7 @@ def test_a_real_forward_keeps_what_the_plan_says():
     """Measured in a process of its own, within a twentieth."""
     code = (
         "import torch, json\n"
-        "from modules.backbone import LanguageModel, new_causal_lm\n"
+        "from modules.backbone import LanguageModel\nfrom modules.hf_load import new_causal_lm\n"
         "torch.set_num_threads(1)\n"
         "def anonymous():\n"
         "    lines = open('/proc/self/status').read().splitlines()\n"

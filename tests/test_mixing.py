@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules import mixing
-from datamodules.mixing import CHUNK, Schedule, temperature_weights
-from datamodules.plan import Mixed, Shuffled, StepLoader, StepPlan
+from datamodules.sampling import mixture_schedule
+from datamodules.sampling.mixture_schedule import CHUNK, MixtureSchedule, temperature_weights
+from datamodules.sampling.step_sampler import Mixed, Shuffled, StepLoader, StepSampler
 
 
 def skewed(sources, seed):
@@ -68,7 +68,7 @@ def taken(schedule, blocks):
 )
 def test_every_prefix_is_within_one_block_of_the_weights(weights):
     """The bound proved by Tijdeman (1980) is 1 − 1/(2n − 2); greedy schedules break 1 from 20 sources on."""
-    schedule = Schedule(weights)
+    schedule = MixtureSchedule(weights)
     draws = taken(schedule, 4000)
     assert farthest(draws, {0: weights}) < 1
     assert schedule.drawn(4000).tolist() == np.bincount(draws, minlength=len(weights)).tolist()
@@ -78,7 +78,7 @@ def test_every_prefix_is_within_one_block_of_the_weights(weights):
 def test_sixty_skewed_sources_are_within_one_block_over_20_000_blocks(seed):
     weights = skewed(60, seed)
     assert max(weights) / min(weights) > 100
-    assert farthest(taken(Schedule(weights), 20_000), {0: weights}) < 1
+    assert farthest(taken(MixtureSchedule(weights), 20_000), {0: weights}) < 1
 
 
 def test_sixty_skewed_sources_whose_weights_change_and_vanish_are_too():
@@ -88,7 +88,7 @@ def test_sixty_skewed_sources_whose_weights_change_and_vanish_are_too():
         weights = np.array(skewed(60, start)) * (rng.random(60) < 0.5)  # half of the sources rest
         phases[start] = weights.tolist()
     changes = {start: weights for start, weights in phases.items() if start}
-    assert farthest(taken(Schedule(phases[0], changes), 20_000), phases) < 1
+    assert farthest(taken(MixtureSchedule(phases[0], changes), 20_000), phases) < 1
 
 
 # --- hypothesis: any weights, any changes
@@ -105,7 +105,7 @@ def phased(draw):
 
 
 def scheduled(phases):
-    return Schedule(phases[0], {start: weights for start, weights in phases.items() if start})
+    return MixtureSchedule(phases[0], {start: weights for start, weights in phases.items() if start})
 
 
 @settings(max_examples=150, deadline=None)
@@ -131,7 +131,7 @@ def test_any_block_is_found_without_those_before_it(phases, chunk, blocks):
     expected = [whole[n] for n in range(300)]
     drawn = [whole.drawn(n).tolist() for n in blocks]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mixing, "CHUNK", chunk)
+        patch.setattr(mixture_schedule, "CHUNK", chunk)
         for block, counts in zip(blocks, drawn, strict=True):
             fresh = scheduled(phases)
             assert fresh[block] == expected[block]
@@ -145,23 +145,23 @@ def test_any_block_is_found_without_those_before_it(phases, chunk, blocks):
 
 @pytest.mark.parametrize("weights", [[0.5, 0.3, 0.2], skewed(60, 0)], ids=["3 sources", "60 sources"])
 def test_a_fresh_schedule_gives_any_block_as_the_sequential_one(weights):
-    sequential = Schedule(weights)
+    sequential = MixtureSchedule(weights)
     blocks = [*range(3), CHUNK - 1, CHUNK, CHUNK + 5, 3 * CHUNK - 1, 3 * CHUNK, 4 * CHUNK + 77]
     draws = taken(sequential, blocks[-1] + 1)
     for block in blocks:
-        assert Schedule(weights)[block] == (draws[block], draws[:block].count(draws[block]))
+        assert MixtureSchedule(weights)[block] == (draws[block], draws[:block].count(draws[block]))
         counts = np.bincount(draws[:block], minlength=len(weights)).tolist()
-        assert Schedule(weights).drawn(block).tolist() == counts
-    backwards = Schedule(weights)
+        assert MixtureSchedule(weights).drawn(block).tolist() == counts
+    backwards = MixtureSchedule(weights)
     assert [backwards[block][0] for block in reversed(blocks)] == [draws[b] for b in reversed(blocks)]
 
 
 def test_the_billionth_block_is_found_in_less_than_a_second():
     weights, far = skewed(60, 0), 10**9
     began = time.process_time()
-    source, before = Schedule(weights)[far]
+    source, before = MixtureSchedule(weights)[far]
     assert time.process_time() - began < 1  # the issue's promise; it takes about 0.1 s
-    schedule = Schedule(weights)
+    schedule = MixtureSchedule(weights)
     drawn, after = schedule.drawn(far), schedule.drawn(far + 1)
     assert drawn.sum() == far
     assert drawn[source] == before
@@ -171,7 +171,7 @@ def test_the_billionth_block_is_found_in_less_than_a_second():
 
 
 def test_weights_that_hold_at_a_block_are_told():
-    schedule = Schedule([3, 1], {10: [1, 0]})
+    schedule = MixtureSchedule([3, 1], {10: [1, 0]})
     assert schedule.weights().tolist() == schedule.weights(9).tolist() == [0.75, 0.25]
     assert schedule.weights(10).tolist() == schedule.weights(10**9).tolist() == [1, 0]
     assert schedule.target(12).tolist() == [7.5 + 2, 2.5]
@@ -181,7 +181,7 @@ def test_weights_that_hold_at_a_block_are_told():
 
 
 def test_a_mixed_order_takes_each_sources_rows_in_turn_without_repeats_within_its_epoch():
-    order = Mixed(Schedule([0.75, 0.25]), [Shuffled(6, 3), Shuffled(5, 4)], [0, 6])
+    order = Mixed(MixtureSchedule([0.75, 0.25]), [Shuffled(6, 3), Shuffled(5, 4)], [0, 6])
     rows = [order[n] for n in range(20)]
     small = [row for row in rows if row >= 6]
     large = [row for row in rows if row < 6]
@@ -193,10 +193,10 @@ def test_a_mixed_order_takes_each_sources_rows_in_turn_without_repeats_within_it
 
 def mixed_plan(micro=8, world=1, rank=0):
     sizes = [40, 25, 15]
-    schedule = Schedule([0.6, 0.3, 0.1], {24: [0.1, 0.0, 0.9]})
+    schedule = MixtureSchedule([0.6, 0.3, 0.1], {24: [0.1, 0.0, 0.9]})
     orders = [Shuffled(size, seed) for seed, size in enumerate(sizes)]
     lengths = np.random.default_rng(0).integers(3, 40, sum(sizes))
-    return StepPlan(Mixed(schedule, orders, [0, 40, 65]), lengths, lengths - 1, 8, micro, world, rank)
+    return StepSampler(Mixed(schedule, orders, [0, 40, 65]), lengths, lengths - 1, 8, micro, world, rank)
 
 
 @pytest.mark.parametrize(("micro", "world"), [(8, 1), (2, 1), (2, 2), (1, 4), (1, 8)])
@@ -243,11 +243,11 @@ def test_temperature_weights_by_hand(temperature, expected):
 @pytest.mark.parametrize("weights", [[], [0, 0], [-1, 2], [float("nan"), 1], [float("inf"), 1]], ids=str)
 def test_impossible_weights_are_refused(weights):
     with pytest.raises(ValueError, match="give positive numbers"):
-        Schedule(weights)
+        MixtureSchedule(weights)
     with pytest.raises(ValueError, match="give positive numbers"):
-        Schedule([1] * len(weights) or [1], {5: weights})
+        MixtureSchedule([1] * len(weights) or [1], {5: weights})
 
 
 def test_another_number_of_weights_is_refused():
     with pytest.raises(ValueError, match="give one for each source, 0 for none"):
-        Schedule([1, 1], {5: [1, 1, 1]})
+        MixtureSchedule([1, 1], {5: [1, 1, 1]})

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from datamodules import InstructionData, InstructionSource, PreferenceData
-from datamodules.packing import best_fit_decreasing
+from datamodules.caching.packing import best_fit_decreasing
 from modules import RewardModule, SFTModule
 from modules.backbone import LanguageModel, ScalarModel, disable_dropout
 from modules.losses import ranking_loss
@@ -189,7 +189,7 @@ def test_every_row_comes_once_in_an_epoch_of_packs(tiny_files, tiny_tokenizer):
     packs = len(data.splits["train"])
     seen = []
     for step in range(packs):  # four epochs: as many steps of four packs
-        for pack in data.plan().rows(step):
+        for pack in data.sampler().rows(step):
             seen += members(data, {"rows": torch.tensor([pack])})[0]
     assert np.bincount(seen).tolist() == [4] * 96
 
@@ -362,7 +362,9 @@ def test_a_reward_model_is_trained_on_packs_to_the_end_where_its_offset_is_taken
 
 def test_a_capacity_below_the_longest_row_is_refused(tiny_files, tiny_tokenizer):
     data = InstructionData("x.jsonl", tiny_tokenizer, max_length=64, packing=63)
-    assert [line for line in data.problems(1) if "packing" in line] == ["data.packing is 63: give 64 or more"]
+    assert [line for line in data.config_errors(1) if "packing" in line] == [
+        "data.packing is 63: give 64 or more"
+    ]
     with pytest.raises(ValueError, match=r"data.packing is 20, but the longest row has \d+ tokens: raise it"):
         instructions(tiny_files, tiny_tokenizer, packing=20)
 

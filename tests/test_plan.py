@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datamodules.mixing import Schedule
-from experiments.cli import main
+from datamodules.sampling.mixture_schedule import MixtureSchedule
+from experiments.cli.program import main
 from experiments.plan.mixture import mixture_plan
 from experiments.plan.mixture_file import EXAMPLE, Change, Source
 from tests.conftest import CONFIGS
@@ -152,7 +152,7 @@ def test_the_plan_is_what_the_data_modules_schedule_draws_within_a_block():
     names = ["a", "b", "c"]
     sources = {name: Source(10**6, weight) for name, weight in zip(names, weights, strict=True)}
     changes = [Change(3700 * block, dict(zip(names, later, strict=True)))]
-    drawn = Schedule(weights, {3700: later}).drawn(blocks)
+    drawn = MixtureSchedule(weights, {3700: later}).drawn(blocks)
     found = mixture_plan(sources, blocks * block, changes=changes)
     for each, count in zip(found.values(), drawn, strict=True):
         assert abs(each.tokens / block - count) < 1
@@ -323,7 +323,7 @@ def test_the_helps_example_is_a_plan_within_its_limits(plan):
 
 def test_the_help_teaches_and_imports_nothing_heavy():
     code = (
-        "import sys, experiments.cli as c\n"
+        "import sys, experiments.cli.program as c\n"
         "try: c.main(['plan', '--help'])\n"
         "finally: print(*sys.modules, file=sys.stderr)"
     )

@@ -6,7 +6,7 @@ import torch
 
 from datamodules import PromptData
 from modules import PPOModule
-from modules.doctor import check_first_ratio
+from modules.ppo_checks import check_first_ratio
 
 
 def test_a_ratio_other_than_one_at_the_first_step_is_an_error():

@@ -5,7 +5,7 @@ import pytest
 
 from datamodules import ChatTemplate, PreferenceData
 from datamodules.preference import comparison, ratings_of
-from datamodules.segments import Refused, Unusable
+from datamodules.rendering.segments import BadRow, DropRow
 
 ASK = {"instruction": "Write."}
 
@@ -80,7 +80,7 @@ def test_a_pair_and_its_reverse_always_add_up_to_one():
     ids=str,
 )
 def test_ratings_that_do_not_rate_every_reply_are_refused(given):
-    with pytest.raises(Refused, match="`ratings`"):
+    with pytest.raises(BadRow, match="`ratings`"):
         ratings_of(given, 2)
 
 
@@ -106,7 +106,7 @@ def test_agreement_is_the_share_who_chose_so(share):
 
 @pytest.mark.parametrize("share", [0.5, 0.2, 0, 1.01, 75, "0.75", float("nan")], ids=str)
 def test_an_agreement_that_says_nothing_is_refused(share):
-    with pytest.raises(Refused, match="`agreement` is no share above 0.5 and at most 1"):
+    with pytest.raises(BadRow, match="`agreement` is no share above 0.5 and at most 1"):
         comparison({**ASK, "chosen": "a", "rejected": "b", "agreement": share})
 
 
@@ -137,7 +137,7 @@ def test_conversations_that_differ_in_their_last_message_share_the_rest():
     ids=range(8),
 )
 def test_conversations_that_differ_elsewhere_are_left_out(chosen, rejected):
-    with pytest.raises(Unusable):
+    with pytest.raises(DropRow):
         comparison({"chosen": chosen, "rejected": rejected})
 
 
@@ -158,7 +158,7 @@ def test_conversations_that_differ_elsewhere_are_left_out(chosen, rejected):
     ids=range(10),
 )
 def test_rows_of_a_wrong_type_are_refused(row):
-    with pytest.raises(Refused):
+    with pytest.raises(BadRow):
         comparison(row)
 
 

@@ -19,8 +19,8 @@ import lightning as L
 import psutil
 import pytest
 
-from experiments.ranks.ports import free_port
-from experiments.ranks.run import differences
+from experiments.distributed.ports import free_port
+from experiments.distributed.ranks import differences
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUND = 30  # seconds from a rank's death to the end of the others
@@ -29,7 +29,7 @@ SERVER = multiprocessing.get_context("forkserver")
 os.environ.setdefault(
     "TORCH_CPP_LOG_LEVEL", "ERROR"
 )  # the server imports torch before a command could say so
-SERVER.set_forkserver_preload(["experiments.stage_cli", "deepspeed"])
+SERVER.set_forkserver_preload(["experiments.commands.fit", "deepspeed"])
 # what Lightning says at every start; none of it may come twice
 LIGHTNING = (
     "Seed set",
@@ -64,7 +64,7 @@ def rank_of_torchrun(line, env, folder, name):
     os.environ.update(env)
     for stream, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(folder / f"{name}.{stream}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
-    from experiments.cli import main
+    from experiments.cli.program import main
 
     multiprocessing.set_start_method("fork", force=True)  # of data workers: a child inherits the server's
     os._exit(main(line))
@@ -382,9 +382,9 @@ def test_a_mistake_that_all_ranks_meet_is_told_once(start, rows, tiny_files, tmp
 
 ALONE = """
 import os, sys
-from experiments.cli import main
-from experiments.ranks.launcher import TOLD
-from experiments.ranks.run import ranks
+from experiments.cli.program import main
+from experiments.distributed.launcher import TOLD
+from experiments.distributed.ranks import ranks
 assert main(sys.argv[1:]) == 0
 assert ranks.store is None
 assert not [name for name in TOLD if name in os.environ]

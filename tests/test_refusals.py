@@ -10,12 +10,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from datamodules import InstructionData, PromptData
-from experiments.cli import main
-from experiments.refusals import refusing
+from experiments.cli.program import main
+from experiments.cli.user_errors import exit_code_of
+from experiments.plan.network_sizes import read_config
 from modules import CausalLM, PPOModule, SFTModule
-from modules.backbone import load_causal_lm, load_scalar_model, new_causal_lm
-from modules.checkpoint import parent_problem
-from modules.sizes import read_config
+from modules.hf_load import load_causal_lm, load_scalar_model, new_causal_lm, parent_problem
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def refused(tiny_stages, tmp_path, capsys):
 
 
 def test_a_trainer_that_lightning_will_not_build_is_one_line(capsys):
-    assert refusing(lambda: L.Trainer(accelerator="cpu", devices=0, logger=False)) == 2
+    assert exit_code_of(lambda: L.Trainer(accelerator="cpu", devices=0, logger=False)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("trivium: ")
     assert "devices" in line

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datamodules.chats import ChatTemplate
-from datamodules.encoding import Encoded, double_bos, encode_batch, ends_with_eos
-from datamodules.rendering import InstructionTemplate, MixedTemplates, Template
-from datamodules.segments import Refused, Segment, Unusable
-from datamodules.tokenizer import load_tokenizer
+from datamodules.rendering.chat_template import ChatTemplate
+from datamodules.rendering.segments import BadRow, DropRow, Segment
+from datamodules.rendering.templates import InstructionTemplate, MixedTemplates, Template
+from datamodules.rendering.tokenize import Encoded, double_bos, encode_batch, ends_with_eos
+from datamodules.rendering.tokenizer import load_tokenizer
 
 SHORT = "Q:{content}A:"
 BOS, EOS = Segment("<s>", False, True), Segment("</s>", True, True)
@@ -191,15 +191,15 @@ def test_the_prompt_of_training_is_the_prompt_of_generation_and_a_given_start_fo
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"output": None}, Refused, "no `output` (it has `instruction`)"),
-        ({"output": 3}, Refused, "`output` is int, not text"),
-        ({"instruction": ["a"]}, Refused, "`instruction` is list, not text"),
-        ({"input": 3}, Refused, "`input` is int, not text"),
-        ({"system": 3}, Refused, "`system` is int, not text"),
-        ({"steps": 3}, Refused, "`steps` is int, not text or a list of texts"),
-        ({"steps": ["a", 3]}, Refused, "`steps` is list, not text or a list of texts"),
-        ({"instruction": " "}, Unusable, "empty `instruction`"),
-        ({"output": "\n"}, Unusable, "empty `output`"),
+        ({"output": None}, BadRow, "no `output` (it has `instruction`)"),
+        ({"output": 3}, BadRow, "`output` is int, not text"),
+        ({"instruction": ["a"]}, BadRow, "`instruction` is list, not text"),
+        ({"input": 3}, BadRow, "`input` is int, not text"),
+        ({"system": 3}, BadRow, "`system` is int, not text"),
+        ({"steps": 3}, BadRow, "`steps` is int, not text or a list of texts"),
+        ({"steps": ["a", 3]}, BadRow, "`steps` is list, not text or a list of texts"),
+        ({"instruction": " "}, DropRow, "empty `instruction`"),
+        ({"output": "\n"}, DropRow, "empty `output`"),
     ],
 )
 def test_a_missing_field_is_refused_and_a_blank_one_dropped(tokenizer, template, change, error, message):
@@ -264,7 +264,7 @@ def test_a_template_that_changes_earlier_turns_can_still_train_the_last(tiny_tok
         "{% if add_generation_prompt %}{{ 'a:' }}{% endif %}"
     )
     row = chat("q", "thought#b", "r", "thought#c")
-    with pytest.raises(Unusable, match="changes earlier turns"):
+    with pytest.raises(DropRow, match="changes earlier turns"):
         ChatTemplate().segments(row, 0, tokenizer)
     assert texts(ChatTemplate("last").segments(row, 0, tokenizer)) == [
         *[("u:q</s>a:b</s>u:r</s>a:", False), ("thought#c", True), ("</s>", True)]
@@ -311,16 +311,16 @@ def test_special_tokens_are_hidden_in_every_field_that_a_template_may_read(tiny_
 @pytest.mark.parametrize(
     ("messages", "error", "reason"),
     [
-        ([("user", "a")], Unusable, "no assistant turn"),
-        ([("assistant", "a"), ("user", "b")], Unusable, "begins with the assistant"),
-        ([("robot", "a"), ("assistant", "b")], Unusable, "robot"),
-        ([("user", "a"), ("assistant", " ")], Unusable, "empty reply"),
-        ([("user", None), ("assistant", "b")], Unusable, "a message without content"),
-        ([(None, "a"), ("assistant", "b")], Unusable, "a message without role"),
-        ([("user", 3), ("assistant", "b")], Refused, "`content` of a message is int, not text"),
-        ([], Unusable, "empty `messages`"),
-        (None, Refused, "no `messages`"),
-        ("a", Refused, "`messages` is str, not a list"),
+        ([("user", "a")], DropRow, "no assistant turn"),
+        ([("assistant", "a"), ("user", "b")], DropRow, "begins with the assistant"),
+        ([("robot", "a"), ("assistant", "b")], DropRow, "robot"),
+        ([("user", "a"), ("assistant", " ")], DropRow, "empty reply"),
+        ([("user", None), ("assistant", "b")], DropRow, "a message without content"),
+        ([(None, "a"), ("assistant", "b")], DropRow, "a message without role"),
+        ([("user", 3), ("assistant", "b")], BadRow, "`content` of a message is int, not text"),
+        ([], DropRow, "empty `messages`"),
+        (None, BadRow, "no `messages`"),
+        ("a", BadRow, "`messages` is str, not a list"),
     ],
 )
 def test_a_chat_that_cannot_be_used_says_why(tokenizer, messages, error, reason):
@@ -331,7 +331,7 @@ def test_a_chat_that_cannot_be_used_says_why(tokenizer, messages, error, reason)
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(joining):
-    with pytest.raises(Refused, match="no chat template"):
+    with pytest.raises(BadRow, match="no chat template"):
         ChatTemplate().segments(chat("a", "b"), 0, joining)
 
 
@@ -384,13 +384,15 @@ def test_each_row_is_written_by_its_template(tokenizer):
 
 def test_problems_of_templates_name_the_field():
     nested = MixedTemplates({"x": InstructionTemplate("Q"), "y": ChatTemplate()}, {"x": 0, "z": 1})
-    assert nested.problems() == [
+    assert nested.config_errors() == [
         "data.template.templates.x.prompt has no {content}: the instruction would be lost",
         "data.template.weights names x, z, but the templates are x, y",
         "data.template.weights.x is 0: give a positive number",
     ]
-    assert mixed({"a": 1}).problems() == []
-    assert MixedTemplates({}).problems() == ["data.template.templates is empty: name one or more templates"]
+    assert mixed({"a": 1}).config_errors() == []
+    assert MixedTemplates({}).config_errors() == [
+        "data.template.templates is empty: name one or more templates"
+    ]
 
 
 def test_all_templates_can_be_written_in_yaml():
@@ -403,19 +405,19 @@ def test_all_templates_can_be_written_in_yaml():
     parser.add_function_arguments(data)
     yaml = """
     template:
-      class_path: datamodules.rendering.MixedTemplates
+      class_path: datamodules.rendering.templates.MixedTemplates
       init_args:
         templates:
           plain:
-            class_path: datamodules.rendering.InstructionTemplate
+            class_path: datamodules.rendering.templates.InstructionTemplate
             init_args: {style: alpaca, system: Be kind.}
           chat:
-            class_path: datamodules.chats.ChatTemplate
+            class_path: datamodules.rendering.chat_template.ChatTemplate
             init_args: {train_on: last}
         weights: {plain: 3, chat: 1}
     """
     template = parser.instantiate_classes(parser.parse_string(yaml)).template
-    assert template.problems() == []
+    assert template.config_errors() == []
     assert repr(template) == repr(
         MixedTemplates(
             {"chat": ChatTemplate("last"), "plain": InstructionTemplate(style="alpaca", system="Be kind.")},

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, model_checkpoint
 from safetensors.torch import load_file
 
-from experiments.cli import main
+from experiments.cli.program import main
 from tests.ranks import curve
 
 COMMON = ["--trainer.log_every_n_steps=1", "--trainer.limit_val_batches=0"]
@@ -24,8 +24,8 @@ PPO = ["--trainer.max_steps=24", "--data.init_args.global_batch_size=16", "--mod
 PPO += ["--model.init_args.kl_horizon=64", "--model.init_args.min_lr_ratio=0.1"]
 
 
-class Killed(Exception):
-    """Stands for a power cut: not an error that anything may catch and tidy up after."""
+class Killed(BaseException):
+    """Stands for a power cut: no error that anything may catch and tidy up after."""
 
 
 class Watch(Callback):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from experiments.cli import main
-from strategies.scaling import (
+from experiments.cli.program import main
+from experiments.plan.scaling import (
     FITS,
     forward_flops_per_token,
     loss,
@@ -83,8 +83,8 @@ def test_forward_flops_are_those_that_torch_counts():
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
+    from experiments.plan.network_sizes import build, read_config, sizes
     from experiments.plan.work import forward_flops
-    from modules.sizes import build, read_config, sizes
 
     for config in (
         {"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}

@@ -15,8 +15,8 @@ from datasets import Dataset, DatasetDict, Features, Json, List, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datamodules import readers, sources
-from datamodules.sources import Record, cache_folder, fingerprint, read_rows, size_bytes
+from datamodules.reading import files, sources
+from datamodules.reading.sources import Record, cache_folder, fingerprint, read_rows, size_bytes
 
 GOOD = b'{"text": "good"}'
 ROW = {"text": "good"}
@@ -85,7 +85,7 @@ BAD_LINES = [
 def test_a_bad_line_is_named_and_the_next_is_read(tmp_path, line, problem, packed, ending):
     file = tmp_path / ("x.jsonl.gz" if packed else "x.jsonl")
     data = GOOD + b"\n" + line + ending + GOOD + ending
-    file.write_bytes(gzip.compress(data) if packed else data)
+    file.write_bytes(gzip.compress(data, mtime=0) if packed else data)
     expected = problem.replace("of the file", "of the unpacked file") if packed else problem
     assert read(file) == [
         (f"{file}:1", ROW, None),
@@ -133,7 +133,7 @@ def test_a_byte_order_mark_is_stripped_and_counts_as_bytes_but_not_as_a_column(t
 def test_a_byte_that_is_not_utf_8_after_a_long_line_is_counted_from_the_files_beginning(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(readers, "MAX_LINE", 20)
+    monkeypatch.setattr(files, "MAX_LINE", 20)
     file = tmp_path / "x.jsonl"
     file.write_bytes(b"x" * 100 + b"\n" + b"\xff\n")
     assert read(file)[1] == (f"{file}:2", None, "is not UTF-8 (byte 101 of the file)")
@@ -142,7 +142,7 @@ def test_a_byte_that_is_not_utf_8_after_a_long_line_is_counted_from_the_files_be
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b""], ids=["LF", "CRLF", "end of file"])
 @pytest.mark.parametrize(("size", "kept"), [(16, True), (17, False), (18, False), (19, False), (200, False)])
 def test_a_line_of_more_than_the_limit_is_named_whatever_ends_it(tmp_path, monkeypatch, size, kept, ending):
-    monkeypatch.setattr(readers, "MAX_LINE", 16)
+    monkeypatch.setattr(files, "MAX_LINE", 16)
     file = tmp_path / "x.jsonl"
     file.write_bytes(GOOD + b"\n" + GOOD.replace(b" ", b" " * (size - 15)) + ending)
     assert read(file)[1:] == [
@@ -204,7 +204,7 @@ def test_a_file_of_30_mb_is_streamed(tmp_path, kind):
 def test_a_truncated_gz_gives_the_rows_before_the_break(tmp_path, kind):
     rows = [{"text": os.urandom(300).hex()} for _ in range(400)]
     text = "\n".join(map(json.dumps, rows)) if kind == "jsonl" else json.dumps(rows)
-    packed = gzip.compress(text.encode())
+    packed = gzip.compress(text.encode(), mtime=0)
     file, after = tmp_path / f"x.{kind}.gz", json_lines(tmp_path / "y.jsonl", [ROW])
     file.write_bytes(packed[: len(packed) // 2])
     *whole, broken, last = read([file, after])
@@ -221,7 +221,7 @@ def test_a_truncated_gz_gives_the_rows_before_the_break(tmp_path, kind):
 
 def test_a_gz_cut_off_in_its_header_or_with_a_wrong_checksum_is_told(tmp_path):
     file = tmp_path / "x.jsonl.gz"
-    packed = gzip.compress(GOOD + b"\n")
+    packed = gzip.compress(GOOD + b"\n", mtime=0)
     file.write_bytes(packed[:5])
     assert [record.where for record in read(file)] == [f"{file}:1"]
     file.write_bytes(packed[:-8] + bytes(4) + packed[-4:])
@@ -244,7 +244,7 @@ def test_a_gz_corrupt_in_the_middle_ends_where_it_breaks(tmp_path):
 
 def test_several_gz_members_are_one_file(tmp_path):
     file = tmp_path / "x.JSONL.GZ"
-    file.write_bytes(gzip.compress(GOOD + b"\n") + gzip.compress(GOOD + b"\n"))
+    file.write_bytes(gzip.compress(GOOD + b"\n", mtime=0) + gzip.compress(GOOD + b"\n", mtime=0))
     assert [record.where for record in read(file)] == [f"{file}:1", f"{file}:2"]
 
 
@@ -294,7 +294,7 @@ def test_an_array_that_does_not_end_well_is_told_after_its_rows(tmp_path, text):
 
 
 def test_rows_of_an_array_may_cross_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "BLOCK", 3)
+    monkeypatch.setattr(files, "BLOCK", 3)
     rows = [{"text": "é😀" * i, "n": 12345.5, "b": [True, None]} for i in range(30)]
     file = tmp_path / "x.json"
     file.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -312,7 +312,7 @@ def test_a_json_file_may_also_hold_lines(tmp_path):
 def test_a_text_file_is_one_row(tmp_path):
     file = tmp_path / "x.txt"
     file.write_bytes(b"\xef\xbb\xbfone\r\n\r\ntwo\n")
-    (tmp_path / "y.md.gz").write_bytes(gzip.compress(b"three"))
+    (tmp_path / "y.md.gz").write_bytes(gzip.compress(b"three", mtime=0))
     assert read([file, tmp_path / "y.md.gz"]) == [
         (f"{file}, row 1", {"text": "one\n\ntwo\n"}, None),
         (f"{tmp_path}/y.md.gz, row 1", {"text": "three"}, None),
@@ -329,7 +329,7 @@ def test_a_text_file_is_one_row(tmp_path):
     ids=["not UTF-8", "binary", "too long"],
 )
 def test_a_bad_text_file_is_named(tmp_path, monkeypatch, data, problem):
-    monkeypatch.setattr(readers, "MAX_TEXT", 50_000_000)
+    monkeypatch.setattr(files, "MAX_TEXT", 50_000_000)
     file = tmp_path / "x.txt"
     file.write_bytes(data)
     assert read(file) == [(f"{file}, row 1", None, problem)]
@@ -450,9 +450,9 @@ def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path):
     [
         ("x.jsonl", b"", "{file} is empty"),
         ("x.txt", b"\xef\xbb\xbf", "{file} is empty"),
-        ("x.jsonl.gz", gzip.compress(b""), "{file} is empty"),
+        ("x.jsonl.gz", gzip.compress(b"", mtime=0), "{file} is empty"),
         ("x.jsonl.gz", GOOD, "{file} ends in .gz but is not packed with gzip: rename it"),
-        ("x.jsonl", gzip.compress(GOOD), "{file} is packed with gzip: add .gz to its name"),
+        ("x.jsonl", gzip.compress(GOOD, mtime=0), "{file} is packed with gzip: add .gz to its name"),
         (
             "x.jsonl",
             '{"text": "a"}\n'.encode("utf-16"),
@@ -460,7 +460,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path):
         ),
         (
             "x.json.gz",
-            gzip.compress(b"\xfe\xff" + "[]".encode("utf-16-be")),
+            gzip.compress(b"\xfe\xff" + "[]".encode("utf-16-be"), mtime=0),
             "{file} is UTF-16 or UTF-32: convert it to UTF-8, as with `iconv -f UTF-16 -t UTF-8`",
         ),
         (
@@ -626,7 +626,7 @@ def test_any_objects_written_as_lines_are_read_back_with_their_numbers(tmp_path,
         number += end.count("\n")
     data = (b"\xef\xbb\xbf" if mark else b"") + (text if last else text.rstrip("\r\n ")).encode()
     file = tmp_path / ("x.jsonl.gz" if packed else "x.jsonl")
-    file.write_bytes(gzip.compress(data, 1) if packed else data)
+    file.write_bytes(gzip.compress(data, 1, mtime=0) if packed else data)
     assert read(file) == [(f"{file}:{n}", row, None) for n, (row, _, _) in zip(numbers, rows, strict=True)]
 
 
@@ -638,7 +638,7 @@ def test_any_objects_written_as_an_array_are_read_back(tmp_path, rows, block, in
     file = tmp_path / "x.json"
     file.write_text(json.dumps(rows, indent=indent, ensure_ascii=escape), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "BLOCK", block)
+        patch.setattr(files, "BLOCK", block)
         assert [record[1:] for record in read(file)] == [(row, None) for row in rows]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.plan import EvalBatches, Shuffled, StepLoader, StepPlan
+from datamodules.sampling.step_sampler import EvalBatches, Shuffled, StepLoader, StepSampler
 
 ROWS, GLOBAL = 24, 8
 LENGTHS = np.random.default_rng(0).integers(3, 40, ROWS)
@@ -13,7 +13,7 @@ SPLITS = [(8, 1), (4, 1), (2, 1), (1, 1), (4, 2), (2, 2), (1, 4), (2, 4), (1, 8)
 
 
 def plan(micro=8, world=1, rank=0, seed=0, order=None):
-    return StepPlan(order or Shuffled(ROWS, seed), LENGTHS, TARGETS, GLOBAL, micro, world, rank)
+    return StepSampler(order or Shuffled(ROWS, seed), LENGTHS, TARGETS, GLOBAL, micro, world, rank)
 
 
 def step_rows(step, micro, world):
@@ -63,7 +63,7 @@ def test_the_normalizer_is_the_sum_of_the_steps_targets_on_every_rank(micro, wor
 
 
 def test_a_step_without_targets_does_not_divide_by_zero():
-    empty = StepPlan(Shuffled(ROWS, 0), LENGTHS, np.zeros(ROWS, dtype=int), GLOBAL, 8)
+    empty = StepSampler(Shuffled(ROWS, 0), LENGTHS, np.zeros(ROWS, dtype=int), GLOBAL, 8)
     assert empty.normalizer(0) == 1
 
 
@@ -79,7 +79,7 @@ def test_every_row_comes_once_an_epoch_in_another_order_each():
 def test_an_epoch_that_is_no_multiple_of_the_step_loses_no_row():
     """10 rows in steps of 4: rows 9 and 10 of an epoch share a step with the first of the next."""
     order = Shuffled(10, 0)
-    short = StepPlan(order, np.ones(10, dtype=int), np.ones(10, dtype=int), 4, 4)
+    short = StepSampler(order, np.ones(10, dtype=int), np.ones(10, dtype=int), 4, 4)
     seen = np.concatenate([short.rows(step) for step in range(5)])
     assert np.bincount(seen).tolist() == [2] * 10
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments.cli import main
+from experiments.cli.program import main
 from tests.ranks import run_ranks
 
 STEPS, ROWS, CLIP = 20, 16, 0.3

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import strategies
-from experiments.cli import main
+from experiments.cli.program import main
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "experiments" / "docs"

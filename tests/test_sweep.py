@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.cli import main
+from experiments.cli.program import main
 
 ROOT = Path(__file__).resolve().parent.parent
 SWEEP = yaml.safe_load((ROOT / "experiments/configs/sweeps/learning_rate.yaml").read_text())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from modules.backbone import LanguageModel, whole
+from modules.backbone import LanguageModel, full_tensor
 from strategies.tensor import parallelize
 from tests.ranks import run_code
 
@@ -42,7 +42,7 @@ mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("tensor
 found = {}
 for family in FAMILIES:
     expected, cut = network(family), network(family)
-    parallelize(cut, mesh, cut.tensor_plan(mesh.size()))
+    parallelize(cut, mesh, cut.tp_plan(mesh.size()))
     (loss, grads), (right_loss, right_grads) = gradients(cut), gradients(expected)
     local = [p.to_local() for p in cut.parameters()]
     found[family] = {
@@ -71,7 +71,7 @@ def gradients(model: LanguageModel) -> tuple[torch.Tensor, dict[str, torch.Tenso
     documents = torch.arange(2).repeat_interleave(10).repeat(2, 1)
     loss = model(ids, ids, positions, documents).sum()
     loss.backward()
-    return loss.detach(), {name: whole(p.grad) for name, p in model.named_parameters()}
+    return loss.detach(), {name: full_tensor(p.grad) for name, p in model.named_parameters()}
 
 
 @pytest.fixture(scope="module")
@@ -106,13 +106,13 @@ def test_a_network_without_a_plan_is_refused():
     config = AutoConfig.for_model("gpt2", n_embd=32, n_layer=1, n_head=4, vocab_size=97)
     model = LanguageModel(AutoModelForCausalLM.from_config(config))
     with pytest.raises(ValueError, match=r"trainer\.strategy: .* no tensor-parallel plan for `gpt2`: use"):
-        model.tensor_plan(2)
+        model.tp_plan(2)
 
 
 def test_heads_that_cannot_be_shared_evenly_are_refused():
-    assert network("llama").tensor_plan(2)
+    assert network("llama").tp_plan(2)
     with pytest.raises(ValueError, match=r"tensor_parallel is 4, but the model's num_key_value_heads is 2"):
-        network("llama").tensor_plan(4)
+        network("llama").tp_plan(4)
 
 
 def test_a_plan_with_an_unknown_way_to_cut_is_refused_before_anything_is_cut():
@@ -120,5 +120,5 @@ def test_a_plan_with_an_unknown_way_to_cut_is_refused_before_anything_is_cut():
     with pytest.raises(
         ValueError, match=r"plan asks for `moe_tp_experts`, which strategies\.tensor_parallel"
     ):
-        parallelize(model, None, {**model.tensor_plan(2), "model.x": "moe_tp_experts"})
+        parallelize(model, None, {**model.tp_plan(2), "model.x": "moe_tp_experts"})
     assert all(type(parameter) is torch.nn.Parameter for parameter in model.parameters())

@@ -12,11 +12,12 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from datamodules import InstructionTemplate, Policies, PreferenceData, token_cache
+from datamodules import InstructionTemplate, Policies, PreferenceData
+from datamodules.caching import token_cache
+from datamodules.caching.token_cache import TokenCache
 from datamodules.corpus import Blocks, DocumentEncoder
 from datamodules.instruction import InstructionData
-from datamodules.segments import Refused, Unusable
-from datamodules.token_cache import TokenCache
+from datamodules.rendering.segments import BadRow, DropRow
 
 FORK = multiprocessing.get_context("fork")
 
@@ -105,7 +106,7 @@ def test_all_rows_are_there_with_their_numbers_and_counted(source):
 
 
 def test_rows_that_are_left_out_are_counted_with_the_first_places(source):
-    at = {n: lambda: Unusable("too odd") for n in range(20, 40)} | {7: lambda: Refused("no `text`")}
+    at = {n: lambda: DropRow("too odd") for n in range(20, 40)} | {7: lambda: BadRow("no `text`")}
     found = cache(source, at)
     found.write(strict=False)
     kept = [n for n in range(200) if n not in at]
@@ -271,7 +272,7 @@ def test_a_write_that_fails_keeps_its_complete_shards_and_goes_on_to_the_same_ca
 
 
 def test_counts_of_rows_left_out_go_on_too(source):
-    odd = {n: lambda: Unusable("odd") for n in range(0, 200, 3)}
+    odd = {n: lambda: DropRow("odd") for n in range(0, 200, 3)}
     with pytest.raises(RuntimeError):
         cache(source, {**odd, 157: fail}).write(strict=True)
     again = cache(source, odd)
@@ -368,7 +369,7 @@ def test_the_failure_of_a_writer_reaches_who_waits(source):
 
 
 def test_a_row_that_is_refused_reaches_who_waits_with_its_place(source):
-    found = cache(source, {50: lambda: Refused("no `text`")})
+    found = cache(source, {50: lambda: BadRow("no `text`")})
     found.write_behind(strict=True)
     with pytest.raises(ValueError, match=r"data\.train: .*source\.jsonl.*51.*no `text`"):
         found.wait(lambda: False)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from experiments.tokenizer import main, train
+from experiments.commands.tokenizer import main, train
 
 ENGLISH = (
     "The film is a quiet story about a teacher and her film about the quiet teachers. It's what they'd film. "

@@ -7,8 +7,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import LambdaCallback
 
-from datamodules.mixing import CHUNK, Schedule
-from experiments.stage_cli import parse_data
+from datamodules.sampling.mixture_schedule import CHUNK, MixtureSchedule
+from experiments.cli.parser import parse_data
 
 
 def sent(thing):
@@ -17,7 +17,7 @@ def sent(thing):
 
 
 def test_a_schedule_that_was_sent_draws_the_same():
-    schedule = Schedule([0.5, 0.3, 0.2], {5000: [0.1, 0.1, 0.8]})
+    schedule = MixtureSchedule([0.5, 0.3, 0.2], {5000: [0.1, 0.1, 0.8]})
     blocks = [0, 1, 4999, 5001, 3 * CHUNK + 7]
     before = [schedule[block] for block in blocks]
     assert [sent(schedule)[block] for block in blocks] == before
@@ -31,7 +31,7 @@ def test_batches_are_the_same_from_a_process_that_was_sent_what_makes_them(tiny_
     data.trainer = L.Trainer(
         accelerator="cpu", max_steps=4, logger=False, enable_checkpointing=False, callbacks=[callback]
     )
-    data.problems(1)
+    data.config_errors(1)
     data.setup("fit")
     batches = data.train_dataloader().data
     there = sent(batches)

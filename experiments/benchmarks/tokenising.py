@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    from datamodules.tokenizer import load_tokenizer
+    from datamodules.rendering.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(options.tokenizer)
     lines = [line for file in options.files for line in Path(file).read_text("utf-8").splitlines()]
@@ -55,8 +55,8 @@ def bare_seconds(tokenizer: Any, texts: list[str]) -> float:
 
 def cache_seconds(tokenizer: Any, files: list[str]) -> float:
     """JSON lines on the disk to a token cache on the disk."""
+    from datamodules.caching.token_cache import TokenCache
     from datamodules.corpus import DocumentEncoder
-    from datamodules.token_cache import TokenCache
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TRIVIUM_CACHE"] = folder

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Cell
 
+from experiments.cli.user_errors import UserError
 from experiments.data.shingles import encode, joined, units, unspaced_share, windows
 from experiments.data.texts import read_texts, row_number, stop_where_broken_off
 
@@ -147,15 +148,15 @@ def contamination(
         a summary of each evaluation file, and the contaminated rows in the order of these.
 
     Raises:
-        ValueError: no such file, nothing in it, a file given as both, or an n-gram of less than one unit.
+        UserError: no such file, nothing in it, a file given as both, or an n-gram of less than one unit.
     """
     for option, value in (("--ngram", ngram), ("--characters", characters)):
         if value < 1:
-            raise ValueError(f"{option} is {value}: give a whole number of 1 or more")
+            raise UserError(f"{option} is {value}: give a whole number of 1 or more")
     for file in files:
         for other in against:
             if Path(file).exists() and Path(other).exists() and Path(file).samefile(other):
-                raise ValueError(f"{file} is given both to train on and with --against")
+                raise UserError(f"{file} is given both to train on and with --against")
     evaluations = [Evaluation(file) for file in against]
     by_length: dict[int, tuple[list[Row], list[np.ndarray]]] = {}
     whole: tuple[list[Row], list[np.ndarray]] = [], []
@@ -200,7 +201,7 @@ def _evaluation_rows(
         evaluation.short += len(found) < length
         yield Row(item.where, evaluation), encode(found), length
     if evaluation.unread == evaluation.rows:
-        raise ValueError(f"--against: {evaluation.file} has no row with text: {problem}")
+        raise UserError(f"--against: {evaluation.file} has no row with text: {problem}")
     _warn(evaluation.file, evaluation.unread, problem)
 
 
@@ -216,7 +217,7 @@ def _training_rows(file: str, field: str | None) -> Iterator[tuple[str, list[str
             continue
         yield item.where, units(item.text)
     if unread == count:
-        raise ValueError(f"FILE: {file} has no row with text: {problem}")
+        raise UserError(f"FILE: {file} has no row with text: {problem}")
     _warn(file, unread, problem)
 
 
@@ -234,11 +235,11 @@ def _note(row: Row, training: str, ngram: list[str], whole: bool) -> None:
 
 def _check_output(output: str, inputs: list[str]) -> None:
     if Path(output).is_dir():
-        raise ValueError(f"--output {output} is a folder: give a file")
+        raise UserError(f"--output {output} is a folder: give a file")
     if not Path(output).parent.is_dir():
-        raise ValueError(f"--output {output}: there is no folder {Path(output).parent}")
+        raise UserError(f"--output {output}: there is no folder {Path(output).parent}")
     if any(Path(output).exists() and Path(file).exists() and Path(output).samefile(file) for file in inputs):
-        raise ValueError(f"--output {output} would overwrite a file that is read: give another name")
+        raise UserError(f"--output {output} would overwrite a file that is read: give another name")
 
 
 def _write(output: str, rows: list[Row]) -> None:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Cell
 
+from experiments.cli.user_errors import UserError
 from experiments.data.duplicates import Duplicates, Match
 from experiments.data.texts import read_texts, row_number, stop_where_broken_off
 
@@ -90,7 +91,7 @@ def deduplicate(
         threshold, ngram, exact_only: as for `Duplicates`.
 
     Raises:
-        ValueError: no such file, nothing in it, an input would be overwritten, or an argument out of range.
+        UserError: no such file, nothing in it, an input would be overwritten, or an argument out of range.
     """
     from experiments.data.survivors import check_writable, write_survivors
 
@@ -143,7 +144,7 @@ def _read(files: list[str], field: str | None, seen: Duplicates, record: IO[byte
             original = files[places_file[match.number]], places_row[match.number]
             record.write(_line(tally.file, row, match, *original))
         if tally.unread == tally.rows:
-            raise ValueError(f"{tally.file} has no row with text: {problem}")
+            raise UserError(f"{tally.file} has no row with text: {problem}")
     if unread:
         total = sum(tally.unread for tally in tallies)
         told = f"{total} rows left out" + (f", the first {LISTED}" if total > LISTED else "")
@@ -167,23 +168,21 @@ def _check_output(files: list[str], output: str) -> None:
     """Refuses to write over a file that is read, and two files of one name.
 
     Raises:
-        ValueError: naming the files.
+        UserError: naming the files.
     """
     if Path(output).exists() and not Path(output).is_dir():
-        raise ValueError(f"--output {output} is a file: give a folder")
+        raise UserError(f"--output {output} is a file: give a folder")
     names: dict[str, str] = {RECORD: f"the {RECORD} that this writes"}
     for file in files:
         name = Path(file).name
         if name in names:
-            raise ValueError(
+            raise UserError(
                 f"{file} and {names[name]} have one name, and would be one file in {output}: rename one"
             )
         names[name] = file
         target = Path(output) / name
         if target.exists() and any(target.samefile(other) for other in files if Path(other).exists()):
-            raise ValueError(
-                f"--output {output} would overwrite {target}, which is read: give another folder"
-            )
+            raise UserError(f"--output {output} would overwrite {target}, which is read: give another folder")
 
 
 @contextmanager

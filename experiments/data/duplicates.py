@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from experiments.cli.user_errors import UserError
 from experiments.data.shingles import digest, jaccard, plain, shingles
 from experiments.data.texts import needed
 
@@ -44,16 +45,16 @@ class Duplicates:
         folder: where the temporary file is; by default where the system keeps them.
 
     Raises:
-        ValueError: an argument out of its range, or a library is missing.
+        UserError: an argument out of its range, or a library is missing.
     """
 
     def __init__(
         self, threshold: float = 0.8, ngram: int = 5, exact_only: bool = False, folder: str | None = None
     ):
         if not 0 < threshold <= 1:
-            raise ValueError(f"--threshold is {threshold:g}: give a number above 0 and at most 1")
+            raise UserError(f"--threshold is {threshold:g}: give a number above 0 and at most 1")
         if ngram < 1:
-            raise ValueError(f"--ngram is {ngram}: give a whole number of 1 or more")
+            raise UserError(f"--ngram is {ngram}: give a whole number of 1 or more")
         self.threshold, self.ngram, self.exact_only = threshold, ngram, exact_only
         self.kept = 0
         self._digests: dict[bytes, int] = {}

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text as Cell
 
+from experiments.cli.user_errors import UserError
 from experiments.data.survey import Survey, share, survey
 from experiments.data.texts import needed
 
@@ -35,11 +36,11 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     output = Path(options.output or f"{Path(options.file).resolve().name}.html")
     if output.is_dir():
-        raise ValueError(f"--output {output} is a folder: give a file")
+        raise UserError(f"--output {output} is a folder: give a file")
     if not output.parent.is_dir():
-        raise ValueError(f"--output {output}: there is no folder {output.parent}")
+        raise UserError(f"--output {output}: there is no folder {output.parent}")
     if output.exists() and Path(options.file).exists() and output.samefile(options.file):
-        raise ValueError(f"--output {output} is the file that is read: give another name")
+        raise UserError(f"--output {output} is the file that is read: give another name")
     found = survey(options.file, options.field, options.tokenizer, options.seed)
     unfinished = output.with_name(output.name + ".part")
     unfinished.write_text(render(found), encoding="utf-8", errors="backslashreplace")
@@ -64,8 +65,8 @@ def render(found: Survey) -> str:
 
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    from experiments.charts import number, visible
     from experiments.data.pictures import Pictures
+    from experiments.html.charts import number, visible
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

@@ -22,7 +22,7 @@ class Languages:
     """Names languages.
 
     Raises:
-        ValueError: py3langid is not installed.
+        UserError: py3langid is not installed.
     """
 
     def __init__(self) -> None:

@@ -8,9 +8,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from experiments import charts
-from experiments.charts import number
 from experiments.data.survey import share
+from experiments.html import charts
+from experiments.html.charts import number
 
 BINS = 24
 BARS = 8  # the most frequent; the others are one bar, as are those below the least share

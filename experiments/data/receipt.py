@@ -4,6 +4,8 @@ import argparse
 
 from rich.console import Console
 
+from experiments.cli.user_errors import UserError
+
 
 def main(argv: list[str]) -> int:
     """Runs `trivium data receipt …`."""
@@ -29,12 +31,12 @@ def read_data(config: str, overrides: list[str]):
     """The data module that a stage's YAML describes; neither model nor trainer is built.
 
     Raises:
-        ValueError: its problems, a line each.
+        UserError: its problems, a line each.
     """
-    from experiments.stage_cli import parse_data
+    from experiments.cli.parser import parse_data
 
     data = parse_data(["fit", "--config", config, *overrides])
-    found = data.problems(1)
+    found = data.config_errors(1)
     if found:
-        raise ValueError("\n".join(found))
+        raise UserError("\n".join(found))
     return data

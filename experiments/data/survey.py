@@ -91,14 +91,14 @@ def survey(file: str, field: str | None = None, tokenizer: str | None = None, se
     """Reads a file and says what is in it.
 
     Args:
-        file: what `datamodules.sources.read_rows` reads, on the disk.
+        file: what `datamodules.reading.sources.read_rows` reads, on the disk.
         field: the column that holds the text; by default what `texts.text_of` finds, or every text of a row
             in which that finds nothing.
         tokenizer: a folder of `transformers`, to count tokens with.
         seed: of the random samples.
 
     Raises:
-        ValueError: no such file, nothing in it, no such tokenizer, or a library is missing.
+        UserError: no such file, nothing in it, no such tokenizer, or a library is missing.
     """
     found, seen, languages = Survey(file), Duplicates(), Languages()
     count_tokens = _token_counter(tokenizer) if tokenizer else None
@@ -148,7 +148,7 @@ def _describe(row: Mapping[str, Any], columns: dict[str, Column]) -> None:
 
 
 def _token_counter(tokenizer: str):
-    from datamodules.tokenizer import load_tokenizer, tokenize
+    from datamodules.rendering.tokenizer import load_tokenizer, tokenize
 
     loaded = load_tokenizer(tokenizer)
     return lambda text: len(tokenize(loaded, text))

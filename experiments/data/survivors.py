@@ -7,7 +7,8 @@ from array import array
 from bisect import bisect_left
 from typing import IO
 
-from datamodules.readers import ending, open_unpacked, read_file
+from datamodules.reading.files import ending, open_unpacked, read_file
+from experiments.cli.user_errors import UserError
 
 PARQUET, WHOLE = ".parquet", (".txt", ".md")
 
@@ -16,12 +17,10 @@ def check_writable(file: str) -> None:
     """Refuses a kind of file that rows cannot be taken out of.
 
     Raises:
-        ValueError: naming what can be given.
+        UserError: naming what can be given.
     """
     if ending(file) not in (".jsonl", ".json", PARQUET, *WHOLE):
-        raise ValueError(
-            f"FILE: {file}: rows can be taken out of .jsonl, .json, .parquet, .txt and .md alone"
-        )
+        raise UserError(f"FILE: {file}: rows can be taken out of .jsonl, .json, .parquet, .txt and .md alone")
 
 
 def write_survivors(file: str, kept: array, output: IO[bytes]) -> None:

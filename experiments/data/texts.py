@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from experiments.cli.user_errors import UserError
+
 COLUMNS = (
     *("system", "messages", "instruction", "input", "reply_prefix", "steps", "output"),
     *("replies", "chosen", "rejected"),
@@ -38,19 +40,19 @@ def read_texts(
     """All rows of a file, good and bad, with a progress bar on a terminal.
 
     Args:
-        file: what `datamodules.sources.read_rows` reads, but only what is on the disk.
+        file: what `datamodules.reading.sources.read_rows` reads, but only what is on the disk.
         field: the column to take; by default what `text_of` finds.
         show: what is being done, before the bar.
         any_text: take every text of a row that has none of the known columns.
         name: the option that gave the file, for messages.
 
     Raises:
-        ValueError: no such file, nothing in it, or it cannot be opened.
+        UserError: no such file, nothing in it, or it cannot be opened.
     """
     if not Path(file).exists():
-        raise ValueError(f"{name}: {file} does not exist")
+        raise UserError(f"{name}: {file} does not exist")
 
-    from datamodules.sources import read_rows
+    from datamodules.reading.sources import read_rows
 
     count = 0
     with _bar() as bar:
@@ -67,7 +69,7 @@ def read_texts(
             problem = None if text is not None else _no_text(record.row, field)
             yield Text(record.where, record.row, text, problem)
     if not count:
-        raise ValueError(f"{name}: {file} has no rows: it is empty but for blank lines")
+        raise UserError(f"{name}: {file} has no rows: it is empty but for blank lines")
 
 
 def text_of(row: Mapping[str, Any], field: str | None = None) -> str | None:
@@ -124,12 +126,12 @@ def stop_where_broken_off(text: Text) -> None:
     """Refuses a file from this row on, where nobody knows how much is lost with it.
 
     Raises:
-        ValueError: naming the row.
+        UserError: naming the row.
     """
-    from datamodules.readers import BROKEN_OFF
+    from datamodules.reading.files import BROKEN_OFF
 
     if BROKEN_OFF in (text.problem or ""):
-        raise ValueError(f"{text.where} {text.problem}: give the whole file")
+        raise UserError(f"{text.where} {text.problem}: give the whole file")
 
 
 def row_number(where: str) -> int:
@@ -141,12 +143,12 @@ def needed(library: str) -> ModuleType:
     """A library of the extra `data`.
 
     Raises:
-        ValueError: it is not installed.
+        UserError: it is not installed.
     """
     try:
         return import_module(library)
     except ModuleNotFoundError as error:
-        raise ValueError(f"this needs {library.partition('.')[0]}: pip install 'trivium[data]'") from error
+        raise UserError(f"this needs {library.partition('.')[0]}: pip install 'trivium[data]'") from error
 
 
 def _bar() -> Progress:

@@ -20,17 +20,17 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
-from datamodules.chats import ChatTemplate
+from datamodules.caching.packing import best_fit_decreasing
+from datamodules.caching.token_cache import TokenCache
 from datamodules.collate import IGNORED, documents_in_rows, token_rows
 from datamodules.corpus import Blocks, DocumentEncoder
-from datamodules.encoding import encode_batch
-from datamodules.mixing import Schedule
-from datamodules.packing import best_fit_decreasing
-from datamodules.plan import Shuffled, StepLoader, StepPlan
-from datamodules.rendering import InstructionTemplate
-from datamodules.segments import Segment
-from datamodules.token_cache import TokenCache
-from experiments.tokenizer import train
+from datamodules.rendering.chat_template import ChatTemplate
+from datamodules.rendering.segments import Segment
+from datamodules.rendering.templates import InstructionTemplate
+from datamodules.rendering.tokenize import encode_batch
+from datamodules.sampling.mixture_schedule import MixtureSchedule
+from datamodules.sampling.step_sampler import Shuffled, StepLoader, StepSampler
+from experiments.commands.tokenizer import train
 from modules.backbone import attention_mask
 
 STYLE: dict[str, Any] = {
@@ -74,7 +74,7 @@ CHANGE, SHOWN = 96, 160  # block from which on web rests and the others have a h
 
 def mix() -> Figure:
     """Which source each block comes from, what shares that gives, and how far they are from the target."""
-    schedule = Schedule(list(WEIGHTS.values()), {CHANGE: [0, 0.5, 0.5]})
+    schedule = MixtureSchedule(list(WEIGHTS.values()), {CHANGE: [0, 0.5, 0.5]})
     draws = np.array([schedule[block][0] for block in range(SHOWN)])
     chances = [schedule.weights(block) for block in range(SHOWN)]
     rng = np.random.default_rng(0)
@@ -133,7 +133,7 @@ def packing() -> Figure:
     """The same rows padded in micro-batches and laid into packs, and the attention mask of one pack."""
     rng = np.random.default_rng(4)
     lengths = np.clip(rng.lognormal(5.2, 0.8, ROWS), 16, CAPACITY).astype(np.int64)
-    plan = StepPlan(Shuffled(ROWS, 0), lengths, lengths, ROWS, MICRO)
+    plan = StepSampler(Shuffled(ROWS, 0), lengths, lengths, ROWS, MICRO)
     micro_batches = [plan.rows(step)[places] for step, places in map(plan.micro_batch, range(ROWS // MICRO))]
     order, starts = best_fit_decreasing(lengths, CAPACITY)
 
@@ -338,7 +338,7 @@ def cache(tokenizer: Any, scratch: Path) -> Figure:
     blocks = Blocks(tokens, BLOCK, keep_tail=False)
     _, ends = blocks.everything()
     used = np.full(len(blocks), BLOCK)
-    plan = StepPlan(Shuffled(len(blocks), seed=0), used, used, STEP_BLOCKS, STEP_BLOCKS)
+    plan = StepSampler(Shuffled(len(blocks), seed=0), used, used, STEP_BLOCKS, STEP_BLOCKS)
     state = StepLoader(plan, lambda rows, places: {}, 1, 0)
     state.load_state_dict({"step": 2})
 

@@ -20,9 +20,9 @@ from PIL import Image
 from experiments.docs.pictures import CENTRED, DARK, LIGHT, MIDDLE, STYLE, WIDTH
 from experiments.plan.account import account
 from experiments.plan.config import Run, read_run
+from experiments.plan.memory import SHARDED, Account, States
 from experiments.plan.strategy import Cut
-from experiments.plan.words import size
-from strategies.memory import SHARDED, Account, States
+from experiments.plan.units import size
 
 RANKS, MEMORY = 4, 80e9  # bytes of a GPU
 LLAMA_7B = {

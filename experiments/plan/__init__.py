@@ -10,6 +10,7 @@ import argparse
 from difflib import get_close_matches
 from typing import NoReturn
 
+from experiments.cli.user_errors import UserError
 from experiments.plan.mixture_file import EXAMPLE
 
 EPILOG = f"""\
@@ -43,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
         if unknown := message.partition("unrecognized arguments: ")[2]:
             near = get_close_matches(unknown.split()[0], self._option_string_actions, n=1)
             hint = f"did you mean `{near[0]}`?" if near else hint
-        raise ValueError(f"{message}: {hint}")
+        raise UserError(f"{message}: {hint}")
 
 
 def _parser() -> _Parser:
@@ -86,7 +87,7 @@ def main(argv: list[str]) -> int:
     """`trivium plan`: the command line.
 
     Raises:
-        ValueError: a mistake in it.
+        UserError: a mistake in it.
     """
     parser = _parser()
     options, overrides = parser.parse_known_args(argv)
@@ -94,16 +95,16 @@ def main(argv: list[str]) -> int:
     if overrides and given != ["config"]:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     if not given:
-        raise ValueError(
+        raise UserError(
             "nothing to plan: give --mixture FILE and --tokens N, or --config FILE, --parameters N or "
             "--compute C; `trivium plan --help` shows examples"
         )
     if len(given) > 1:
-        raise ValueError(f"--{given[0]} and --{given[1]} are two plans: give one of them")
+        raise UserError(f"--{given[0]} and --{given[1]} are two plans: give one of them")
     (what,) = given
     for name in sorted({name for names in NEEDS.values() for name in names} - set(NEEDS[what])):
         if getattr(options, name):
-            raise ValueError(f"--{name.replace('_', '-')} has no meaning with --{what}: leave it out")
+            raise UserError(f"--{name.replace('_', '-')} has no meaning with --{what}: leave it out")
     if what == "mixture":
         from experiments.plan.mixture import plan_mixture
 

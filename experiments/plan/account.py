@@ -7,14 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from experiments.plan.activations import network_bytes, tensor_parallel_share
+from experiments.plan.buffers import GATHERING, Options, Shape, gathered_bytes, moments, resting_bucket
 from experiments.plan.config import Network, Rollout, Run
-from experiments.plan.strategy import Cut, widest
-from experiments.plan.words import size
-from modules.backbone import LOSS_CHUNK
-from modules.sizes import Saved, saved
-from strategies.activations import network_bytes, tensor_parallel_share
-from strategies.buffers import GATHERING, Options, Shape, gathered_bytes, moments, resting_bucket
-from strategies.memory import (
+from experiments.plan.memory import (
     DEEPSPEED,
     STRATEGIES,
     Account,
@@ -25,6 +21,10 @@ from strategies.memory import (
     logits_bytes,
     states_per_rank,
 )
+from experiments.plan.network_sizes import Saved, saved
+from experiments.plan.strategy import Cut, widest
+from experiments.plan.units import size
+from modules.backbone import LOSS_CHUNK
 
 ORDER = ("ddp", "zero1", "zero2", "fsdp", "zero3")
 """from the simplest to the one that talks most between ranks; tensor parallelism comes after all of them"""

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import strategies
 from experiments.plan.account import account, cuts
+from experiments.plan.buffers import GATHERING
 from experiments.plan.config import Run
+from experiments.plan.memory import DEEPSPEED
 from experiments.plan.strategy import Cut
-from strategies.buffers import GATHERING
-from strategies.memory import DEEPSPEED
 
 WORTH = 0.95  # a change that leaves more than this share of the peak is none
 

@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.plan.words import number, shown
-from strategies.scaling import seconds
+from experiments.cli.user_errors import UserError
+from experiments.plan.scaling import seconds
+from experiments.plan.units import number, shown
 
 
 class Budget(NamedTuple):
@@ -33,7 +34,7 @@ def read_budget(options: argparse.Namespace) -> Budget:
     """The budget of a command line.
 
     Raises:
-        ValueError: numbers that cannot be, a line each.
+        UserError: numbers that cannot be, a line each.
     """
     found: list[str] = []
 
@@ -55,7 +56,7 @@ def read_budget(options: argparse.Namespace) -> Budget:
             "--flops and --mfu tell the time only together: give both, such as --flops 989e12 --mfu 0.4"
         )
     if found:
-        raise ValueError("\n".join(found))
+        raise UserError("\n".join(found))
     whole = [None if value is None else int(value) for value in (devices, memory, tokens)]
     return Budget(whole[0], whole[1], whole[2], flops, mfu)
 

@@ -2,9 +2,10 @@
 
 import json
 
+from experiments.cli.user_errors import UserError
 from experiments.plan.budget import Budget
-from experiments.plan.words import amount, duration, number
-from strategies.scaling import FITS, TWENTY_NOTE, optimum
+from experiments.plan.scaling import FITS, TWENTY_NOTE, optimum
+from experiments.plan.units import amount, duration, number
 
 
 def optima(flops: float) -> dict[str, dict[str, float]]:
@@ -28,12 +29,12 @@ def plan_compute(given: str, budget: Budget, to_json: bool) -> int:
     """Prints the optimum.
 
     Raises:
-        ValueError: a budget that is no number above 0.
+        UserError: a budget that is no number above 0.
     """
     wrong: list[str] = []
     flops = number("--compute", given, wrong, "FLOPs such as 5.76e23")
     if wrong:
-        raise ValueError(wrong[0])
+        raise UserError(wrong[0])
     time = budget.time(flops, budget.devices or 1)
     if to_json:
         print(json.dumps({"compute": flops, "optimum": optima(flops), "seconds": time}))

@@ -11,11 +11,12 @@ import torch
 from transformers import AutoTokenizer, PretrainedConfig
 
 from datamodules import InstructionData, MixedCorpusData, PreferenceData, PromptData
+from experiments.cli.parser import ParseOnly, parse
+from experiments.cli.user_errors import UserError
+from experiments.plan.network_sizes import Head, Sizes, read_config, sizes
 from experiments.plan.strategy import Cut, cut_of
-from experiments.stage_cli import TriviumCLI, build
 from modules import PPOModule, RewardModule
-from modules.architectures import named
-from modules.sizes import Head, Sizes, read_config, sizes
+from modules.hf_config import named
 
 REPLIES = 4  # to a prompt of a reward model, where the data is not read
 MOMENTS = {"SGD": 0, "Adafactor": 0, "Adagrad": 1, "RMSprop": 1, "Lion": 1}
@@ -85,16 +86,6 @@ class Run(NamedTuple):
     """what was assumed"""
 
 
-class ParseOnly(TriviumCLI):
-    """Parses a command line and builds nothing."""
-
-    def instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
-
 def read_run(files: Sequence[str], overrides: Sequence[str], devices: int | None) -> Run:
     """The run that a command line of `trivium fit` describes.
 
@@ -104,9 +95,9 @@ def read_run(files: Sequence[str], overrides: Sequence[str], devices: int | None
         devices: ranks over all machines; None = the configuration's.
 
     Raises:
-        ValueError: a mistake in it, or a network whose config is not there.
+        UserError: a mistake in it, or a network whose config is not there.
     """
-    return run_of(build(fit_line(files, overrides), ParseOnly).config["fit"], devices)
+    return run_of(parse(fit_line(files, overrides), ParseOnly).config["fit"], devices)
 
 
 def run_of(config: Any, devices: int | None) -> Run:
@@ -117,7 +108,7 @@ def run_of(config: Any, devices: int | None) -> Run:
         devices: ranks over all machines; None = the configuration's.
 
     Raises:
-        ValueError: a mistake in it, or a network whose config is not there.
+        UserError: a mistake in it, or a network whose config is not there.
     """
     trainer, model, data = config["trainer"], config["model"], config["data"]
     stage, kind = _class(model["class_path"]), _class(data["class_path"])
@@ -192,7 +183,7 @@ def _devices(trainer: Any) -> int:
         on_gpu = trainer["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         return torch.cuda.device_count() if on_gpu else 1
     if given < 1:
-        raise ValueError(f"trainer.devices is {given}: give 1 or more")
+        raise UserError(f"trainer.devices is {given}: give 1 or more")
     return given
 
 
@@ -213,7 +204,7 @@ def _networks(stage: Any, model: dict[str, Any], data: dict[str, Any]) -> tuple[
         return (_network("pretrained", "scalar", True, model["pretrained"])._replace(name="reward"),)
     config = model.get("config")
     if (config is None) == (model.get("pretrained") is None):
-        raise ValueError("model: give either `config` (from scratch) or `pretrained` (a directory)")
+        raise UserError("model: give either `config` (from scratch) or `pretrained` (a directory)")
     if config is None:
         return (_network("pretrained", "language", True, model["pretrained"])._replace(name="model"),)
     vocabulary = None if "vocab_size" in config else _vocabulary(data["tokenizer"])
@@ -233,7 +224,7 @@ def _vocabulary(tokenizer: str) -> int:
     try:
         return len(AutoTokenizer.from_pretrained(tokenizer, local_files_only=True))
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
+        raise UserError(
             f"model.config has no vocab_size and data.tokenizer {tokenizer} cannot be read: make it with "
             "`trivium tokenizer`, or add --model.init_args.config.vocab_size N"
         ) from error
@@ -256,7 +247,7 @@ def _batch(
         return rows * REPLIES, data["max_length"], False
     if issubclass(kind, InstructionData) or "max_length" in data:
         return rows, data["max_length"], False
-    raise ValueError(f"data: the plan does not know how long the rows of {kind.__name__} are")
+    raise UserError(f"data: the plan does not know how long the rows of {kind.__name__} are")
 
 
 def _step_rows(stage: Any, data: dict[str, Any], rows: int) -> int:

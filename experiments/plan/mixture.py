@@ -1,5 +1,5 @@
 """`trivium plan --mixture FILE --tokens 1.4e12`: how many tokens of each source of a corpus a budget draws,
-and how many epochs that is. The shares are the data module's, from the same code (`datamodules.mixing`).
+and how many epochs that is. The shares are the data module's, from the same code (`MixtureSchedule`).
 """
 
 import json
@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from decimal import ROUND_DOWN, Context
 from typing import TYPE_CHECKING, NamedTuple
 
+from experiments.cli.user_errors import UserError
 from experiments.plan.mixture_file import Change, Mixture, Source, count, read_mixture
-from experiments.plan.words import amount
+from experiments.plan.units import amount
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from datamodules.mixing import Schedule
+    from datamodules.sampling.mixture_schedule import MixtureSchedule
 
 TOLERANCE = 1e-6  # relative: a source that meets its max_epochs to rounding does not pass it
 
@@ -47,7 +48,7 @@ def mixture_plan(
         changes: phases with other weights, in any order.
 
     Raises:
-        ValueError: a weight is negative or not finite, or all that hold at a time are zero.
+        UserError: a weight is negative or not finite, or all that hold at a time are zero.
     """
     schedule = _schedule(sources, temperature, changes)
     drawn = [float(count) for count in schedule.target(tokens)]
@@ -64,9 +65,9 @@ def mixture_plan(
 
 def _schedule(
     sources: Mapping[str, Source], temperature: float | None, changes: Sequence[Change]
-) -> "Schedule":
+) -> "MixtureSchedule":
     """The data module's schedule, with blocks of one token."""
-    from datamodules.mixing import Schedule, temperature_weights
+    from datamodules.sampling.mixture_schedule import MixtureSchedule, temperature_weights
 
     weights = {0: [source.weight for source in sources.values()]}
     for change in changes:
@@ -75,14 +76,14 @@ def _schedule(
         try:
             by_size = temperature_weights([source.tokens for source in sources.values()], temperature)
         except OverflowError as error:
-            raise ValueError(
+            raise UserError(
                 f"temperature is {temperature:g}, too large to raise tokens to: 1 is in proportion to size"
             ) from error
         weights = {at: [w * s for w, s in zip(ws, by_size, strict=True)] for at, ws in weights.items()}
-    return Schedule(weights.pop(0), weights)
+    return MixtureSchedule(weights.pop(0), weights)
 
 
-def _reached(schedule: "Schedule", source: int, drawn: float) -> float | None:
+def _reached(schedule: "MixtureSchedule", source: int, drawn: float) -> float | None:
     """After how many tokens of all sources `drawn` tokens of one have been drawn; None = never."""
     starts = [phase.start for phase in schedule.phases]
     for start, end in zip(starts, [*starts[1:], math.inf], strict=True):
@@ -205,14 +206,14 @@ def plan_mixture(path: str, budget: str | None, to_json: bool) -> int:
     """`trivium plan --mixture`: prints the plan.
 
     Raises:
-        ValueError: for a mistake in the file or the budget; after printing, for sources seen too often.
+        UserError: for a mistake in the file or the budget; after printing, for sources seen too often.
     """
     if budget is None:
-        raise ValueError("--mixture needs a budget: give --tokens, such as --tokens 1.4e12")
+        raise UserError("--mixture needs a budget: give --tokens, such as --tokens 1.4e12")
     wrong: list[str] = []
     tokens = count("--tokens", budget, wrong)
     if wrong:
-        raise ValueError(wrong[0])
+        raise UserError(wrong[0])
     mixture = read_mixture(path)
     plan = mixture_plan(mixture.sources, tokens, mixture.temperature, mixture.changes)
     if to_json:
@@ -225,5 +226,5 @@ def plan_mixture(path: str, budget: str | None, to_json: bool) -> int:
         for line in second_epochs(plan, tokens):
             console.print(line, markup=False, soft_wrap=True)
     if passed := over_limits(mixture, tokens):
-        raise ValueError("\n".join(passed))
+        raise UserError("\n".join(passed))
     return 0

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from experiments.plan.words import count, nearest, number, shown
+from experiments.cli.user_errors import UserError
+from experiments.plan.units import count, nearest, number, shown
 
 EXAMPLE = """\
 sources:
@@ -65,29 +66,29 @@ def read_mixture(path: str) -> Mixture:
     """Reads a mixture file.
 
     Raises:
-        ValueError: with a line for each thing wrong in it: the file, the key, what was found, what to give.
+        UserError: with a line for each thing wrong in it: the file, the key, what was found, what to give.
     """
     document = _load(path)
     found: list[str] = []
     mixture = _mixture(document, found)
     if found:
-        raise ValueError("\n".join(f"{path}: {line}" for line in found))
+        raise UserError("\n".join(f"{path}: {line}" for line in found))
     return mixture
 
 
 def _load(path: str) -> Any:
     if not Path(path).is_file():
-        raise ValueError(f"--mixture: {path} is not a file: `trivium plan --help` shows an example of one")
+        raise UserError(f"--mixture: {path} is not a file: `trivium plan --help` shows an example of one")
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
-        raise ValueError(f"{path}, {where}{error.problem or error.context}: correct the YAML") from error
+        raise UserError(f"{path}, {where}{error.problem or error.context}: correct the YAML") from error
     except (yaml.YAMLError, ValueError) as error:  # a character or a date that cannot be
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def _mixture(document: Any, found: list[str]) -> Mixture:

@@ -3,11 +3,12 @@
 import json
 from typing import TYPE_CHECKING, Any
 
+from experiments.cli.user_errors import UserError
 from experiments.plan.budget import Budget
 from experiments.plan.compute import optimum_lines
-from experiments.plan.words import amount, count, duration, nearest, size
-from strategies.memory import LAYOUTS, Layout, States, states_per_rank
-from strategies.scaling import TOKENS_PER_PARAMETER, tokens_for, training_flops
+from experiments.plan.memory import LAYOUTS, Layout, States, states_per_rank
+from experiments.plan.scaling import TOKENS_PER_PARAMETER, tokens_for, training_flops
+from experiments.plan.units import amount, count, duration, nearest, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,14 +60,14 @@ def plan_parameters(given: str, layout: str | None, budget: Budget, to_json: boo
     """Prints the plan.
 
     Raises:
-        ValueError: no number of parameters, or an unknown layout.
+        UserError: no number of parameters, or an unknown layout.
     """
     wrong: list[str] = []
     parameters = count("--parameters", given, wrong, "such as 7.5e9")
     if layout is not None and layout not in LAYOUTS:
         wrong.append(f"--layout: there is no {layout}: {nearest(layout, LAYOUTS)}")
     if wrong:
-        raise ValueError("\n".join(wrong))
+        raise UserError("\n".join(wrong))
     name = layout or "mixed"
     devices = budget.devices or 1
     states = shardings(parameters, devices, LAYOUTS[name])

@@ -9,9 +9,8 @@ from experiments.plan.account import account, choose, cuts, fits, growth
 from experiments.plan.budget import Budget, machine_memory
 from experiments.plan.compute import optima
 from experiments.plan.config import Run, read_run
-from experiments.plan.work import Work, read_seen, work
-from strategies.memory import Account
-from strategies.scaling import (
+from experiments.plan.memory import Account
+from experiments.plan.scaling import (
     FITS,
     TOKENS_PER_PARAMETER,
     loss,
@@ -19,6 +18,7 @@ from strategies.scaling import (
     optimal_tokens,
     tokens_for,
 )
+from experiments.plan.work import Work, read_seen, work
 
 QUERY_VALUE = ("q_proj", "v_proj")  # LoRA's own choice
 RANK = 8
@@ -119,7 +119,7 @@ def plan_config(
         to_json: print only JSON.
 
     Raises:
-        ValueError: a mistake in them.
+        UserError: a mistake in them.
     """
     import warnings
 

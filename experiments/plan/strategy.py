@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import strategies
-from modules.sizes import Sizes
-from strategies.buffers import Options
+from experiments.plan.buffers import Options
+from experiments.plan.network_sizes import Sizes
 
 MOST_TENSOR = 8  # ranks that exchange activations in every block: no more than one machine has
 MEGABYTE = 10**6
@@ -19,7 +19,7 @@ class Cut(NamedTuple):
     """A strategy and its degrees."""
 
     strategy: str
-    """one of `strategies.memory.STRATEGIES`"""
+    """one of `experiments.plan.memory.STRATEGIES`"""
     data: int
     """ranks with rows of their own"""
     tensor: int = 1

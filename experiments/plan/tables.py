@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from experiments.plan.budget import Budget
-from experiments.plan.words import amount, duration, size
-from strategies.scaling import TWENTY_NOTE
+from experiments.plan.scaling import TWENTY_NOTE
+from experiments.plan.units import amount, duration, size
 
 if TYPE_CHECKING:
     from rich.table import Table

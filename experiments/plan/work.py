@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from experiments.cli.user_errors import UserError
 from experiments.plan.config import Run, fit_line
-from modules.sizes import Sizes
-from strategies.scaling import forward_flops_per_token, training_flops
+from experiments.plan.network_sizes import Sizes
+from experiments.plan.scaling import forward_flops_per_token, training_flops
 
 
 class Work(NamedTuple):
@@ -84,15 +85,15 @@ def read_seen(files: Sequence[str], overrides: Sequence[str]) -> Seen:
     """Encodes the data (into the cache that `fit` uses) and counts it.
 
     Raises:
-        ValueError: a mistake in the data.
+        UserError: a mistake in the data.
     """
     import numpy as np
 
-    from experiments.stage_cli import parse_data
+    from experiments.cli.parser import parse_data
 
     data: Any = parse_data(fit_line(files, overrides))
-    if found := data.problems(1):
-        raise ValueError("\n".join(found))
+    if found := data.config_errors(1):
+        raise UserError("\n".join(found))
     data.splits = data.read()
     lengths = data.splits["train"].lengths[np.arange(len(data.splits["train"]))]
     return Seen(float(np.mean(lengths)), data.steps_per_epoch)

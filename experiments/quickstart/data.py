@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from experiments.cli.user_errors import UserError
 from experiments.quickstart import fetch as fetching
 from experiments.quickstart import instructions as making
 from experiments.quickstart import sources
@@ -67,7 +68,7 @@ def build(cache: Path, out: Path, seed: int = 0) -> dict[str, Any]:
         The manifest, as in `out/manifest.json`: `identity`, `licences`, `files` (rows, bytes, sha256).
 
     Raises:
-        ValueError: if the raw data cannot be had, or `out` holds something else.
+        UserError: if the raw data cannot be had, or `out` holds something else.
     """
     identity = _identity(seed)
     made = _made(out)
@@ -106,7 +107,7 @@ def _made(out: Path) -> dict[str, Any]:
             return manifest
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise ValueError(
+    raise UserError(
         f"{out} holds something else than the quickstart's data: name another folder, or remove it"
     )
 

@@ -12,10 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from datamodules import InstructionData, MixedCorpusData
-from datamodules.rows import Rows as EncodedRows
+from datamodules.caching.encoded_rows import EncodedRows
 from experiments.quickstart.judge import bigram_count, distinct_bigrams, pair_accuracy, vader
-from modules.backbone import LanguageModel, load_causal_lm
+from modules.backbone import LanguageModel
 from modules.generation import generate
+from modules.hf_load import load_causal_lm
 
 Rows = list[dict[str, Any]]
 

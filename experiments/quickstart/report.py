@@ -18,7 +18,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-from experiments.charts import (
+from experiments.html.charts import (
     CHARACTER,
     INK,
     LINES,

@@ -6,9 +6,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from experiments.cli.parser import parse_data
 from experiments.quickstart import evaluate
-from experiments.quickstart.run import BUDGETS, CONFIGS, FOLDER, predict, versions
-from experiments.stage_cli import parse_data
+from experiments.quickstart.stages import BUDGETS, CONFIGS, FOLDER, predict, versions
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]
 SAMPLES = 6

@@ -2,41 +2,17 @@
 
 import argparse
 import json
-import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-FOLDER = Path("runs/quickstart")
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+from experiments.cli.user_errors import UserError
+from experiments.quickstart.stages import BUDGETS, FOLDER, run_stage, trivium
+
 STATE = "quickstart.json"
-PACKAGES = ("torch", "lightning", "transformers", "datasets", "deepspeed", "tokenizers", "wandb")
-
-
-@dataclass(frozen=True)
-class StageBudget:
-    """How far a stage goes in the full ten minutes."""
-
-    name: str
-    title: str
-    steps: int
-    """optimizer steps"""
-    fewest: int
-    """optimizer steps, however short the budget"""
-
-
-BUDGETS = (
-    StageBudget("pretrain", "Pretraining", 640, 60),
-    StageBudget("sft", "Supervised fine-tuning", 320, 30),
-    StageBudget("reward", "Reward model", 300, 30),
-    StageBudget("ppo", "PPO", 200, 8),
-)
 
 
 def main(argv: list[str]) -> int:
@@ -52,7 +28,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="begin again where there is a run already")
     options = parser.parse_args(argv)
     if not options.minutes > 0:
-        raise ValueError(f"--minutes is {options.minutes}: give a number above 0")
+        raise UserError(f"--minutes is {options.minutes}: give a number above 0")
     quickstart(options.minutes, options.resume, options.overwrite)
     return 0
 
@@ -61,7 +37,7 @@ def quickstart(minutes: float, resume: bool, overwrite: bool) -> None:
     """Runs what is not done yet and writes the report.
 
     Raises:
-        ValueError: there is a run already and neither `resume` nor `overwrite` is set.
+        UserError: there is a run already and neither `resume` nor `overwrite` is set.
     """
     state = State.begin(minutes, resume, overwrite)
     console = Console()
@@ -103,7 +79,7 @@ class State:
         if file.is_file() and resume:
             return cls(**json.loads(file.read_text()))
         if file.is_file() and not overwrite:
-            raise ValueError(
+            raise UserError(
                 f"{FOLDER} holds a quickstart already: go on with `trivium quickstart --resume`, or begin "
                 "again "
                 "with `--overwrite`"
@@ -158,38 +134,3 @@ def prepare_tokenizer() -> None:
         str(FOLDER / "tokenizer"),
         *files,
     )
-
-
-def run_stage(budget: StageBudget, minutes: float) -> None:
-    """Trains a stage through the CLI with its YAML, going on from its last checkpoint where there is one."""
-    steps = max(budget.fewest, round(budget.steps * minutes / 10))
-    arguments = ["--config", str(CONFIGS / f"{budget.name}.yaml"), "--trainer.max_steps", str(steps)]
-    arguments += ["--checkpoint_minutes", "0.5"]
-    if (FOLDER / budget.name / "checkpoints" / "last.ckpt").is_file():
-        arguments += ["--ckpt_path", "last"]
-    trivium("fit", *arguments)
-
-
-def predict(stage: str, folder: str, *overrides: str) -> Path:
-    """Runs `trivium predict` and names the file it wrote."""
-    run = FOLDER / folder
-    trivium("predict", "--config", str(CONFIGS / f"{stage}.yaml"), "--run", str(run), *overrides)
-    return run / "predictions.jsonl"
-
-
-def trivium(*arguments: str) -> None:
-    """Runs a command of the program in this process, and shows it so that it can be repeated.
-
-    Raises:
-        ValueError: it was refused; what it printed says why.
-    """
-    from experiments.cli import main as program
-
-    Console().print(f"[dim]$ trivium {shlex.join(arguments)}", highlight=False)
-    if program(list(arguments)) != 0:
-        raise ValueError(f"`trivium {arguments[0]}` was refused; see above")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the results depend on."""
-    return {name: version(name) for name in PACKAGES}

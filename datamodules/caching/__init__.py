@@ -1,0 +1,1 @@
+"""Tokens on disk: the token cache, its rows, the blocks and packs made of them."""

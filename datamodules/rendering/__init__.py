@@ -1,0 +1,1 @@
+"""Rows → text → tokens: templates, chat templates, special tokens, tokenizers."""

@@ -1,0 +1,56 @@
+"""Special tokens that people wrote: they must stay text where a template's own become tokens."""
+
+import re
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from datamodules.rendering.segments import Segment
+
+PRIVATE_USE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
+
+
+class Disguise:
+    """Characters in place of the special tokens that people wrote, while a template writes its own.
+
+    Each is of Unicode's private use and occurs nowhere in the conversation, so none of it is changed.
+
+    Args:
+        tokenizer: whose special tokens.
+        texts: what people wrote.
+        others: what else will be in the text.
+    """
+
+    def __init__(self, tokenizer: Any, texts: Iterable[str], others: Iterable[str] = ()):
+        texts = list(texts)
+        self.special = special_tokens(tokenizer)
+        written = sorted({token for text in texts for token in self.special.findall(text)})
+        taken = set("".join([*texts, *others, self.special.pattern])) if written else set()
+        free = (chr(code) for code in chain(*PRIVATE_USE) if chr(code) not in taken)
+        self.characters = dict(zip(written, free, strict=False))
+        self.tokens = {character: token for token, character in self.characters.items()}
+
+    def put_on(self, text: str) -> str:
+        """A text of people with its special tokens hidden."""
+        return self.special.sub(lambda found: self.characters[found[0]], text)
+
+    def segments(self, text: str, trained: bool) -> list[Segment]:
+        """A finished text: what was hidden comes back as plain text, what is not hidden is the template's."""
+        if not self.tokens:
+            return [Segment(text, trained, True)] if text else []
+        parts: list[str] = [part for part in re.split(f"([{''.join(self.tokens)}])", text) if part]
+        return [Segment(self.tokens.get(part, part), trained, part not in self.tokens) for part in parts]
+
+
+_patterns: WeakKeyDictionary[Any, tuple[int, re.Pattern[str]]] = WeakKeyDictionary()
+
+
+def special_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """Matches any special token of a tokenizer, or nothing where it has none."""
+    size, pattern = _patterns.get(tokenizer, (-1, None))
+    if pattern is None or size != len(tokenizer):
+        tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        pattern = re.compile("|".join(map(re.escape, sorted(tokens))) or "(?!)")
+        _patterns[tokenizer] = len(tokenizer), pattern
+    return pattern

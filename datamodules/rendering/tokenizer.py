@@ -1,0 +1,62 @@
+"""Loading a tokenizer that can end a sequence and pad without saying so."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from datamodules.errors import UserError
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of a Hugging Face directory or cached hub name, with a pad token that is not its eos
+    token.
+
+    Raises:
+        UserError: it cannot be loaded, has no eos token, or has nothing to pad with.
+    """
+    if Path(path).is_file():
+        raise UserError(f"data.tokenizer: {path} is a file: give the directory that holds it")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        where = (
+            "has no tokenizer" if Path(path).is_dir() else "is no directory and not in the local hub cache"
+        )
+        raise UserError(
+            f"data.tokenizer: {path} {where}: give a directory with tokenizer.json, or make one with "
+            "`trivium tokenizer`"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"data.tokenizer: {path} has no eos token, so no reply could ever end: "
+            'name one as `eos_token` in its tokenizer_config.json, for example "</s>"'
+        )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.pad_token = _spare_token(tokenizer, path)
+    return tokenizer
+
+
+def _spare_token(tokenizer: Any, path: str) -> str:
+    """A special token that ends or begins nothing, to pad with instead of eos."""
+    taken = {tokenizer.eos_token, tokenizer.bos_token, "<|im_start|>", "<|im_end|>"}
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    names = sorted(
+        (token for token in special if token not in taken), key=lambda t: ("pad" not in t.lower(), t)
+    )
+    if not names:
+        raise UserError(
+            f"data.tokenizer: {path} has no pad token apart from its eos: "
+            "add one as `pad_token` to its tokenizer_config.json (and to the vocabulary)"
+        )
+    return names[0]
+
+
+def tokenize(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a text on its own: nothing is added, and special tokens written in it stay plain text."""
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def bos(tokenizer: Any) -> list[int]:
+    """What a sequence begins with: the bos id where the tokenizer has one."""
+    return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]

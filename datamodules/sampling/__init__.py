@@ -1,0 +1,1 @@
+"""(seed, step) → rows: which source comes next, which rows an optimizer step trains on."""

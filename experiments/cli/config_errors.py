@@ -1,0 +1,89 @@
+"""Turns what the argument parser says of a wrong configuration into one line with the nearest right name."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from experiments.cli.user_errors import UserError
+
+NOISE = re.compile(
+    r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Given value.*"
+    r"|Got value: Namespace.*|(- )?Expected a <class 'NoneType'>.*"
+)
+
+
+class ConfigParser(LightningArgumentParser):
+    """Lightning's parser, whose errors are a line instead of all its options."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # a parser within a parser: the outer one tells
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        raise UserError(one_line(message, parser._option_string_actions))
+
+
+def one_line(message: str, options: Iterable[str]) -> str:
+    """What is wrong in a parser's message: the field, what was found, and the nearest name there is.
+
+    Args:
+        message: jsonargparse's, over many lines.
+        options: the parser's option strings, such as `--trainer.max_steps`.
+    """
+    lines = [" ".join(NOISE.sub("", line).split()).removeprefix("- ") for line in message.splitlines()]
+    text = " ".join(line for line in lines if line)
+    fields = re.findall(r'Parser key "([^"]+)":', text)
+    where = ".".join(dict.fromkeys(fields)) or "configuration"
+    classes = re.findall(r"Problem with given class_path '([^']+)'|class_path='([^']+)'", message)
+    if found := re.search(r"unrecognized arguments: (--)?([^ =]+)", text):
+        known = [option.removeprefix("--") for option in options]
+        return f"there is no option --{found[2]}{_nearest(found[2], known)}"
+    if found := re.search(r"Option '([^']+)' is not accepted", text):
+        known = [name for pair in classes for name in _arguments("".join(pair))]
+        return f"{where}: there is no option `{found[1]}`{_nearest(found[1], known)}"
+    if found := re.search(r"Key '([^']+)' is not expected|does not accept option '([^']+)'", text):
+        name = found[1] or found[2]
+        known = [option.removeprefix("--") for option in options]
+        return f"{where}: there is no field `{name}`{_nearest(name, known)}"
+    if found := re.search(r"module '([^']+)' has no attribute '([^']+)'", text):
+        return f"{where}: there is no {found[1]}.{found[2]}{_nearest(found[2], dir(import_module(found[1])))}"
+    text = re.sub(r'Parser key "[^"]+": ?|Problem with given class_path \'[^\']+\': ?', "", text)
+    text = re.sub(r"Expected a <class '([^']+)'>\. Got value: (.*)", r"expected \1, got `\2`", text)
+    return f"{where}: {text.strip()}"
+
+
+def _arguments(class_path: str) -> list[str]:
+    module, _, name = class_path.rpartition(".")
+    try:
+        return list(inspect.signature(getattr(import_module(module), name)).parameters)
+    except (ImportError, AttributeError, ValueError):
+        return []
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """`: did you mean …?`, where something is near enough; the last part of a dotted name counts most."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    if not near:
+        last = {each.rpartition(".")[2]: each for each in known}
+        near = [last[each] for each in difflib.get_close_matches(name.rpartition(".")[2], last, n=1)]
+    return f": did you mean `{near[0]}`?" if near else ""
+
+
+def check_config_files(argv: list[str]) -> None:
+    """Refuses a `--config` that is not a file, before the parser reads it.
+
+    Raises:
+        UserError: naming the file.
+    """
+    for place, word in enumerate(argv):
+        given = argv[place + 1 : place + 2] if word in ("--config", "-c") else []
+        given += [word.partition("=")[2]] if word.startswith("--config=") else []
+        for path in given:
+            if not Path(path).is_file():
+                raise UserError(f"--config: {path} does not exist: give the YAML file of a stage")

@@ -1,0 +1,1 @@
+"""What `trivium` runs: fit (validate, test, predict), export, chat, tokenizer."""

@@ -1,0 +1,163 @@
+"""The `trivium tokenizer` command: trains a byte-level BPE and saves it as a Hugging Face tokenizer.
+
+Run `trivium tokenizer --vocab-size 4096 --output DIR FILE…`, or call `train`. Every text round-trips exactly:
+`decode(encode(text)) == text`. No special token is added by encoding; who packs or renders adds them.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.cli.user_errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PAD, BOS, EOS = "<pad>", "<s>", "</s>"  # ids 0, 1, 2: pad is never eos, so a mask of `ids != pad` keeps eos
+
+# What is cut before any merge: contractions, words with the space before them, runs of Chinese characters,
+# single digits (so that numbers are read digit by digit), punctuation, line ends, other space.
+PATTERN = (
+    r"'(?:[sdmt]|ll|ve|re)(?!\p{L})| ?[\p{L}\p{M}&&[^\p{Han}]]+|\p{Han}+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# A reply is between `{% generation %}` marks, which transformers turns into a mask of the tokens to train on.
+CHAT_TEMPLATE = (
+    "{{- bos_token -}}"
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}{{ message['content'] + '\n\n' }}"
+    "{%- elif message['role'] == 'user' -%}{{ '### Instruction:\n' + message['content'] + '\n\n' }}"
+    "{%- elif message['role'] == 'assistant' -%}{{ '### Response:\n' }}"
+    "{%- generation -%}{{ message['content'] + eos_token }}{%- endgeneration -%}"
+    "{%- else -%}{{ raise_exception('roles are system, user and assistant, not ' + message['role']) }}"
+    "{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '### Response:\n' }}{%- endif -%}"
+)
+
+
+def train(
+    files: list[str], vocab_size: int, output: str, max_bytes: int = 20_000_000, field: str = "text"
+) -> "PreTrainedTokenizerFast":
+    """Trains the tokenizer and saves it; the same files give the same tokenizer.
+
+    Args:
+        files: `.jsonl` files, of which `field` is read, or text files, of which each paragraph is a text.
+        vocab_size: number of tokens, the 3 special ones and all 256 bytes included.
+        output: the folder to save to, for `AutoTokenizer.from_pretrained`.
+        max_bytes: UTF-8 bytes to read in all; every file gives its first `max_bytes / len(files)` at most,
+            so that a large one does not crowd the others out.
+        field: the key of the text in the rows of `.jsonl` files.
+
+    Raises:
+        UserError: for a missing file, a row without `field`, no text at all, or too small a vocabulary.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if vocab_size < 256 + 3:
+        raise UserError(f"--vocab-size is {vocab_size}, but 256 bytes and 3 special tokens need at least 259")
+    if not files:
+        raise UserError("no file to train the tokenizer on: name one or more text or .jsonl files")
+    texts = [text for file in files for text in _texts(Path(file), field, max_bytes // len(files))]
+    if not any(texts):
+        raise UserError(f"no text in {', '.join(files)}: the tokenizer needs at least one non-empty text")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token=PAD, bos_token=BOS, eos_token=EOS, clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(output)
+    return tokenizer
+
+
+def _texts(path: Path, field: str, max_bytes: int) -> Iterator[str]:
+    """The texts of a file, up to `max_bytes` of them in UTF-8; the first one whatever its length."""
+    if not path.is_file():
+        raise UserError(f"{path} is not a file: name text or .jsonl files to train the tokenizer on")
+    used = 0
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for text in _rows(lines, path, field) if path.suffix == ".jsonl" else _paragraphs(lines):
+                if used and used + len(text.encode()) > max_bytes:
+                    return
+                used += len(text.encode())
+                yield text
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it first"
+        ) from error
+
+
+def _rows(lines: Iterator[str], path: Path, field: str) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, row {number}: not JSON ({error.msg})") from error
+        if not isinstance(row, dict) or not isinstance(row.get(field), str):
+            raise UserError(
+                f"{path}, row {number}: no text under '{field}'; say with --field which key holds it"
+            )
+        yield row[field]
+
+
+def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
+    """Lines up to and including the empty ones after them, so that line ends are learned too."""
+    paragraph = ""
+    for line in lines:
+        if paragraph.endswith("\n\n") and line.strip():
+            yield paragraph
+            paragraph = ""
+        paragraph += line
+    yield paragraph
+
+
+def main(argv: list[str]) -> int:
+    """`trivium tokenizer`: the command line of `train`."""
+    parser = argparse.ArgumentParser(
+        prog="trivium tokenizer",
+        description="Train a byte-level BPE tokenizer and save it for AutoTokenizer.from_pretrained.",
+        epilog="Example: trivium tokenizer --vocab-size 4096 --output runs/tokenizer english.jsonl notes.txt",
+    )
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help=".jsonl (one row a line) or plain UTF-8 text"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to save the tokenizer to")
+    parser.add_argument(
+        "--vocab-size",
+        type=int,
+        default=4096,
+        metavar="N",
+        help="tokens in all (default: %(default)s); 32000 and up for a large model",
+    )
+    parser.add_argument(
+        "--max-bytes",
+        type=int,
+        default=20_000_000,
+        metavar="N",
+        help="bytes to train on (default: %(default)s), shared equally among the files",
+    )
+    parser.add_argument("--field", default="text", metavar="KEY", help="key of the text in .jsonl rows")
+    options = parser.parse_args(argv)
+    tokenizer = train(options.files, options.vocab_size, options.output, options.max_bytes, options.field)
+    print(f"{options.output}: {len(tokenizer):,} tokens; pad {PAD} = 0, bos {BOS} = 1, eos {EOS} = 2")
+    return 0

@@ -1,0 +1,1 @@
+"""Many ranks as one run: how they start, meet, agree, and end together."""

@@ -1,0 +1,63 @@
+"""Lightning's way to start a rank for each device of a machine, the ranks hearing of each other's errors."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+from experiments.distributed.ports import free_port
+from experiments.distributed.ranks import ranks
+from experiments.distributed.rendezvous import CONNECTING
+
+TOLD = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+
+
+class Launcher(_SubprocessScriptLauncher):
+    """Starts this command again for every other device. Lightning's own would kill this process five seconds
+    after another one's error, whatever it is doing; here `ranks` ends them all."""
+
+    def launch(self, function: Callable, *args: Any, trainer: L.Trainer | None = None, **kwargs: Any) -> Any:
+        with _environment_restored():
+            os.environ.setdefault("MASTER_PORT", str(free_port()))
+            if self.num_nodes * self.num_processes == 1:
+                return function(*args, **kwargs)
+            return self._launch_ranks(function, *args, **kwargs)
+
+    def _launch_ranks(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        environment = self.cluster_environment
+        first, size = environment.node_rank() * self.num_processes, self.num_nodes * self.num_processes
+        environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        os.environ["LOCAL_WORLD_SIZE"] = str(self.num_processes)
+        ranks.join(first, size, 0, environment.main_address, environment.main_port, CONNECTING)
+        self._call_children_scripts()
+        ranks.children = self.procs
+        for rank, child in enumerate(self.procs, first + 1):
+            ranks.siblings.meet(rank, child.pid)
+        _set_num_threads_if_needed(num_processes=self.num_processes)
+        return function(*args, **kwargs)
+
+
+@contextmanager
+def _environment_restored() -> Iterator[None]:
+    """What Lightning tells the ranks it starts is not left to what this process starts later."""
+    before = {name: os.environ.get(name) for name in TOLD}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def watch_over_ranks(trainer: L.Trainer) -> None:
+    """Gives a trainer the launcher of this file where it would start processes itself."""
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        environment = launcher.cluster_environment
+        if not environment.creates_processes_externally:
+            trainer.strategy._launcher = Launcher(environment, launcher.num_processes, launcher.num_nodes)

@@ -1,0 +1,326 @@
+"""The ranks of a run: what one of them says, all hear. The first error is told once and ends them all, a rank
+that is killed does not leave the others waiting, and facts that must be the same everywhere are compared.
+
+They share torch's own `TCPStore`, the one that `init_process_group` uses: torchrun's agent holds it, else
+rank 0. A process that is the only one of its run has none, and nothing here does anything.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
+
+from experiments.cli.user_errors import UserError, is_user_error, tell
+from experiments.distributed.failure import Failure, failure_of, is_echo
+from experiments.distributed.liveness import Siblings, this_process
+from experiments.distributed.rendezvous import started_place
+
+TICK = 1.0  # seconds between two looks at the store and at the other processes
+GRACE = 5.0  # seconds that a rank has to end by itself after another one's error
+PATIENCE = 3.0  # seconds in which another rank may tell the same, rank 0 before all
+ECHO = 5.0  # seconds in which the cause of a broken connection becomes known
+LINGER = 10.0  # seconds that a rank stays after an error so that all others have read it
+LAST = 60.0  # seconds that the store's holder stays for ranks that have not ended yet
+SHOWN = 5  # differences between ranks
+
+
+class Ranks:
+    """This process among the processes of its run."""
+
+    def __init__(self) -> None:
+        self.rank, self.size, self.local_rank = 0, 1, 0
+        self.store: dist.TCPStore | None = None
+        self.children: list[subprocess.Popen] = []
+        """ranks that this process has started"""
+        self.runs = 0
+        self._lock = threading.Lock()
+
+    # --- a run, and the next one
+
+    def begin(self) -> None:
+        """Begins a run: joins the ranks that torchrun, srun or Lightning has started with this one."""
+        self.runs += 1
+        self.facts: list[Mapping[str, str]] = []
+        self._failure: Failure | None = None
+        self._told = False
+        self._over = threading.Event()
+        if self.store is None:
+            place = started_place()
+            if place is not None:
+                self.join(*place)
+        else:
+            self._watch()
+
+    def join(self, rank: int, size: int, local_rank: int, host: str, port: int, seconds: int) -> None:
+        """Connects to the store; the first rank holds it where torchrun does not.
+
+        Args:
+            rank: this one.
+            size: all ranks.
+            local_rank: this one on its machine.
+            host: where the store is, rank 0's machine.
+            port: its port there.
+            seconds: how long to wait for it.
+
+        Raises:
+            UserError: it cannot be had.
+        """
+        agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+        self.rank, self.size, self.local_rank = rank, size, local_rank
+        self.holds = rank == 0 and not agents
+        self.runs = 1  # the first of these ranks, whatever this process has done alone before
+        try:
+            self.store = dist.TCPStore(
+                host,
+                port,
+                size,
+                is_master=self.holds,
+                timeout=timedelta(seconds=seconds),
+                wait_for_workers=False,
+                multi_tenant=not agents,  # `init_process_group` opens it again
+            )
+        except RuntimeError as error:
+            what = "open" if self.holds else "reach rank 0 at"
+            raise UserError(
+                f"rank {rank} cannot {what} {host}:{port}, where the ranks meet: MASTER_ADDR must be rank "
+                "0's machine and MASTER_PORT a port that is free there and not blocked"
+            ) from error
+        self.store.set_timeout(timedelta(seconds=20))
+        self.siblings = Siblings(rank, size, os.getppid() if TorchElasticEnvironment.detect() else None)
+        self._set(f"process/{rank}", this_process())
+        if rank and not agents:
+            self.siblings.meet(0, *self._get("process/0"))
+        for number, facts in enumerate(self.facts):  # of before it has started the others
+            self._set(self._here(f"facts/{number}"), dict(facts))
+        self._watch()
+
+    def end(self, code: int) -> int:
+        """Ends a run; who holds the store leaves last. Returns the exit code: the first error's, if any."""
+        if self.store is None:
+            return code
+        failed = code != 0
+        if not (self.holds or failed):
+            self._stop_watching()
+        with suppress(RuntimeError):  # the store is gone, and with it those who need it
+            self._set(self._here(f"ended/{self.rank}"), True)
+            if self.holds or failed:
+                self._see_off()
+        self._stop_watching()
+        if self.children:  # the next run may have other ranks, or none
+            self._reap()
+            self.store, self.rank, self.size, self.local_rank = None, 0, 1, 0
+        return code if self._failure is None else self._failure.code
+
+    # --- what must be the same on all ranks
+
+    def agree(self, facts: Mapping[str, str]) -> None:
+        """Compares facts with rank 0's; every rank must ask, as often as the others.
+
+        Raises:
+            UserError: naming what differs.
+        """
+        number = len(self.facts)
+        self.facts.append(facts)
+        if self.store is None:
+            return
+        key = self._here(f"facts/{number}")
+        if self.rank == 0:
+            self._set(key, dict(facts))
+            return
+        while not self._has(key):
+            time.sleep(0.1)
+        found = differences(facts, self._get(key))
+        if found:
+            raise UserError(
+                f"rank {self.rank} differs from rank 0 in {found}: give all ranks the same configuration, "
+                "data, weights and versions"
+            )
+
+    # --- errors
+
+    def report(self, error: BaseException) -> int:
+        """Tells an error, if it is the run's first, and lets the other ranks know; returns the exit code."""
+        failure = failure_of(error, self.rank)
+        if failure.code == 0 or self.store is None:
+            return failure.code
+        patience = ECHO if is_echo(error) else PATIENCE if self.rank and failure.text else 0.0
+        end = time.monotonic() + patience
+        while self._first() is None and time.monotonic() < end:
+            time.sleep(0.1)
+        trace = None if is_user_error(error) else error
+        return self._claim(failure, trace).code
+
+    def _first(self) -> Failure | None:
+        """The run's first error, as far as it is known here."""
+        if self._failure is None:
+            try:
+                key = self._here("failure")
+                self._failure = Failure(*self._get(key)) if self._has(key) else None
+            except RuntimeError:
+                self._failure = self._store_lost()
+        return self._failure
+
+    def _claim(self, failure: Failure, trace: BaseException | None = None) -> Failure:
+        """Makes an error the run's first, unless there is one, and prints that, after its trace."""
+        with self._lock:
+            if self._first() is None:
+                assert self.store is not None
+                try:
+                    told = self.store.compare_set(f"trivium/{self._here('failure')}", "", json.dumps(failure))
+                    self._failure = Failure(*json.loads(told))
+                except RuntimeError:
+                    self._failure = self._store_lost()
+                if self._failure == failure and trace is not None and failure.text:
+                    traceback.print_exception(trace)
+            first = self._failure
+            assert first is not None
+            if not self._told and self._speaks_for(first):
+                tell(first.text)
+            self._told = True
+        return first
+
+    def _store_lost(self) -> Failure:
+        end, dead = time.monotonic() + 2 * TICK, None
+        while dead is None and time.monotonic() < end:  # a process that is killed loses its connections first
+            dead = self.siblings.dead(lambda rank: rank != 0)
+            time.sleep(0.05)
+        text = dead or "rank 0, or torchrun on the first machine, was killed, or that machine failed"
+        return Failure(-1, text, 1)
+
+    def _speaks_for(self, failure: Failure) -> bool:
+        """Whether this rank prints an error: its own, and one that its machine's output does not show."""
+        if failure.rank == self.rank:
+            return True
+        if failure.rank < 0:  # who would have told it is gone
+            return self.local_rank == (1 if self.siblings.sees(0) else 0)
+        one_output_for_all = "SLURM_PROCID" in os.environ
+        return self.local_rank == 0 and not self.siblings.sees(failure.rank) and not one_output_for_all
+
+    # --- the other ranks
+
+    def _watch(self) -> None:
+        self._watcher = threading.Thread(target=self._keep_watch, name="ranks", daemon=True)
+        self._watcher.start()
+
+    def _stop_watching(self) -> None:
+        self._over.set()
+        self._watcher.join()
+
+    def _keep_watch(self) -> None:
+        while not self._over.wait(TICK):
+            failure = self._first()
+            if failure is None:
+                with suppress(RuntimeError):
+                    for rank in [rank for rank in self.siblings.unknown if self._has(f"process/{rank}")]:
+                        self.siblings.meet(rank, *self._get(f"process/{rank}"))
+                    dead = self.siblings.dead(lambda rank: self._has(self._here(f"ended/{rank}")))
+                    failure = None if dead is None else Failure(self.rank, dead, 1)
+            if failure is not None:
+                failure = self._claim(failure)
+                with suppress(RuntimeError):
+                    self._set(self._here(f"seen/{self.rank}"), True)
+                if not self._over.wait(GRACE):
+                    self._leave(failure.code)
+
+    def _leave(self, code: int) -> None:
+        """Ends this process where its main thread waits for a rank that will not come."""
+        for child in self.children:
+            child.kill()
+        for stream in (sys.stdout, sys.stderr):
+            if stream.isatty():
+                stream.write("\x1b[?25h")  # a progress bar hides the cursor
+            stream.flush()
+        os._exit(code)
+
+    def _see_off(self) -> None:
+        """Waits until the other ranks have ended or, after an error, have read it."""
+        begun = time.monotonic()
+        others = set(range(self.size)) - {self.rank}
+        while others:
+            failed = self._first() is not None
+            words = ("ended", "seen") if failed else ("ended",)
+            others = {
+                rank
+                for rank in others - self.siblings.gone()
+                if not any(self._has(self._here(f"{word}/{rank}")) for word in words)
+            }
+            if time.monotonic() - begun > (LINGER if failed else LAST):
+                return
+            time.sleep(0.05)
+
+    def _reap(self) -> None:
+        for child in self.children:
+            try:
+                child.wait(2 * GRACE)
+            except subprocess.TimeoutExpired:
+                child.kill()
+        self.children = []
+
+    # --- the store
+
+    def _here(self, key: str) -> str:
+        return f"{self.runs}/{key}"
+
+    def _has(self, key: str) -> bool:
+        assert self.store is not None
+        return self.store.check([f"trivium/{key}"])
+
+    def _get(self, key: str) -> Any:
+        assert self.store is not None
+        return json.loads(self.store.get(f"trivium/{key}"))
+
+    def _set(self, key: str, value: Any) -> None:
+        assert self.store is not None
+        self.store.set(f"trivium/{key}", json.dumps(value))
+
+
+def differences(facts: Mapping[str, str], of_rank_0: Mapping[str, str]) -> str:
+    """What differs, with both values: `a (1 instead of 2), b (…)`; nothing where nothing does."""
+    found = []
+    for name in dict.fromkeys([*of_rank_0, *facts]):
+        here, there = facts.get(name, "nothing"), of_rank_0.get(name, "nothing")
+        if here != there:
+            found.append(f"{name} ({here} instead of {there})")
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return ", ".join(found[:SHOWN]) + more
+
+
+def world_problem(size: int) -> list[str]:
+    """Refuses a run that was started as another number of processes than it is configured for.
+
+    Args:
+        size: ranks that the configuration asks for, devices × nodes.
+    """
+    if ranks.store is None or size == ranks.size:
+        return []
+    return [
+        f"trainer.devices × trainer.num_nodes is {size}, but {ranks.size} processes were started: give "
+        "--trainer.devices those of a machine, --trainer.num_nodes the machines, and a --trainer.strategy"
+    ]
+
+
+ranks = Ranks()
+"""this process"""
+
+
+def as_one_of_many(run: Callable[[], Any]) -> int:
+    """Does a run as one of its ranks; returns the exit code. A process that is alone raises what it meets."""
+    ranks.begin()
+    try:
+        run()
+        code = 0
+    except BaseException as error:
+        if ranks.store is None:
+            raise
+        code = ranks.report(error)
+    return ranks.end(code)

@@ -1,0 +1,226 @@
+"""How large a network is, found out from its Hugging Face config before any weights exist: parameters on the
+meta device, and the tensors that wait for the backward pass, counted on fake tensors."""
+
+from fnmatch import fnmatch
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from experiments.cli.user_errors import UserError
+from modules.backbone import repeated_blocks
+from modules.hf_config import new_config, saved_config
+
+Head = Literal["language", "scalar"]
+AUTO: dict[str, Any] = {"language": AutoModelForCausalLM, "scalar": AutoModelForSequenceClassification}
+
+
+class Sizes(NamedTuple):
+    """A network's parameters by what they are, and its shape."""
+
+    parameters: int
+    """all of them, tied ones once"""
+    matmul: int
+    """those of matrices a token is multiplied with: the head, tied or not, but no embedding and no vector"""
+    block: int
+    """those of the largest repeated block"""
+    outside: int
+    """those outside the blocks"""
+    cut: int
+    """those that the model's own plan for tensor parallelism splits; 0 = it has none"""
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+    buffers: int
+    """bytes of what is neither weight nor activation, such as rotary frequencies"""
+    linear: dict[str, tuple[int, int]]
+    """name → (in, out) of every matrix in the blocks"""
+    head: int
+    """those of the language head, tied or not; 0 = it has none"""
+    tensors: tuple[int, ...]
+    """numbers of each parameter tensor, tied ones once"""
+
+
+class Saved(NamedTuple):
+    """Bytes a forward pass keeps for the backward pass."""
+
+    block: int
+    """of one block"""
+    outside: int
+    """of what is not in a block"""
+    block_input: int
+    """of what goes into a block"""
+
+
+def read_config(source: str | dict[str, Any], vocabulary: int | None, field: str) -> PretrainedConfig:
+    """A network's config from a directory (or a cached hub name), or from a dict with its `model_type`.
+
+    Args:
+        source: where from.
+        vocabulary: the tokenizer's size, for a dict without `vocab_size`.
+        field: what to call it in a refusal.
+
+    Raises:
+        UserError: it is not there, cannot be read, has no model type or vocabulary, or a wrong value.
+    """
+    if isinstance(source, str):
+        try:
+            return saved_config(source, field, local_files_only=True)
+        except OSError as error:
+            raise UserError(
+                f"{field}: {source} holds no config.json of a network that transformers knows: run the stage "
+                "that writes it first, or name another directory or a cached hub name"
+            ) from error
+    if "vocab_size" not in source and vocabulary is None:
+        raise UserError(f"{field}: no vocab_size, and no tokenizer to take it from: give one of them")
+    return new_config(source, vocabulary or 0, field)
+
+
+def build(
+    config: PretrainedConfig, head: Head, device: str = "meta", dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """The network without weights; the caller may be in a fake tensor mode instead of on `meta`."""
+    config.pad_token_id = None
+    if head == "scalar":
+        config.num_labels = 1
+    with torch.device(device):
+        return AUTO[head].from_config(config, attn_implementation="sdpa", dtype=dtype)
+
+
+def sizes(config: PretrainedConfig, head: Head = "language") -> Sizes:
+    """A network's sizes from its config alone.
+
+    Raises:
+        UserError: it has no repeated blocks.
+    """
+    model = build(config, head)
+    blocks = repeated_blocks(model)
+    each = [_count(block) for block in blocks]
+    total = _count(model)
+    embeddings = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+    looked_up = sum(weight.numel() for weight in embeddings)
+    output = model.get_output_embeddings() if head == "language" else None
+    tied = output is not None and any(output.weight is weight for weight in embeddings)
+    vectors = sum(p.numel() for p in model.parameters() if p.ndim < 2)
+    head_weights = 0 if output is None else cast(Tensor, output.weight).numel()
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    return Sizes(
+        parameters=total,
+        matmul=total - looked_up - vectors + (head_weights if tied else 0),
+        block=max(each, default=0),
+        outside=total - sum(each),
+        cut=_cut(model),
+        layers=len(blocks),
+        hidden=text.hidden_size,
+        heads=heads,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        vocabulary=text.vocab_size,
+        buffers=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
+        linear=_matrices(nn.ModuleList(blocks)),
+        head=head_weights,
+        tensors=tuple(p.numel() for p in model.parameters()),
+    )
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _matrices(blocks: nn.ModuleList) -> dict[str, tuple[int, int]]:
+    found = {}
+    for name, module in blocks.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 2 and not isinstance(module, nn.Embedding):
+            first, second = weight.shape
+            # nn.Linear stores (out, in), GPT-2's Conv1D (in, out)
+            found[name] = (second, first) if isinstance(module, nn.Linear) else (first, second)
+    return found
+
+
+def _cut(model: PreTrainedModel) -> int:
+    """Parameters that the config's `base_model_tp_plan` splits by columns or rows."""
+    plan = getattr(model.config, "base_model_tp_plan", None) or {}
+    patterns = [f"{name}.weight" for name, style in plan.items() if style.startswith(("colwise", "rowwise"))]
+    patterns += [f"{name}.bias" for name, style in plan.items() if style.startswith("colwise")]
+    return sum(
+        p.numel()
+        for name, p in model.base_model.named_parameters()
+        if any(fnmatch(name, pattern) for pattern in patterns)
+    )
+
+
+def saved(
+    config: PretrainedConfig,
+    rows: int,
+    tokens: int,
+    weights: torch.dtype = torch.float32,
+    autocast: torch.dtype | None = None,
+    packed: bool = False,
+) -> Saved:
+    """The tensors that the transformer keeps for its backward pass, as torch's autograd saves them on a CPU
+    (where dropout of attention weights makes torch keep the whole score matrix).
+
+    A network of one block and one of two are run forward on fake tensors: their difference is a block's.
+    Weights are not counted, but their copies under autocast are.
+
+    Args:
+        config: the network's.
+        rows: B, sequences of a forward.
+        tokens: T, tokens of a sequence.
+        weights: dtype of the weights.
+        autocast: dtype that matrix products are computed in, where it is another.
+        packed: whether several documents share a row, so that attention has a mask that is kept too.
+    """
+    one, two = (_saved(config, layers, rows, tokens, weights, autocast, packed) for layers in (1, 2))
+    block_input = rows * tokens * config.get_text_config().hidden_size * weights.itemsize
+    return Saved(block=two - one, outside=max(0, 2 * one - two), block_input=block_input)
+
+
+def _saved(
+    config: PretrainedConfig,
+    layers: int,
+    rows: int,
+    tokens: int,
+    weights: torch.dtype,
+    autocast: torch.dtype | None,
+    packed: bool,
+) -> int:
+    small = type(config).from_dict({**config.to_dict(), "vocab_size": 8})
+    small.num_hidden_layers = layers
+    for name in ("bos_token_id", "eos_token_id"):
+        setattr(small, name, None)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = build(small, "language", "cpu", weights).train()
+        ids = torch.zeros(rows, tokens, dtype=torch.int64)
+        mask = torch.ones(rows, 1, tokens, tokens, dtype=torch.bool)
+        owned = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        kept: dict[int, Tensor] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            is_mask = tensor.shape[-3:] == (1, tokens, tokens)
+            if _storage(tensor) not in owned and (packed or not is_mask):
+                kept.setdefault(_storage(tensor), tensor)
+            return tensor
+
+        with (
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+            torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None),
+        ):
+            model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata

@@ -1,0 +1,69 @@
+"""The quickstart's stages through the program's own commands: how far each goes, training and prediction."""
+
+import shlex
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.cli.user_errors import UserError
+
+FOLDER = Path("runs/quickstart")
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+PACKAGES = ("torch", "lightning", "transformers", "datasets", "deepspeed", "tokenizers", "wandb")
+
+
+@dataclass(frozen=True)
+class StageBudget:
+    """How far a stage goes in the full ten minutes."""
+
+    name: str
+    title: str
+    steps: int
+    """optimizer steps"""
+    fewest: int
+    """optimizer steps, however short the budget"""
+
+
+BUDGETS = (
+    StageBudget("pretrain", "Pretraining", 640, 60),
+    StageBudget("sft", "Supervised fine-tuning", 320, 30),
+    StageBudget("reward", "Reward model", 300, 30),
+    StageBudget("ppo", "PPO", 200, 8),
+)
+
+
+def run_stage(budget: StageBudget, minutes: float) -> None:
+    """Trains a stage through the CLI with its YAML, going on from its last checkpoint where there is one."""
+    steps = max(budget.fewest, round(budget.steps * minutes / 10))
+    arguments = ["--config", str(CONFIGS / f"{budget.name}.yaml"), "--trainer.max_steps", str(steps)]
+    arguments += ["--checkpoint_minutes", "0.5"]
+    if (FOLDER / budget.name / "checkpoints" / "last.ckpt").is_file():
+        arguments += ["--ckpt_path", "last"]
+    trivium("fit", *arguments)
+
+
+def predict(stage: str, folder: str, *overrides: str) -> Path:
+    """Runs `trivium predict` and names the file it wrote."""
+    run = FOLDER / folder
+    trivium("predict", "--config", str(CONFIGS / f"{stage}.yaml"), "--run", str(run), *overrides)
+    return run / "predictions.jsonl"
+
+
+def trivium(*arguments: str) -> None:
+    """Runs a command of the program in this process, and shows it so that it can be repeated.
+
+    Raises:
+        UserError: it was refused; what it printed says why.
+    """
+    from experiments.cli.program import main as program
+
+    Console().print(f"[dim]$ trivium {shlex.join(arguments)}", highlight=False)
+    if program(list(arguments)) != 0:
+        raise UserError(f"`trivium {arguments[0]}` was refused; see above")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the results depend on."""
+    return {name: version(name) for name in PACKAGES}

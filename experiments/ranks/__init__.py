@@ -1,1 +1,0 @@
-"""The ranks of a run: one voice, one end, one configuration."""

@@ -1,0 +1,108 @@
+"""Hugging Face configs, and what transformers has against one, in a line that names the field or the file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig
+
+from modules.errors import UserError
+
+WRONG_VALUE = (
+    StrictDataclassError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+)
+"""what wrong values of a config make transformers raise, when it reads them or builds the network"""
+
+
+def in_a_line(error: BaseException) -> str:
+    """What an exception says, on one line; with its type where the text alone says little."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if isinstance(error, StrictDataclassError):  # the last line is what its check raised
+        return lines[-1].partition("Error: ")[2] or lines[-1]
+    return lines[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {lines[0]}"
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """While it lasts, what transformers has against a config becomes one line.
+
+    Args:
+        where: the field or file that the line begins with.
+
+    Raises:
+        UserError: the line.
+    """
+    try:
+        yield
+    except WRONG_VALUE as error:
+        raise UserError(f"{where}: {in_a_line(error).rstrip('.')}") from error
+
+
+def new_config(config: dict[str, Any], vocab_size: int, where: str) -> PretrainedConfig:
+    """The config of a causal language model from scratch, without a pad id.
+
+    Args:
+        config: its fields, with `model_type`.
+        vocab_size: filled in when missing.
+        where: what to call it in a refusal.
+
+    Raises:
+        UserError: no or an unknown `model_type`, an unknown field or a wrong value.
+    """
+    options = {"vocab_size": vocab_size, **config, "pad_token_id": None}
+    model_type = options.pop("model_type", None)
+    try:
+        known = AutoConfig.for_model(model_type)
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{where}: `model_type: {model_type}` is not one transformers knows: give for example `llama`"
+        ) from error
+    unknown = [f"`{name}`" for name in options if not hasattr(known, name)]
+    if unknown:
+        raise UserError(f"{where} of `{model_type}` has no field {', '.join(unknown)}")
+    with named(where):
+        found = AutoConfig.for_model(model_type, **options)
+    _check_architecture(found, where)
+    return found
+
+
+def saved_config(path: str, where: str, local_files_only: bool = False) -> PretrainedConfig:
+    """The config of a causal language model, or of one with another head, from where it was saved.
+
+    Args:
+        path: a Hugging Face directory or hub name.
+        where: what to call it in a refusal.
+        local_files_only: whether a hub name must be in the cache.
+
+    Raises:
+        OSError: there is none, or it is no JSON.
+        UserError: transformers does not know the model, or a value is wrong.
+    """
+    file = f"{path}/config.json" if Path(path).is_dir() else path
+    with named(f"{where}: {file}"):
+        found = AutoConfig.from_pretrained(path, local_files_only=local_files_only, trust_remote_code=False)
+    _check_architecture(found, f"{where}: {file}")
+    return found
+
+
+def _check_architecture(config: PretrainedConfig, where: str) -> None:
+    model: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if model is None:
+        raise UserError(
+            f"{where}: `{config.model_type}` is no causal language model in transformers: give one that is, "
+            "for example `llama`"
+        )
+    if not model._supports_sdpa:
+        raise UserError(
+            f"{where}: `{config.model_type}` has no SDPA attention in transformers, which keeps a row's "
+            "documents apart here: give a model that has it, for example `llama`"
+        )

@@ -1,0 +1,142 @@
+"""Hugging Face directories in: models with their weights, what an export says of itself, and what cannot be a
+stage's start."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+
+from modules.errors import UserError
+from modules.hf_config import named, new_config, saved_config
+
+PROVENANCE = "provenance.json"
+
+
+def new_causal_lm(config: dict, vocab_size: int, special_ids: dict[str, int | None]) -> PreTrainedModel:
+    """A causal language model from scratch.
+
+    Args:
+        config: a Hugging Face config as a dict with its `model_type`; `vocab_size` is filled in when missing.
+        vocab_size: the tokenizer's.
+        special_ids: `pad_token_id`, `bos_token_id`, `eos_token_id`. Set after building: under ZeRO-3 a
+            padding row of a parameter that is not there yet cannot be zeroed.
+
+    Raises:
+        UserError: no or an unknown `model_type`, an unknown key or a wrong value.
+    """
+    hf_config = new_config(config, vocab_size, "model.config")
+    with named("model.config"):
+        model = AutoModelForCausalLM.from_config(hf_config, attn_implementation="sdpa")
+    for name, value in special_ids.items():
+        setattr(model.config, name, value)
+        setattr(model.generation_config, name, value)
+    return model
+
+
+def load_causal_lm(path: str) -> PreTrainedModel:
+    """A pretrained causal language model, from a directory or a hub name already cached.
+
+    It has the checkpoint's dtype, and its weights stay in the file, mapped into memory, until they are
+    changed or cast: what a strategy cuts off is never read.
+    """
+    return _load(AutoModelForCausalLM, path)
+
+
+def load_scalar_model(path: str, new_head: bool = False) -> PreTrainedModel:
+    """A sequence classifier with one label and no bias, as `load_causal_lm`.
+
+    Args:
+        path: of a reward model, or with `new_head` of any.
+        new_head: the checkpoint may have no head, which is then new.
+    """
+    return _load(AutoModelForSequenceClassification, path, new_head, num_labels=1)
+
+
+def _load(cls: Any, path: str, new_head: bool = False, **options: Any) -> PreTrainedModel:
+    try:
+        with named(path):
+            model, info = cls.from_pretrained(
+                path,
+                dtype="auto",
+                attn_implementation="sdpa",
+                ignore_mismatched_sizes=True,  # they are refused here, by name
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: the weights cannot be read: {str(error).splitlines()[0]}") from error
+    if info["mismatched_keys"]:
+        name, saved, wanted = min(info["mismatched_keys"])
+        raise UserError(
+            f"{path}: `{name}` is {tuple(saved)} in the weights, but {tuple(wanted)} by config.json: give "
+            "weights and config that belong together"
+        )
+    body = f"{model.base_model_prefix}."
+    missing = {name for name in info["missing_keys"] if name.startswith(body) or not new_head}
+    unknown = {name for name in info["unexpected_keys"] if name.startswith(body)}  # another head is left out
+    for names, problem in ((missing, "missing from the weights"), (unknown, "not in a model by config.json")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise UserError(
+                f"{path}: `{min(names)}`{more}: {problem}: give weights and config that belong together"
+            )
+    return model
+
+
+def read_provenance(path: str) -> dict[str, Any]:
+    """What an export says of itself: `stage`, `parent`, `receipt`, `versions`, …; empty where it says
+    nothing.
+
+    Raises:
+        UserError: it is cut off or something else.
+    """
+    file = Path(path) / PROVENANCE
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{file} was cut off or is something else: write the export again, or delete that file to take "
+            "the directory as it is"
+        )
+    return found
+
+
+def parent_problem(name: str, path: str, parents: tuple[str, ...]) -> str | None:
+    """Why `path` cannot be what a stage starts from, in one line, or None.
+
+    Args:
+        name: the argument, for the message.
+        path: a Hugging Face directory or hub name.
+        parents: the stages it may come from; a directory without provenance is taken as it is.
+    """
+    folder = Path(path)
+    if folder.is_file():
+        return f"model.{name}: {path} is a file: give the directory of a Hugging Face checkpoint"
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            return f"model.{name}: {path} has no config.json: give a Hugging Face directory"
+        try:
+            stage = read_provenance(path).get("stage")
+        except UserError as error:
+            return f"model.{name}: {error}"
+        if stage is not None and stage not in parents:
+            wanted = " or ".join(f"`{parent}`" for parent in parents)
+            return f"model.{name}: {path} is the result of stage `{stage}`, this needs one of stage {wanted}"
+    try:
+        saved_config(path, f"model.{name}")
+    except OSError:
+        if folder.is_dir():
+            return f"model.{name}: {path}/config.json is no JSON: it was cut off or is something else"
+        return (
+            f"model.{name}: {path} is no directory and no model in the local hub cache: "
+            "give an existing directory, or run once with the hub in reach"
+        )
+    except UserError as error:
+        return str(error)
+    return None

@@ -1,0 +1,276 @@
+"""FSDP2 and tensor parallelism on Lightning: parameters, gradients and optimizer states cut over the ranks,
+on GPUs or CPUs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from strategies.checkpoints.partitions import mapped
+from strategies.errors import UserError
+from strategies.tensor import parallelize
+
+
+class Shardable(Protocol):
+    """A network that says what can be cut."""
+
+    forwards: Sequence[str]
+    """methods beside `forward` that run the whole network"""
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The repeated blocks: each is gathered on its own when it is needed."""
+
+    def tp_plan(self, ranks: int) -> Mapping[str, str]:
+        """What `ranks` ranks can share of a block: a module's name → transformers' name of the way.
+
+        Raises:
+            UserError: they cannot.
+        """
+
+
+class Sharded(ModelParallelStrategy):
+    """Cuts networks that ask for it (`shard`) with `parallelize_module` and `fully_shard`; a checkpoint is
+    one file with full tensors.
+
+    Ranks lie in a grid, copies × shards × ranks of a tensor-parallel group; neighbours are in a group. The
+    first two share the rows.
+
+    Args:
+        shards: ranks over which FSDP cuts parameters; None = all that share the rows. Fewer make copies,
+            which keep gathering within a machine (hybrid shard).
+        tensor_parallel: ranks that share every block, and rows; None = all that there are.
+        data_parallel: ranks, or groups of them, that share the rows; None = as many as there are.
+        reshard_after_forward: free a block's gathered parameters until the backward pass; less memory, more
+            communication.
+        mixed_precision: dtypes of gathered parameters and of gradient reduction.
+        cpu_offload: keep shards and optimizer states in CPU memory.
+        gather_to_sample: hold a network whole while it samples; else block by block, all ranks in step.
+        backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
+        timeout: how long a rank waits for the others.
+    """
+
+    def __init__(
+        self,
+        shards: int | None,
+        tensor_parallel: int | None,
+        data_parallel: int | None,
+        reshard_after_forward: bool,
+        mixed_precision: MixedPrecisionPolicy,
+        cpu_offload: bool,
+        gather_to_sample: bool,
+        backend: str | None,
+        timeout: timedelta,
+    ):
+        super().__init__(save_distributed_checkpoint=False, process_group_backend=backend, timeout=timeout)
+        self.shards, self.tensor_parallel, self.data_parallel = shards, tensor_parallel, data_parallel
+        self.reshard_after_forward = reshard_after_forward
+        self.mixed_precision = mixed_precision
+        self.cpu_offload = cpu_offload
+        self.gather_to_sample = gather_to_sample
+
+    # --- the grid of ranks
+
+    def grid(self) -> tuple[int, int, int]:
+        """Copies, shards and tensor-parallel ranks.
+
+        Raises:
+            UserError: they do not multiply to the ranks there are.
+        """
+        for name in ("shards", "tensor_parallel", "data_parallel"):
+            if (getattr(self, name) or 1) < 1:
+                raise UserError(f"trainer.strategy: {name} is {getattr(self, name)}: give 1 or more")
+        ranks = self.num_nodes * self.num_processes
+        tensor = self.tensor_parallel or max(1, ranks // (self.data_parallel or 1))
+        data = self.data_parallel or max(1, ranks // tensor)
+        if tensor * data != ranks:
+            raise UserError(
+                f"trainer.strategy: tensor_parallel {tensor} × data_parallel {data} = {tensor * data} ranks, "
+                f"but the run has {ranks}: make them equal, or leave one of the two out"
+            )
+        shards = self.shards or data
+        if data % shards:
+            raise UserError(
+                f"trainer.strategy: shards is {shards}, but {data} ranks share the rows: give a divisor of "
+                f"{data}"
+            )
+        if data == 1 < tensor and (self.cpu_offload or self.mixed_precision.param_dtype):
+            raise UserError(
+                "trainer.strategy: cpu_offload and parameters are FSDP2's, for which data_parallel 1 leaves "
+                "nothing: leave them out, or make more groups"
+            )
+        return data // shards, shards, tensor
+
+    @property
+    def data_ranks(self) -> int:
+        """Ranks, or groups of them, that share the rows of a step; known before the processes have met."""
+        copies, shards, _ = self.grid()
+        return copies * shards
+
+    def setup_environment(self) -> None:
+        if self.cpu_offload and self.root_device.type == "cuda" and self._process_group_backend is None:
+            self._process_group_backend = "cuda:nccl,cpu:gloo"  # shards are gathered from CPU memory too
+        ParallelStrategy.setup_environment(self)
+        self._setup_distributed()
+        mesh = init_device_mesh(
+            self.root_device.type, self.grid(), mesh_dim_names=("copies", "shards", "tensor_parallel")
+        )
+        self._data_mesh = mesh["copies", "shards"]._flatten("data_parallel")
+        self._device_mesh = mesh
+        assert self.lightning_module is not None
+        self.lightning_module._device_mesh = mesh
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        return {"num_replicas": self._data_mesh.size(), "rank": self._data_mesh.get_local_rank()}
+
+    @property
+    def data_group(self) -> ProcessGroup:
+        """One rank of every group that reads the same rows."""
+        return self._data_mesh.get_group()
+
+    # --- networks
+
+    def shard(self, network: nn.Module) -> nn.Module:
+        """Cuts a network in place: its matrices over a tensor-parallel group, then each of its blocks, and
+        the rest as a whole, over the ranks that share the rows; then makes it fp32."""
+        copies, shards, tensor = self.grid()
+        if tensor > 1:
+            plan = network.tp_plan(tensor)  # type: ignore[operator]
+            parallelize(network, self.device_mesh["tensor_parallel"], plan)
+            if copies * shards == 1:
+                return network.float()
+        options: dict[str, Any] = {
+            "mesh": self.device_mesh["copies", "shards"] if copies > 1 else self.device_mesh["shards"],
+            "mp_policy": self.mixed_precision,
+            "offload_policy": self._offload_policy(),
+        }
+        for block in network.blocks():  # type: ignore[operator]
+            fully_shard(block, reshard_after_forward=self.reshard_after_forward, **options)
+        fully_shard(network, **options)
+        for method in network.forwards:  # type: ignore[union-attr]
+            register_fsdp_forward_method(network, method)
+        return network.float()
+
+    def _offload_policy(self) -> OffloadPolicy:
+        return CPUOffloadPolicy(self.root_device.type == "cuda") if self.cpu_offload else OffloadPolicy()
+
+    def model_to_device(self) -> None:
+        """What FSDP2 keeps in CPU memory stays there."""
+        if not self.cpu_offload:
+            super().model_to_device()
+            return
+        assert self.lightning_module is not None
+        device = self.root_device
+        self.lightning_module._apply(
+            lambda tensor: tensor if isinstance(tensor, DTensor) else tensor.to(device)
+        )
+        self.lightning_module._device = device
+
+    @contextmanager
+    def unsharded(self, network: nn.Module) -> Iterator[None]:
+        """While it lasts, for many forwards in a row: all parameters whole on every rank, or gathered block
+        by block as long as `any_rank` keeps the ranks in step."""
+        cut = [module for module in network.modules() if isinstance(module, FSDPModule)]
+        blocks = [module for module in cut if module is not network] if self.gather_to_sample else []
+        for module in blocks:  # gathered by the first forward, and then left so, as the rest is anyway
+            module.set_reshard_after_forward(False, recurse=False)
+        try:
+            yield
+        finally:
+            for module in blocks:
+                module.set_reshard_after_forward(self.reshard_after_forward, recurse=False)
+            for module in cut:
+                module.reshard()
+
+    def any_rank(self, flag: Tensor) -> Tensor:
+        """Whether something is so on this rank or, where ranks must keep in step, on any."""
+        if not self.gather_to_sample:
+            flag = flag.int()
+            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.data_group)
+        return flag
+
+    def full_state_dict(self, module: nn.Module) -> dict[str, Tensor]:
+        """Whole tensors in CPU memory on the first rank, nothing on the others; every rank must ask. Tied
+        weights stay one tensor."""
+        found: dict[str, Tensor] = {}
+        seen: dict[int, Tensor] = {}
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            if id(tensor) not in seen:
+                seen[id(tensor)] = self._on_first_rank(tensor)
+            found[name] = seen[id(tensor)]
+        return found if self.is_global_zero else {}
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        assert self.lightning_module is not None
+        return self.full_state_dict(self.lightning_module)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """As the optimizer's own, with whole tensors, so that any strategy can go on from it."""
+        state = optimizer.state_dict()
+        state["state"] = {
+            parameter: {
+                name: self._on_first_rank(value) if isinstance(value, Tensor) else value
+                for name, value in entries.items()
+            }
+            for parameter, entries in state["state"].items()
+        }
+        return state
+
+    def _on_first_rank(self, tensor: Tensor) -> Tensor:
+        whole = tensor.detach()
+        if isinstance(whole, DTensor):
+            whole = whole.full_tensor()
+        return whole.cpu() if self.is_global_zero else whole.new_empty(0)
+
+    lightning_restore_optimizer = True
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """A file is mapped into memory, so that a rank reads its own part of the tensors alone."""
+        if Path(checkpoint_path).is_file():
+            return mapped(Path(checkpoint_path))
+        return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        assert self.lightning_module is not None
+        whole = checkpoint["state_dict"]
+        own = self.lightning_module.state_dict(keep_vars=True)
+        if strict and own.keys() != whole.keys():
+            names = ", ".join(sorted(own.keys() ^ whole.keys())[:3])
+            raise UserError(f"the checkpoint does not fit the network: it differs in {names}")
+        for name, tensor in own.items():
+            if name in whole:
+                tensor.detach().copy_(_cut_like(whole[name], tensor))
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            for index, entries in state["state"].items():
+                for name, value in entries.items():
+                    if isinstance(value, Tensor) and value.shape == parameters[index].shape:
+                        entries[name] = _cut_like(value, parameters[index])
+            optimizer.load_state_dict(state)
+
+
+def _cut_like(whole: Tensor, like: Tensor) -> Tensor:
+    """This rank's part of a whole tensor that every rank has, cut as another one is."""
+    if not isinstance(like, DTensor):
+        return whole
+    whole = whole.to(like.device)
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
