@@ -1,0 +1,93 @@
+"""`report.png`: a finished quickstart in one picture, the one that the README shows."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.quickstart.report import duration, running_mean, verdict
+
+Curve = Sequence[tuple[int, float]]
+SIZE, DPI = (12, 7.2), 100  # inches, pixels an inch
+COLOURS = ("#0060a8", "#b45309", "#047857", "#7c3aed")
+MUTED = "#6b7280"
+STYLE: dict[str, Any] = {
+    "font.size": 10, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e5e7eb",
+    "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED, "axes.labelcolor": MUTED,
+    "axes.axisbelow": True, "legend.frameon": False,
+}  # fmt: skip
+
+
+def draw(report: Mapping[str, Any], curves: Mapping[str, Mapping[str, Curve]], file: Path) -> None:
+    """Draws the four stages and how many bars the run has met.
+
+    Args:
+        report: what `report.json` holds.
+        curves: stage → metric → (step, value) points.
+        file: the PNG to write.
+    """
+    verdicts = [verdict(bar) for bar in report["bars"]]
+    title = (
+        f"trivium quickstart: {verdicts.count('met')} of {len(verdicts)} bars met "
+        f"in {duration(report['total_seconds'])}"
+    )
+    metrics = {name: stage["metrics"] for name, stage in report["stages"].items()}
+    with rc_context(STYLE):
+        figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=16, fontweight="bold")
+        (pretraining, tuning), (ranking, reinforcing) = figure.subplots(2, 2)
+        _pretraining(pretraining, curves["pretrain"], metrics["pretrain"])
+        _tuning(tuning, metrics["sft"])
+        _ranking(ranking, curves["reward"], metrics["reward"])
+        _reinforcing(reinforcing, curves["ppo"], report["judge"])
+        figure.savefig(file, metadata={"Software": None})
+
+
+def _pretraining(axes: Axes, curves: Mapping[str, Curve], metrics: Mapping[str, float]) -> None:
+    axes.set_title("1  Pretraining: held-out loss, nats per token")
+    sources = [name.removeprefix("unigram/") for name in metrics if name.startswith("unigram/")]
+    for colour, source in zip(COLOURS, sources, strict=False):
+        steps, losses = zip(*curves[f"val/loss/{source}"], strict=True)
+        axes.plot(steps, losses, "o-", color=colour, markersize=4, label=source)
+        axes.axhline(metrics[f"unigram/{source}"], color=colour, linestyle=":", linewidth=1)
+    axes.plot([], [], ":", color=MUTED, label="a unigram model")
+    axes.set_xlabel("optimizer step")
+    axes.legend(ncols=2)
+
+
+def _tuning(axes: Axes, metrics: Mapping[str, float]) -> None:
+    axes.set_title("2  Fine-tuning: held-out loss of the replies, nats per token")
+    tasks = [name.removeprefix("sft/loss_after/") for name in metrics if name.startswith("sft/loss_after/")]
+    before, after = ([metrics[f"sft/loss_{when}/{task}"] for task in tasks] for when in ("before", "after"))
+    rows = range(len(tasks))
+    axes.hlines(rows, after, before, color="#cbd5e1", linewidth=4)
+    axes.plot(before, rows, "o", color=MUTED, label="before")
+    axes.plot(after, rows, "o", color=COLOURS[0], label="after")
+    axes.set_yticks(rows, tasks)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.legend()
+
+
+def _ranking(axes: Axes, curves: Mapping[str, Curve], metrics: Mapping[str, float]) -> None:
+    axes.set_title("3  Reward model: held-out pairs ranked as people do")
+    steps, accuracy = zip(*curves["reward/accuracy"], strict=True)
+    axes.plot(steps, accuracy, "o-", color=COLOURS[2], label=f"{metrics['reward/accuracy']:.1%} at the end")
+    axes.axhline(0.5, color=MUTED, linestyle=":", linewidth=1, label="chance")
+    axes.set_xlabel("optimizer step")
+    axes.legend()
+
+
+def _reinforcing(axes: Axes, curves: Mapping[str, Curve], judge: Mapping[str, float]) -> None:
+    gain = (judge["after"] - judge["before"]) / max(judge["stderr"], 1e-12)
+    axes.set_title("4  PPO: mean score of the sampled replies")
+    steps, scores = zip(*curves["ppo/score"], strict=True)
+    label = f"an independent judge: {judge['before']:.3f} → {judge['after']:.3f}, {gain:+.1f} standard errors"
+    axes.plot(steps, scores, color=COLOURS[3], linewidth=0.8, alpha=0.4)
+    axes.plot(steps, running_mean(scores), color=COLOURS[3], linewidth=2, label=label)
+    axes.set_xlabel("optimizer step")
+    axes.legend(loc="lower right")
