@@ -110,6 +110,6 @@ class CausalLM(Stage):
         """Writes the Hugging Face directory that hands this stage's result on; every rank must ask."""
         assert self.network is not None
         model, stage, parent = self.network.model, self.stage, self.pretrained
-        state = self.full_state_dict(model)
+        state = self.sharding.full_state_dict(model)
         if self.writes:
             export_causal_lm(model, state, self.tokenizer, directory, stage, parent, provenance)

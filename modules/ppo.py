@@ -11,6 +11,7 @@ from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric
 
 from modules import rl
 from modules.backbone import LanguageModel, ScalarModel
+from modules.clipping import check_scaler, clip_to_norm, scales_gradients
 from modules.errors import UserError
 from modules.generation import generate, uniforms
 from modules.hf_export import export_ppo
@@ -181,7 +182,8 @@ class PPOModule(Stage):
         groups = [{**group, "lr": self.actor_lr} for group in decay_groups([self.network.actor])]
         groups += [{**group, "lr": self.critic_lr} for group in decay_groups([self.network.critic])]
         optimizer = self.optimizer(groups)
-        self.check_scaler(optimizer)
+        if scales_gradients(self.trainer.precision_plugin):
+            check_scaler(optimizer, self.automatic_optimization)
         return [optimizer], [self.schedule(optimizer)]
 
     def forward(self, rollout: Rollout, temperature: float) -> tuple[Tensor, Tensor]:
@@ -218,14 +220,14 @@ class PPOModule(Stage):
         network, width = self.network, self.max_new_tokens
         keys = ("prompt_ids", "prompt_mask", "prompt_index")
         chunks = zip(*(batch[key].split(self.rollout_batch_size) for key in keys), strict=True)
-        with self.unsharded(network.actor):
+        with self.sharding.unsharded(network.actor):
             parts = [self.respond(ids, mask, index, iteration) for ids, mask, index in chunks]
         rows = [part.joined() for part in parts]
-        with self.unsharded(network.reference):
+        with self.sharding.unsharded(network.reference):
             references = [logprobs(network.reference, row, width, self.temperature) for row in rows]
-        with self.unsharded(network.critic):
+        with self.sharding.unsharded(network.critic):
             baselines = [values(network.critic, row, width) for row in rows]
-        with self.unsharded(network.reward):
+        with self.sharding.unsharded(network.reward):
             rewards = [scores(network.reward, row) for row in rows]
         sampled = Rollout(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
         ended = ((sampled.response_ids == self.tokenizer.eos_token_id) & sampled.response_mask).any(1)
@@ -252,7 +254,7 @@ class PPOModule(Stage):
             tokenizer.pad_token_id,
             self.temperature,
             noise,
-            self.any_rank,
+            self.sharding.any_rank,
         )
         rows = join(prompt_ids, prompt_mask, response_ids, mask)
         empty = torch.zeros_like(response_ids, dtype=torch.float32)
@@ -300,7 +302,7 @@ class PPOModule(Stage):
         share = torch.arange(self.data_rank(), len(minibatch.scores), self.data_ranks(), device=self.device)
         parts = [minibatch.select(rows) for rows in share.split(self.micro_batch_size)]
         for index, part in enumerate(parts, start=1):
-            network = self.microbatch(last=index == len(parts))
+            network = self.sharding.microbatch(last=index == len(parts))
             new_logprobs, new_values = network(part, self.temperature)
             mask = part.response_mask
             if first:
@@ -312,9 +314,11 @@ class PPOModule(Stage):
             self.manual_backward((policy + self.value_coef * value) / normalizer * self.data_ranks())
             self.track(new_logprobs - part.logprobs, policy, value, clipped, mask)
         for name in ("actor", "critic"):
-            self.update_metrics[f"ppo/grad_norm_{name}"].update(self.grad_norm(getattr(self.network, name)))
-        if not self.clips_gradients:
-            self.clip_norm(optimizer, self.max_grad_norm)  # type: ignore[arg-type]
+            self.update_metrics[f"ppo/grad_norm_{name}"].update(
+                self.sharding.grad_norm(getattr(self.network, name))
+            )
+        if not self.sharding.clips_gradients:
+            clip_to_norm(optimizer, self.max_grad_norm)  # type: ignore[arg-type]
         optimizer.step()  # type: ignore[union-attr]
         optimizer.zero_grad()  # type: ignore[union-attr]
         scheduler.step()  # type: ignore[union-attr, call-arg]
@@ -381,7 +385,7 @@ class PPOModule(Stage):
         assert self.network is not None
         actor, critic = self.network.actor.model, self.network.critic
         facts = {"reward": self.reward, **provenance}
-        states = self.full_state_dict(actor), self.full_state_dict(critic.model)
+        states = self.sharding.full_state_dict(actor), self.sharding.full_state_dict(critic.model)
         if self.writes:
             export_ppo(
                 actor,

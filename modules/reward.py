@@ -165,6 +165,6 @@ class RewardModule(Stage):
             self.measure_offset()
         assert self.offset is not None
         model, parent = self.network.model, self.pretrained
-        state = self.full_state_dict(model)
+        state = self.sharding.full_state_dict(model)
         if self.writes:
             export_reward(model, state, self.tokenizer, directory, parent, self.offset, provenance)

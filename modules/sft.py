@@ -51,9 +51,9 @@ class SFTModule(CausalLM):
         assert self.network is not None
         tokenizer = self.tokenizer
         limits = (self.max_new_tokens, tokenizer.eos_token_id, tokenizer.pad_token_id)
-        with self.unsharded(self.network):
+        with self.sharding.unsharded(self.network):
             prompts = batch["prompt_ids"], batch["prompt_mask"]
-            replies, mask = generate(self.network, *prompts, *limits, any_rank=self.any_rank)
+            replies, mask = generate(self.network, *prompts, *limits, any_rank=self.sharding.any_rank)
         rows = []
         for row, ids, kept in zip(batch["rows"].tolist(), replies, mask, strict=True):
             if row >= 0:

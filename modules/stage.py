@@ -3,8 +3,7 @@ the parent."""
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import lightning as L
 import torch
@@ -14,15 +13,18 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
 from transformers import PreTrainedModel
 
-from modules.backbone import LanguageModel, ScalarModel, full_tensor
+from modules.backbone import LanguageModel, ScalarModel
+from modules.clipping import check_scaler, clip_to_norm, scales_gradients
 from modules.errors import UserError
 from modules.hf_config import in_a_line
 from modules.hf_export import networks
 from modules.hf_load import parent_problem
 from modules.optim import decay_groups, warmup_cosine
 from modules.rng_state import random_states, restore_random_state
+from modules.sharding import Sharding, Unsharded
 
 Batch = dict[str, Any]
+Network = TypeVar("Network", bound=LanguageModel | ScalarModel)
 
 
 class Stage(L.LightningModule):
@@ -166,6 +168,18 @@ class Stage(L.LightningModule):
         self.tokens_seen += (batch["document_ids"] >= 0).sum()
         return loss * (self.data_ranks() * self.trainer.accumulate_grad_batches)
 
+    @property
+    def sharding(self) -> Sharding:
+        """Who shards this stage's networks: its strategy, or nobody."""
+        strategy = None if self._trainer is None else self.trainer.strategy
+        return strategy if isinstance(strategy, Sharding) else Unsharded(self)
+
+    def shard(self, network: Network) -> Network:
+        """The network as it is trained: in fp32, sharded over the ranks where the strategy does that."""
+        if self.activation_checkpointing:
+            network.enable_activation_checkpointing()
+        return self.sharding.shard(network)
+
     def data_ranks(self) -> int:
         """Ranks that share the rows of a step, over which engines average gradients."""
         return self._sampler().get("num_replicas", 1)
@@ -175,57 +189,17 @@ class Stage(L.LightningModule):
         return self._sampler().get("rank", 0)
 
     def _sampler(self) -> dict[str, int]:
-        return getattr(self.trainer.strategy, "distributed_sampler_kwargs", None) or {}
+        return self.trainer.distributed_sampler_kwargs or {}  # None in a single process
 
     @property
     def data_group(self) -> Any:
         """The process group of ranks with different rows; None = all ranks."""
-        return getattr(self.trainer.strategy, "data_group", None)
-
-    def shard(self, network: LanguageModel | ScalarModel) -> Any:
-        """The network as it is trained: in fp32, cut over the ranks where the strategy does that."""
-        if self.activation_checkpointing:
-            network.enable_activation_checkpointing()
-        return self._ask_strategy("shard", lambda network: network.float())(network)
-
-    def unsharded(self, network: nn.Module) -> AbstractContextManager:
-        """While it lasts, the inner modules of a network that was cut can be called many times in a row."""
-        return self._ask_strategy("unsharded", lambda network: nullcontext())(network)
-
-    def any_rank(self, flag: Tensor) -> bool:
-        """Whether something is so on this rank or, where ranks must call a cut network in step, on any."""
-        return bool(self._ask_strategy("any_rank", lambda flag: flag)(flag))
-
-    def microbatch(self, last: bool) -> nn.Module:
-        """Itself, or the engine around it: what manual optimisation calls for the forward of one micro-batch.
-
-        Args:
-            last: whether the optimizer steps after its backward.
-        """
-        return self._ask_strategy("microbatch", lambda last: self)(last)
-
-    def grad_norm(self, network: nn.Module) -> Tensor:
-        """The norm of one network's gradients after the last backward of a step, before clipping."""
-        return self._ask_strategy("grad_norm", lambda network: full_tensor(total_norm(network.parameters())))(
-            network
-        )
-
-    @property
-    def clips_gradients(self) -> bool:
-        """Whether the strategy's engine clips the gradients, within its optimizer step."""
-        return hasattr(self.trainer.strategy, "gradient_norm")
-
-    def full_state_dict(self, module: nn.Module) -> dict[str, Tensor]:
-        """A module's weights, whole again where they were cut; the first rank gets them, all must ask."""
-        return self._ask_strategy("full_state_dict", lambda module: module.state_dict())(module)
+        return self.sharding.data_group()
 
     @property
     def writes(self) -> bool:
         """Whether this process is the one that writes files."""
         return self._trainer is None or self.trainer.is_global_zero
-
-    def _ask_strategy(self, name: str, otherwise: Callable) -> Callable:
-        return otherwise if self._trainer is None else getattr(self.trainer.strategy, name, otherwise)
 
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()
@@ -240,9 +214,8 @@ class Stage(L.LightningModule):
         if self.automatic_optimization and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
             self.log("train/loss", self.step_loss.compute(), prog_bar=True)
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-            norm = self._ask_strategy("gradient_norm", lambda: None)()
-            if norm is not None:
-                self.log("train/grad_norm", norm)
+            if self.sharding.clips_gradients:  # within its step, so that the norm is known only now
+                self.log("train/grad_norm", self.sharding.grad_norm(self))
             self.step_loss.reset()
 
     def configure_gradient_clipping(
@@ -251,26 +224,12 @@ class Stage(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        if self.clips_gradients:
+        if self.sharding.clips_gradients:
             return
         by_value = gradient_clip_algorithm == "value"
-        self.log("train/grad_norm", self.clip_norm(optimizer, None if by_value else gradient_clip_val))
+        self.log("train/grad_norm", clip_to_norm(optimizer, None if by_value else gradient_clip_val))
         if by_value:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
-    def clip_norm(self, optimizer: Optimizer, max_norm: float | None) -> Tensor:
-        """The norm of all gradients of `optimizer`, clipped to `max_norm` where it is given.
-
-        Lightning refuses to clip for a fused optimizer under mixed precision, which is right only where a
-        gradient scaler is at work (fp16).
-        """
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = total_norm(parameters)
-        if max_norm and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-            self.clip_gradients(optimizer, max_norm, "norm")
-        elif max_norm:
-            torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-        return full_tensor(norm)
 
     def total_steps(self) -> int:
         """Optimizer steps of the whole run, from the configuration alone.
@@ -290,30 +249,12 @@ class Stage(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(decay_groups(self.trainable_modules()))
-        self.check_scaler(optimizer)
+        if scales_gradients(self.trainer.precision_plugin):
+            check_scaler(optimizer, self.automatic_optimization)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"},
         }
-
-    def check_scaler(self, optimizer: Optimizer) -> None:
-        """Where a gradient scaler is at work (fp16), the norm to clip by must be of unscaled gradients.
-
-        Raises:
-            UserError: Lightning unscales them later than that.
-        """
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            return
-        if not self.automatic_optimization:
-            raise UserError(
-                "trainer.precision 16-mixed scales the gradients, which this stage would clip as they are: "
-                "give bf16-mixed, or the strategy `strategies.deepspeed`"
-            )
-        if any(group.get("fused") for group in optimizer.param_groups):
-            raise UserError(
-                "trainer.precision 16-mixed scales the gradients, which a fused optimizer unscales after "
-                "they were to be clipped: give bf16-mixed, or `model.optimizer.init_args.fused: false`"
-            )
 
     def schedule(self, optimizer: Optimizer) -> LambdaLR:
         """Warm-up and cosine over the whole run.
@@ -358,11 +299,6 @@ class Stage(L.LightningModule):
         if self.random_before is not None:
             restore_random_state(self.random_before)
             self.random_before = None
-
-
-def total_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The norm of all gradients together; of a cut network, a tensor that is cut too."""
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def _count_batches_anew(checkpoint: dict[str, Any], accumulate: int) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -31,8 +32,9 @@ from strategies.tensor import parallelize
 class Shardable(Protocol):
     """A network that says what can be cut."""
 
-    forwards: Sequence[str]
-    """methods beside `forward` that run the whole network"""
+    @property
+    def forwards(self) -> Sequence[str]:
+        """Methods beside `forward` that run the whole network."""
 
     def blocks(self) -> Sequence[nn.Module]:
         """The repeated blocks: each is gathered on its own when it is needed."""
@@ -65,6 +67,8 @@ class Sharded(ModelParallelStrategy):
         backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
         timeout: how long a rank waits for the others.
     """
+
+    clips_gradients = False
 
     def __init__(
         self,
@@ -140,19 +144,18 @@ class Sharded(ModelParallelStrategy):
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
         return {"num_replicas": self._data_mesh.size(), "rank": self._data_mesh.get_local_rank()}
 
-    @property
     def data_group(self) -> ProcessGroup:
         """One rank of every group that reads the same rows."""
         return self._data_mesh.get_group()
 
     # --- networks
 
-    def shard(self, network: nn.Module) -> nn.Module:
+    def shard(self, network: Any) -> Any:
         """Cuts a network in place: its matrices over a tensor-parallel group, then each of its blocks, and
         the rest as a whole, over the ranks that share the rows; then makes it fp32."""
         copies, shards, tensor = self.grid()
         if tensor > 1:
-            plan = network.tp_plan(tensor)  # type: ignore[operator]
+            plan = network.tp_plan(tensor)
             parallelize(network, self.device_mesh["tensor_parallel"], plan)
             if copies * shards == 1:
                 return network.float()
@@ -161,10 +164,10 @@ class Sharded(ModelParallelStrategy):
             "mp_policy": self.mixed_precision,
             "offload_policy": self._offload_policy(),
         }
-        for block in network.blocks():  # type: ignore[operator]
+        for block in network.blocks():
             fully_shard(block, reshard_after_forward=self.reshard_after_forward, **options)
         fully_shard(network, **options)
-        for method in network.forwards:  # type: ignore[union-attr]
+        for method in network.forwards:
             register_fsdp_forward_method(network, method)
         return network.float()
 
@@ -199,12 +202,23 @@ class Sharded(ModelParallelStrategy):
             for module in cut:
                 module.reshard()
 
-    def any_rank(self, flag: Tensor) -> Tensor:
-        """Whether something is so on this rank or, where ranks must keep in step, on any."""
+    def any_rank(self, flag: Tensor) -> bool:
+        """Whether a scalar bool is true on this rank or, where ranks must keep in step, on any."""
         if not self.gather_to_sample:
             flag = flag.int()
-            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.data_group)
-        return flag
+            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.data_group())
+        return bool(flag)
+
+    def microbatch(self, last: bool) -> nn.Module:
+        """The stage itself: FSDP2 reduces gradients after every micro-batch, and needs not know the last."""
+        assert self.lightning_module is not None
+        return self.lightning_module
+
+    def grad_norm(self, network: nn.Module) -> Tensor:
+        """The norm of one network's gradients, counted on all ranks, before clipping."""
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def full_state_dict(self, module: nn.Module) -> dict[str, Tensor]:
         """Whole tensors in CPU memory on the first rank, nothing on the others; every rank must ask. Tied

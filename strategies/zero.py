@@ -2,6 +2,7 @@
 process."""
 
 import argparse
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -49,6 +50,8 @@ class ZeRO(DeepSpeedStrategy):
         backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
         timeout: how long a rank waits for the others.
     """
+
+    clips_gradients = True  # the engine does, within its step
 
     def __init__(
         self,
@@ -151,7 +154,7 @@ class ZeRO(DeepSpeedStrategy):
         """Networks are built whole, their pretrained weights still in the file; `shard` cuts them."""
         return nullcontext()
 
-    def shard(self, network: nn.Module) -> nn.Module:
+    def shard(self, network: Any) -> Any:
         """Stage 3 cuts a network in place, one parameter at a time: no rank ever holds it whole. The others
         cut what the optimizer keeps, later."""
         if not self.zero_stage_3:
@@ -198,14 +201,14 @@ class ZeRO(DeepSpeedStrategy):
         """Lightning has divided the loss by the accumulated batches already; DeepSpeed would do it again."""
         return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
-    def gradient_norm(self) -> Any:
-        """The norm of all gradients at the last optimizer step, before clipping: a number, or a scalar
-        tensor."""
-        return self.deepspeed_engine.get_global_grad_norm()
-
     def grad_norm(self, network: nn.Module) -> Tensor:
-        """The norm of one network's gradients, before the optimizer step that comes now; no parameter group
-        may hold another network's parameters too."""
+        """The norm of gradients before clipping: of the whole stage as the last optimizer step had it; of one
+        network before the step that comes now, and then no parameter group may hold another network's
+        parameters too."""
+        if network is self.lightning_module:
+            norm = self.deepspeed_engine.get_global_grad_norm()
+            # None until a step was taken: fp16's first ones overflow, which is an infinite norm
+            return torch.as_tensor(math.inf if norm is None else norm, device=self.root_device)
         optimizer = self.deepspeed_engine.optimizer
         own = {optimizer.get_param_id(p) for p in network.parameters() if p.requires_grad}
         assert isinstance(self.config, dict)
@@ -312,22 +315,25 @@ class ZeRO(DeepSpeedStrategy):
     # --- what a stage asks for
 
     @contextmanager
-    def unsharded(self, network: nn.Module) -> Iterator[None]:
+    def unsharded(self, network: Any) -> Iterator[None]:
         """While it lasts, for many forwards in a row and no gradients: all parameters whole on every rank, or
         those of blocks gathered one by one, as long as `any_rank` keeps the ranks in step."""
         if not self.zero_stage_3:
             yield
             return
         release_prefetched(self.deepspeed_engine)
-        blocks = () if self.gather_to_sample else network.blocks()  # type: ignore[operator]
+        blocks = () if self.gather_to_sample else network.blocks()
         with torch.no_grad(), unsharded(network, apart=blocks):
             yield
 
-    def any_rank(self, flag: Tensor) -> Tensor:
-        """Whether something is so on this rank or, where ranks must keep in step, on any."""
+    def any_rank(self, flag: Tensor) -> bool:
+        """Whether a scalar bool is true on this rank or, where ranks must keep in step, on any."""
         if not self.zero_stage_3 or self.gather_to_sample:
-            return flag
-        return self.reduce(flag.int(), reduce_op="max")
+            return bool(flag)
+        return bool(self.reduce(flag.int(), reduce_op="max"))
+
+    def data_group(self) -> None:
+        """All ranks read different rows."""
 
     def full_state_dict(self, module: nn.Module) -> dict[str, Tensor]:
         """Whole fp32 tensors in CPU memory on the first rank, nothing on the others; every rank must ask.
