@@ -29,21 +29,19 @@ def clip_to_norm(optimizer: Optimizer, max_norm: float | None) -> Tensor:
     return full_tensor(norm)
 
 
-def scales_gradients(precision_plugin: Any) -> bool:
-    """Whether a gradient scaler is at work: Lightning's `MixedPrecision` has one under `16-mixed`."""
-    return getattr(precision_plugin, "scaler", None) is not None
-
-
-def check_scaler(optimizer: Optimizer, automatic: bool) -> None:
-    """Under a gradient scaler, the norm to clip by must be of gradients that are no longer scaled.
+def check_scaler(precision_plugin: Any, optimizer: Optimizer, automatic: bool) -> None:
+    """Where a gradient scaler is at work, the norm to clip by must be of gradients that are no longer scaled.
 
     Args:
+        precision_plugin: the Trainer's; under `16-mixed` Lightning's has a `scaler`.
         optimizer: of the stage.
-        automatic: whether Lightning steps it, which unscales the gradients of an unfused one before clipping.
+        automatic: whether Lightning steps it: it unscales the gradients of an unfused one before clipping.
 
     Raises:
         UserError: they are unscaled later than that.
     """
+    if getattr(precision_plugin, "scaler", None) is None:
+        return
     if not automatic:
         raise UserError(
             "trainer.precision 16-mixed scales the gradients, which this stage would clip as they are: "

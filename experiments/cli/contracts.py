@@ -5,8 +5,11 @@ and an assignment that does not fit is an error of `make check`.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from datamodules import PreferenceData
+    from datamodules.base import TextDataModule
     from modules.backbone import LanguageModel, ScalarModel
     from modules.sharding import Sharding, Unsharded
+    from modules.training_data import RankedData, TrainingData
     from strategies.fsdp2 import Shardable, Sharded
     from strategies.zero import ZeRO
 
@@ -15,3 +18,9 @@ if TYPE_CHECKING:
 
     def what_a_strategy_asks_of_a_network(language: LanguageModel, scalar: ScalarModel) -> list[Shardable]:
         return [language, scalar]
+
+    def what_a_stage_reads_of_its_data(any_kind: TextDataModule) -> TrainingData:
+        return any_kind
+
+    def what_the_reward_model_reads_of_its_data(preferences: PreferenceData) -> RankedData:
+        return preferences
