@@ -50,7 +50,7 @@ def decay_groups(modules: Iterable[nn.Module]) -> list[dict]:
 
 
 def _shape(parameter: nn.Parameter) -> Sequence[int]:
-    """The whole shape, where DeepSpeed has cut a parameter too."""
+    """The full shape: a parameter that DeepSpeed has sharded has the shape (0,) itself, and a `ds_shape`."""
     return getattr(parameter, "ds_shape", parameter.shape)
 
 

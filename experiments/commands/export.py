@@ -91,12 +91,12 @@ def export(
     from modules.hf_export import write_export
     from strategies.checkpoints.checkpoint import open_checkpoint
 
-    saved = open_checkpoint(Path(checkpoint))
-    metadata = saved.facts
+    content = open_checkpoint(Path(checkpoint))
+    metadata = content.metadata
     exports = _exports(checkpoint, metadata)
     modules = tuple(spec.module for spec in exports)
     weights = MappedWeights(
-        saved,
+        content,
         folder=Path(directory).absolute().parent,
         dtype=getattr(torch, DTYPES[dtype]) if dtype else None,
     )
