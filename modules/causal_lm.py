@@ -28,9 +28,7 @@ class CausalLM(Stage):
         pretrained: a Hugging Face directory (or cached hub name) to go on from, instead of `config`.
         optimizer: makes the optimizer from parameter groups; weight decay reaches matrices only.
         warmup_steps: optimizer steps of linear warm-up.
-        min_lr_ratio: where the cosine ends, as a share of the peak.
-        activation_checkpointing: keep only the input of each block for the backward pass and compute the
-            rest again: far less memory, about a third more time.
+        kwargs: of `Stage`.
     """
 
     stage: ClassVar[str] = "pretrain"
@@ -43,10 +41,9 @@ class CausalLM(Stage):
         pretrained: str | None = None,
         optimizer: Callable[[Iterable], Optimizer] = lambda p: AdamW(p, lr=3e-4, weight_decay=0.1),
         warmup_steps: int = 100,
-        min_lr_ratio: float = 0.1,
-        activation_checkpointing: bool = False,
+        **kwargs: Any,
     ):
-        super().__init__(optimizer, warmup_steps, min_lr_ratio, activation_checkpointing)
+        super().__init__(optimizer=optimizer, warmup_steps=warmup_steps, **kwargs)
         self.config = config
         self.pretrained = pretrained
         self.network: LanguageModel | None = None

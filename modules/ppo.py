@@ -64,9 +64,8 @@ class PPOModule(Stage):
         max_approx_kl: ends an iteration's passes early when the mean approximate KL old → new is above it;
             None = never.
         max_grad_norm: one norm over actor and critic, clipped to this.
-        activation_checkpointing: keep only the input of each block for the backward pass and compute the
-            rest again: far less memory, about a third more time.
         seed: of the sampling.
+        kwargs: of `Stage`.
     """
 
     stage: ClassVar[str] = "ppo"
@@ -102,10 +101,10 @@ class PPOModule(Stage):
         missing_eos_penalty: float = 1.0,
         max_approx_kl: float | None = None,
         max_grad_norm: float = 1.0,
-        activation_checkpointing: bool = False,
         seed: int = 0,
+        **kwargs: Any,
     ):
-        super().__init__(optimizer, warmup_steps, min_lr_ratio, activation_checkpointing)
+        super().__init__(optimizer=optimizer, warmup_steps=warmup_steps, min_lr_ratio=min_lr_ratio, **kwargs)
         self.automatic_optimization = False
         self.actor, self.reward, self.reference = actor, reward, reference or actor
         self.actor_lr, self.critic_lr = actor_lr, critic_lr

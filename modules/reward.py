@@ -34,9 +34,7 @@ class RewardModule(Stage):
         offset_replies: how many training replies, at most, the mean score is taken over that PPO subtracts.
         optimizer: makes the optimizer from parameter groups; weight decay reaches matrices only.
         warmup_steps: optimizer steps of linear warm-up.
-        min_lr_ratio: where the cosine ends, as a share of the peak.
-        activation_checkpointing: keep only the input of each block for the backward pass and compute the
-            rest again: far less memory, about a third more time.
+        kwargs: of `Stage`.
     """
 
     stage: ClassVar[str] = "reward"
@@ -51,10 +49,9 @@ class RewardModule(Stage):
         offset_replies: int = 2048,
         optimizer: Callable[[Iterable], Optimizer] = lambda p: AdamW(p, lr=1e-5),
         warmup_steps: int = 20,
-        min_lr_ratio: float = 0.1,
-        activation_checkpointing: bool = False,
+        **kwargs: Any,
     ):
-        super().__init__(optimizer, warmup_steps, min_lr_ratio, activation_checkpointing)
+        super().__init__(optimizer=optimizer, warmup_steps=warmup_steps, **kwargs)
         self.pretrained = pretrained
         self.soft_labels = soft_labels
         self.centring = centring

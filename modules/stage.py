@@ -39,8 +39,8 @@ class Stage(L.LightningModule):
         optimizer: makes the optimizer from parameter groups.
         warmup_steps: optimizer steps of linear warm-up.
         min_lr_ratio: where the cosine ends, as a share of the peak; 1 keeps the learning rate constant.
-        activation_checkpointing: keep only the input of each block for the backward pass and compute the rest
-            again.
+        activation_checkpointing: keep only the input of each block for the backward pass and compute the
+            rest again: far less memory, about a third more time.
     """
 
     stage: ClassVar[str]
@@ -52,8 +52,8 @@ class Stage(L.LightningModule):
         self,
         optimizer: Callable[..., Optimizer],
         warmup_steps: int,
-        min_lr_ratio: float,
-        activation_checkpointing: bool,
+        min_lr_ratio: float = 0.1,
+        activation_checkpointing: bool = False,
     ):
         super().__init__()
         self.optimizer = optimizer

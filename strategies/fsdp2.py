@@ -54,17 +54,10 @@ class Sharded(ModelParallelStrategy):
     Ranks lie in a grid, copies × shards × ranks of a tensor-parallel group; neighbours are in a group. The
     first two share the rows.
 
-    Args:
-        shards: ranks over which FSDP shards parameters; None = all that share the rows. Fewer make copies,
-            which keep gathering within a machine (hybrid shard).
-        tensor_parallel: ranks that share every block, and rows; None = all that there are.
+    Args: those of `strategies.fsdp` and `strategies.tensor_parallel`, and:
+        shards: ranks over which FSDP shards parameters; None = all that share the rows.
         data_parallel: ranks, or groups of them, that share the rows; None = as many as there are.
-        reshard_after_forward: free a block's gathered parameters until the backward pass; less memory, more
-            communication.
         mixed_precision: dtypes of gathered parameters and of gradient reduction.
-        cpu_offload: keep shards and optimizer states in CPU memory.
-        gather_to_sample: unshard a network while it samples; else block by block, all ranks in step.
-        backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
         timeout: how long a rank waits for the others.
     """
 

@@ -45,15 +45,8 @@ class ExactNumbers(DeepSpeedPrecision):
 class ZeRO(DeepSpeedStrategy):
     """ZeRO with the optimizer, the clipping and the accumulation of the run's own YAML.
 
-    Args:
-        stage: 1 splits optimizer states, 2 gradients too, 3 parameters too.
-        offload: what is kept in CPU memory (or under `nvme_path`).
-        nvme_path: folder on a fast disk that takes what is offloaded; the fp32 weights of a 16-bit run then
-            start rounded to 16 bits.
+    Args: those of `strategies.deepspeed`, and:
         bucket_bytes: of gradients that are reduced, and of parameters that are gathered, at once.
-        persistent_elements: stage 3 leaves smaller parameters unsharded.
-        gather_to_sample: unshard a network while it samples; else block by block, all ranks in step.
-        backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
         timeout: how long a rank waits for the others.
     """
 
@@ -87,7 +80,7 @@ class ZeRO(DeepSpeedStrategy):
         self.bucket_bytes = bucket_bytes
         self.gather_to_sample = gather_to_sample
         self.masters: list[tuple[nn.Parameter, Tensor]] = []
-        self.nvme = nvme_path is not None
+        self.nvme = nvme_path is not None  # fp32 weights of a 16-bit run then start rounded to 16 bits
         self.trained: list[str] = []
         assert isinstance(self.config, dict)
         self.config["zero_force_ds_cpu_optimizer"] = False  # torch's own optimizers, on CPU too

@@ -21,9 +21,7 @@ class FocalModule(Stage):
     stage, parents, reads = "focal", ("pretrain", "sft", "focal"), "tokens"
 
     def __init__(self, pretrained: str, gamma: float = 2.0, lr: float = 1e-3):
-        super().__init__(
-            lambda groups: AdamW(groups, lr), warmup_steps=0, min_lr_ratio=0.1, activation_checkpointing=False
-        )
+        super().__init__(lambda groups: AdamW(groups, lr), warmup_steps=0)
         self.pretrained, self.gamma = pretrained, gamma
         self.network: LanguageModel | None = None
 

@@ -63,7 +63,9 @@ def one_line(message: str, options: Iterable[str]) -> str:
 def _arguments(class_path: str) -> list[str]:
     module, _, name = class_path.rpartition(".")
     try:
-        return list(inspect.signature(getattr(import_module(module), name)).parameters)
+        cls = getattr(import_module(module), name)
+        bases = [base.__init__ for base in cls.__mro__] if inspect.isclass(cls) else [cls]  # for `**kwargs`
+        return [name for base in bases for name in inspect.signature(base).parameters]
     except (ImportError, AttributeError, ValueError):
         return []
 

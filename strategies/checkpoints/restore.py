@@ -31,9 +31,7 @@ def restore(engine: Any, network: nn.Module, checkpoint: Checkpoint, training: b
     own = dict(network.state_dict(keep_vars=True))
     differ = sorted(own.keys() ^ checkpoint.meta.keys())
     differ += [
-        name
-        for name in own
-        if name not in differ and full_shape(own[name]) != checkpoint.meta[name].shape
+        name for name in own if name not in differ and full_shape(own[name]) != checkpoint.meta[name].shape
     ]
     if differ:
         raise UserError(f"the checkpoint does not fit the network: it differs in {', '.join(differ[:3])}")
@@ -85,7 +83,9 @@ def set_fp32_weight(optimizer: Any, parameter: Tensor, full: Tensor) -> None:
         part.write(part.flat.data, full)
 
 
-def _restore_states(optimizer: Any, parameter: Tensor, full: Tensor, checkpoint: Checkpoint, name: str) -> None:
+def _restore_states(
+    optimizer: Any, parameter: Tensor, full: Tensor, checkpoint: Checkpoint, name: str
+) -> None:
     """This rank's part of a parameter's fp32 weight and of its optimizer states."""
     part = own_part(optimizer, parameter)
     if part is None:

@@ -1,5 +1,5 @@
-"""A checkpoint that is DeepSpeed's folder, read parameter by parameter, whatever stage and ranks it was written
-with.
+"""A checkpoint that is DeepSpeed's folder, read parameter by parameter, whatever stage and ranks it was
+written with.
 
 Ranks shard all parameters of an optimizer group, laid end to end, into equal parts (stages 1 and 2), or every
 parameter on its own (stage 3).
@@ -74,9 +74,7 @@ class ZeroCheckpoint:
         self.optimizers: list[dict[str, Any]] = [rank[inner] for rank in ranks]
         self.loss_scaler: LossScaler | None = ranks[0]["loss_scaler"]
         self.places = (
-            _sharded_together(model, ranks, self.masters)
-            if together
-            else _sharded_alone(model, self.ranks)
+            _sharded_together(model, ranks, self.masters) if together else _sharded_alone(model, self.ranks)
         )
         self.metadata: dict[str, Any] = {key: model[key] for key in model if key not in ENGINE_KEYS}
         self.tied: dict[str, str] = dict(model["shared_params"])
@@ -200,7 +198,7 @@ def _files(path: Path) -> dict[str, list[Path]]:
 
 
 def _sharded_together(model: dict, ranks: list[dict], masters: list[list[Tensor]]) -> dict[str, Place]:
-    """Stages 1 and 2: a group's parameters end to end, each with its alignment, are sharded into equal parts."""
+    """Stages 1 and 2: a group's parameters, end to end with their alignment, are sharded into equal parts."""
     places = {}
     for flat, shapes in enumerate(model["param_shapes"]):
         # the weights are saved without the padding that makes every rank's part as long
