@@ -20,7 +20,7 @@ from modules.stage import Batch, Stage
 from modules.training_data import RankedData, check_model
 
 CHANCE_BINS = 10  # of the predicted chance to win, for calibration
-RATING_GAPS = (0.0, 1.0, 2.0)  # lower edges of the bins in which accuracy is told
+RATING_GAPS = (0.0, 1.0, 2.0)  # lower edges of the bins in which accuracy is reported
 
 
 class RewardModule(Stage):

@@ -145,14 +145,11 @@ class Stage(L.LightningModule):
 
     def data_ranks(self) -> int:
         """Ranks that share the rows of a step, over which engines average gradients."""
-        return self._sampler().get("num_replicas", 1)
+        return (self.trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1)  # None in one process
 
     def data_rank(self) -> int:
         """Which of them this one is."""
-        return self._sampler().get("rank", 0)
-
-    def _sampler(self) -> dict[str, int]:
-        return self.trainer.distributed_sampler_kwargs or {}  # None in a single process
+        return (self.trainer.distributed_sampler_kwargs or {}).get("rank", 0)
 
     @property
     def data_group(self) -> Any:

@@ -221,7 +221,8 @@ class ZeRO(DeepSpeedStrategy):
         """Lightning's hook where the engine is made; here fp32 weights also get their exact values."""
         assert isinstance(self.config, dict)
         assert self.lightning_module is not None
-        if not self.lightning_module.automatic_optimization:  # for which the Trainer takes no limit
+        if not self.lightning_module.automatic_optimization:
+            # the Trainer refuses a limit then, so the stage has it; a module of one's own may have none
             self.config["gradient_clipping"] = getattr(self.lightning_module, "max_grad_norm", 0.0)
         trained = [p for p in model.parameters() if p.requires_grad]
         casts = "bf16" in self.config or "fp16" in self.config

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -63,8 +63,8 @@ def one_line(message: str, options: Iterable[str]) -> str:
 def _arguments(class_path: str) -> list[str]:
     module, _, name = class_path.rpartition(".")
     try:
-        cls = getattr(import_module(module), name)
-        bases = [base.__init__ for base in cls.__mro__] if inspect.isclass(cls) else [cls]  # for `**kwargs`
+        called: Any = getattr(import_module(module), name)
+        bases = called.__mro__ if inspect.isclass(called) else [called]  # those that `**kwargs` go to
         return [name for base in bases for name in inspect.signature(base).parameters]
     except (ImportError, AttributeError, ValueError):
         return []

@@ -162,7 +162,7 @@ def _exports(checkpoint: str, metadata: dict[str, Any]) -> "list[ExportSpec]":
     if "exports" not in metadata:
         raise UserError(
             f"export: {checkpoint} is of stage `{metadata.get('stage')}` and does not say what networks it "
-            "holds: it is from before stages told that; go on from it with `--ckpt_path` for one step, and "
+            "holds: it is from before stages said that; go on from it with `--ckpt_path` for one step, and "
             "export what that writes"
         )
     return [ExportSpec(**values) for values in metadata["exports"]]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from strategies.checkpoints.mapped import mapped_file
+from strategies.checkpoints.mapped import mapped_file, moments_of, scalars_of
 from strategies.errors import UserError
 
 
@@ -53,13 +53,11 @@ class FileCheckpoint:
 
     def moments(self, name: str) -> dict[str, Tensor]:
         """What the optimizer keeps for each number of a trained parameter."""
-        states = self._states(name)
-        return {key: value for key, value in states.items() if isinstance(value, Tensor) and value.ndim}
+        return moments_of(self._states(name))
 
     def scalars(self, name: str) -> dict[str, Any]:
         """What the optimizer keeps for a trained parameter as a whole: its step."""
-        states = self._states(name)
-        return {key: value for key, value in states.items() if not (isinstance(value, Tensor) and value.ndim)}
+        return scalars_of(self._states(name))
 
     def _states(self, name: str) -> dict[str, Any]:
         return self.optimizer["state"].get(self.trained.index(name), {})

@@ -27,6 +27,16 @@ STAND_INS: list[tuple[Callable, str] | Callable] = [
 ]
 
 
+def moments_of(states: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Of an optimizer's states of a parameter those that it keeps for each number."""
+    return {key: value for key, value in states.items() if isinstance(value, torch.Tensor) and value.ndim}
+
+
+def scalars_of(states: dict[str, Any]) -> dict[str, Any]:
+    """Of an optimizer's states of a parameter those that it keeps for all of it: its step."""
+    return {key: value for key, value in states.items() if key not in moments_of(states)}
+
+
 def mapped_file(file: Path) -> dict[str, Any]:
     """What a file holds, its tensors mapped into memory and read when they are used.
 

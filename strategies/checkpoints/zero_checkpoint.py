@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from strategies.checkpoints.mapped import LossScaler, mapped_file
+from strategies.checkpoints.mapped import LossScaler, mapped_file, moments_of, scalars_of
 from strategies.errors import UserError
 
 RANK_FILE = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_00_(optim|model)_states\.pt")
@@ -122,19 +122,16 @@ class ZeroCheckpoint:
     def moments(self, name: str) -> dict[str, Tensor]:
         """What the optimizer keeps for each number of a trained parameter, in full: name → tensor."""
         states = self._states(0, self.places[name].flat)
-        keys = [key for key, value in states.items() if isinstance(value, Tensor) and value.ndim]
         shape = self.places[name].shape
         return {
-            key: self._join(name, self._moment(key), torch.empty(shape, dtype=states[key].dtype))
-            for key in keys
+            key: self._join(name, self._moment(key), torch.empty(shape, dtype=part.dtype))
+            for key, part in moments_of(states).items()
         }
 
     def scalars(self, name: str) -> dict[str, Any]:
         """What the optimizer keeps for a trained parameter as a whole: its step, a tensor of its own."""
         states = self._states(0, self.places[name].flat)
-        scalars = {
-            key: value for key, value in states.items() if not (isinstance(value, Tensor) and value.ndim)
-        }
+        scalars = scalars_of(states)
         return {key: value.clone() if isinstance(value, Tensor) else value for key, value in scalars.items()}
 
     def as_file(self) -> dict[str, Any]:
