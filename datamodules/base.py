@@ -71,6 +71,11 @@ class TextDataModule(L.LightningDataModule):
         return ["data"]
 
     @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row of any split."""
+        return max(split.longest for split in self.splits.values())
+
+    @property
     def has_validation(self) -> bool:
         """Whether there is anything to validate on."""
         return bool(getattr(self, "val", None))

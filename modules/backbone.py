@@ -44,14 +44,14 @@ class _Backbone(nn.Module):
     """The transformer without its head."""
 
     forwards: tuple[str, ...] = ()
-    """methods beside `forward` that run the whole network, for a strategy that cuts networks"""
+    """methods beside `forward` that run the whole network, for a strategy that shards networks"""
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
 
     def blocks(self) -> list[nn.Module]:
-        """The repeated blocks of the transformer, for a strategy that cuts networks.
+        """The repeated blocks of the transformer, for a strategy that shards networks.
 
         Raises:
             UserError: it has none.
@@ -61,6 +61,9 @@ class _Backbone(nn.Module):
     def enable_activation_checkpointing(self) -> None:
         """Keeps only the input of each block for the backward pass, which computes the block again
         (activation checkpointing). Forwards without gradients are as they were."""
+        # transformers' own switch does nothing in eval mode, in which PPO trains; torch's wrapper puts a
+        # module around each block, which changes the names of parameters in checkpoints, in DeepSpeed and
+        # in the tensor-parallel plan. An attribute `forward` changes none.
         for block in self.blocks():
             block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
 
@@ -226,7 +229,7 @@ def _recomputed(forward: Callable) -> Callable:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor that may be cut over the ranks, whole."""
+    """A tensor that may be sharded over the ranks, in full."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -236,7 +239,7 @@ def _matmul_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def repeated_blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """The blocks in the order they compute; the same before a strategy has cut them and after.
+    """The blocks in the order they compute; the same before a strategy has sharded them and after.
 
     They are the members of the outermost `ModuleList` that holds most modules: a block's experts are a list
     too, but within it. Their classes may differ, as in networks that alternate attention and state spaces.
@@ -250,14 +253,14 @@ def repeated_blocks(model: PreTrainedModel) -> list[nn.Module]:
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     inner = {module for blocks in lists for module in blocks.modules() if module is not blocks}
     outermost = [blocks for blocks in lists if blocks not in inner]
-    found = max(outermost, key=lambda blocks: sum(1 for _ in blocks.modules()), default=())
-    if not found:
+    repeated = max(outermost, key=lambda blocks: sum(1 for _ in blocks.modules()), default=())
+    if not repeated:
         raise UserError(
             f"model: `{model.config.model_type}` has no list of repeated blocks, by which memory is planned, "
             "strategies cut and activation_checkpointing computes again: take a network that has one, or "
             "train with strategies.ddp and without activation_checkpointing"
         )
-    return list(found)
+    return list(repeated)
 
 
 def disable_dropout(model: nn.Module) -> None:

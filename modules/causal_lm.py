@@ -1,17 +1,22 @@
 """Stage one: pretraining, the next token of everything."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modules.backbone import LanguageModel
-from modules.hf_export import export_causal_lm
+from modules.errors import UserError
+from modules.hf_export import LANGUAGE_MODEL
 from modules.hf_load import load_causal_lm, new_causal_lm
 from modules.metrics import GroupedMean
 from modules.optim import AdamW
+from modules.specs import ExportSpec, NetworkSpec
 from modules.stage import Batch, Stage
+from modules.training_data import check_model
+
+ONE_START = "model: give either `config` (from scratch) or `pretrained` (a directory), not both or none"
 
 
 class CausalLM(Stage):
@@ -23,13 +28,12 @@ class CausalLM(Stage):
         pretrained: a Hugging Face directory (or cached hub name) to go on from, instead of `config`.
         optimizer: makes the optimizer from parameter groups; weight decay reaches matrices only.
         warmup_steps: optimizer steps of linear warm-up.
-        min_lr_ratio: where the cosine ends, as a share of the peak.
-        activation_checkpointing: keep only the input of each block for the backward pass and compute the
-            rest again: far less memory, about a third more time.
+        kwargs: of `Stage`.
     """
 
     stage: ClassVar[str] = "pretrain"
     parents: ClassVar[tuple[str, ...]] = ("pretrain",)
+    reads: ClassVar[str] = "tokens"
 
     def __init__(
         self,
@@ -37,24 +41,31 @@ class CausalLM(Stage):
         pretrained: str | None = None,
         optimizer: Callable[[Iterable], Optimizer] = lambda p: AdamW(p, lr=3e-4, weight_decay=0.1),
         warmup_steps: int = 100,
-        min_lr_ratio: float = 0.1,
-        activation_checkpointing: bool = False,
+        **kwargs: Any,
     ):
-        super().__init__(optimizer, warmup_steps, min_lr_ratio, activation_checkpointing)
+        super().__init__(optimizer=optimizer, warmup_steps=warmup_steps, **kwargs)
         self.config = config
         self.pretrained = pretrained
         self.network: LanguageModel | None = None
 
-    def config_errors(self, max_steps: int = -1) -> list[str]:
-        found = super().config_errors(max_steps)
-        if (self.config is None) == (self.pretrained is None):
-            found.append(
-                "model: give either `config` (from scratch) or `pretrained` (a directory), not both or none"
-            )
-        return found
+    @classmethod
+    def network_specs(cls, arguments: Mapping[str, Any]) -> list[NetworkSpec]:
+        starts = {name: arguments.get(name) for name in ("config", "pretrained")}
+        given = {name: source for name, source in starts.items() if source is not None}
+        if len(given) != 1:
+            raise UserError(ONE_START)
+        ((argument, source),) = given.items()
+        return [NetworkSpec("model", argument, source, head="language", trained=True)]
+
+    def exports(self) -> list[ExportSpec]:
+        return [ExportSpec("network.model", LANGUAGE_MODEL, self.stage, self.pretrained)]
 
     def parent_checkpoints(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
         return [("pretrained", self.pretrained, self.parents)]
+
+    def config_errors(self, max_steps: int = -1) -> list[str]:
+        errors = super().config_errors(max_steps)
+        return errors if (self.config is None) != (self.pretrained is None) else [*errors, ONE_START]
 
     def trainable_modules(self) -> list[nn.Module]:
         assert self.network is not None
@@ -72,7 +83,7 @@ class CausalLM(Stage):
             }
             model = new_causal_lm(self.config or {}, len(tokenizer), ids)
         if self._trainer is not None:
-            self.check_model(model)
+            check_model(model, self.data)
         self.network = self.shard(LanguageModel(model).train())
 
     def forward(self, batch: Batch) -> Tensor:
@@ -84,7 +95,7 @@ class CausalLM(Stage):
         return self.normalized(self(batch).sum(), batch)
 
     def on_validation_epoch_start(self) -> None:
-        self.source_loss = GroupedMean(len(self.trainer.datamodule.source_names)).to(self.device)  # type: ignore[attr-defined]
+        self.source_loss = GroupedMean(len(self.data.source_names)).to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         trained = batch["labels"][:, 1:] != -100
@@ -93,8 +104,7 @@ class CausalLM(Stage):
     def on_validation_epoch_end(self) -> None:
         total, count = self.source_loss.groups()
         self.log("val/loss", (total.sum() / count.sum()).float(), prog_bar=True)
-        names = self.trainer.datamodule.source_names  # type: ignore[attr-defined]
-        for source, losses, tokens in zip(names, total, count, strict=True):
+        for source, losses, tokens in zip(self.data.source_names, total, count, strict=True):
             if tokens:
                 loss = (losses / tokens).float()
                 self.log(f"val/loss/{source}", loss)
@@ -105,11 +115,3 @@ class CausalLM(Stage):
         losses, tokens = self(batch).sum(1).tolist(), (batch["labels"][:, 1:] != -100).sum(1).tolist()
         rows = zip(batch["rows"].tolist(), losses, tokens, strict=True)
         return [{"row": row, "loss": loss / max(1, n), "tokens": n} for row, loss, n in rows if row >= 0]
-
-    def export(self, directory: str, provenance: dict[str, Any]) -> None:
-        """Writes the Hugging Face directory that hands this stage's result on; every rank must ask."""
-        assert self.network is not None
-        model, stage, parent = self.network.model, self.stage, self.pretrained
-        state = self.full_state_dict(model)
-        if self.writes:
-            export_causal_lm(model, state, self.tokenizer, directory, stage, parent, provenance)

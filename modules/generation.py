@@ -33,7 +33,7 @@ def generate(
     """Continues every prompt until its eos or the limit.
 
     Args:
-        network: a causal language model; where a strategy has cut it, within `Stage.unsharded`.
+        network: a causal language model; where a strategy has cut it, within `Sharding.unsharded`.
         prompt_ids: (B, P) int64, padded on the left.
         prompt_mask: (B, P) bool, True = prompt.
         max_new_tokens: the limit R.
@@ -41,7 +41,7 @@ def generate(
         pad_token_id: fills what comes after.
         temperature: the logits are divided by it before sampling.
         noise: (B, R) in [0, 1) to sample with by inverting the distribution function; None = greedy.
-        any_rank: whether a scalar bool is true on any rank that must take as many steps (`Stage.any_rank`).
+        any_rank: `Sharding.any_rank`: whether a flag is true on any rank that must take as many steps.
 
     Returns:
         response_ids (B, R) int64 and response_mask (B, R) bool, True up to and with the eos.

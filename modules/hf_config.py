@@ -70,9 +70,9 @@ def new_config(config: dict[str, Any], vocab_size: int, where: str) -> Pretraine
     if unknown:
         raise UserError(f"{where} of `{model_type}` has no field {', '.join(unknown)}")
     with named(where):
-        found = AutoConfig.for_model(model_type, **options)
-    _check_architecture(found, where)
-    return found
+        hf_config = AutoConfig.for_model(model_type, **options)
+    _check_architecture(hf_config, where)
+    return hf_config
 
 
 def saved_config(path: str, where: str, local_files_only: bool = False) -> PretrainedConfig:
@@ -89,9 +89,9 @@ def saved_config(path: str, where: str, local_files_only: bool = False) -> Pretr
     """
     file = f"{path}/config.json" if Path(path).is_dir() else path
     with named(f"{where}: {file}"):
-        found = AutoConfig.from_pretrained(path, local_files_only=local_files_only, trust_remote_code=False)
-    _check_architecture(found, f"{where}: {file}")
-    return found
+        config = AutoConfig.from_pretrained(path, local_files_only=local_files_only, trust_remote_code=False)
+    _check_architecture(config, f"{where}: {file}")
+    return config
 
 
 def _check_architecture(config: PretrainedConfig, where: str) -> None:
@@ -101,7 +101,7 @@ def _check_architecture(config: PretrainedConfig, where: str) -> None:
             f"{where}: `{config.model_type}` is no causal language model in transformers: give one that is, "
             "for example `llama`"
         )
-    if not model._supports_sdpa:
+    if not model._supports_sdpa:  # there is no public way to ask a class
         raise UserError(
             f"{where}: `{config.model_type}` has no SDPA attention in transformers, which keeps a row's "
             "documents apart here: give a model that has it, for example `llama`"

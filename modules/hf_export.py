@@ -1,167 +1,117 @@
 """Hugging Face directories out: how a stage hands its result to the next, and to plain `transformers`."""
 
-import copy
 import json
-import shutil
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoModelForTokenClassification, PreTrainedModel
+import transformers
+from torch import Tensor
+from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel
 
+from modules.atomic import replaced_folder
+from modules.errors import UserError
 from modules.hf_load import PROVENANCE
+from modules.specs import ExportSpec
 
-SHARD = "50GB"  # the largest file of weights, as `transformers` has it
+FILE_SIZE = "50GB"  # the largest file of weights, as `transformers` has it
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "deepspeed")
+LANGUAGE_MODEL = "AutoModelForCausalLM"
+SEQUENCE_CLASSIFIER = "AutoModelForSequenceClassification"
+TOKEN_CLASSIFIER = "AutoModelForTokenClassification"
+AUTO_CLASSES = (LANGUAGE_MODEL, SEQUENCE_CLASSIFIER, TOKEN_CLASSIFIER)
+"""what an export may be loaded with; a checkpoint that names another class is refused"""
+
+State = Mapping[str, Tensor]
+"""a model's full tensors, by the names that the model has for them"""
 
 
-def write_directory(directory: str, write: Callable[[Path], None]) -> None:
-    """Calls `write` on a temporary folder beside `directory` and renames it: complete, or not there."""
-    target = Path(directory)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    write(part)
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
+def write_export(
+    exports: Sequence[ExportSpec],
+    states: Sequence[State],
+    tokenizer: Any,
+    directory: str,
+    provenance: Mapping[str, Any],
+    file_size: str = FILE_SIZE,
+) -> None:
+    """Writes a stage's models as Hugging Face directories, complete or not at all.
+
+    Args:
+        exports: the models, with their configs.
+        states: the weights of each.
+        tokenizer: goes into every directory; its pad id is not its eos id, because a sequence classifier
+            pools at the last token that is not the pad id.
+        directory: where to; a model's `folder` is within.
+        provenance: what is said of the run, beside each model's own metadata.
+        file_size: the largest file of weights, for example `5GB`.
+
+    Raises:
+        UserError: an export that names a class or a folder that it may not.
+    """
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    with replaced_folder(directory) as root:
+        for export, state in zip(exports, states, strict=True):
+            if export.bias is not None:
+                state = _token_classifier(export, state)
+            _save(export, state, tokenizer, _folder(root, export), provenance, file_size)
 
 
-def networks(module: nn.Module) -> dict[str, dict[str, Any]]:
-    """What a checkpoint must say of its `transformers` models so that they can be exported without the run:
-    the model's name within `module` → `config` and, where it generates, `generation_config`."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, model in module.named_modules():
-        inner = any(name.startswith(f"{outer}.") for outer in found)
-        if isinstance(model, PreTrainedModel) and not inner:
-            generation = getattr(model, "generation_config", None)
-            found[name] = {
-                "config": json.loads(model.config.to_json_string()),
-                "generation_config": generation and json.loads(generation.to_json_string()),
-            }
-    return found
-
-
-State = dict[str, Tensor]
-"""a model's weights, whole, by the names that the model has for them"""
+def _folder(root: Path, export: ExportSpec) -> Path:
+    if (
+        Path(export.folder).name != export.folder or export.folder == ".."
+    ):  # from a checkpoint, which might say `../..`
+        raise UserError(f"export: {export.folder} is no plain name of a folder")
+    return root / export.folder
 
 
 def _save(
-    model: PreTrainedModel,
+    export: ExportSpec,
     state: State,
     tokenizer: Any,
     folder: Path,
-    stage: str,
-    parent: str | None,
-    provenance: dict[str, Any],
-    shard: str,
+    provenance: Mapping[str, Any],
+    file_size: str,
 ) -> None:
+    model = _skeleton(export, state)
     for config in (model.config, getattr(model, "generation_config", None)):
         if config is not None:
             config.pad_token_id = tokenizer.pad_token_id
             config.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(folder, state_dict=dict(state), max_shard_size=shard)
-    weights = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
-    if weights != model.dtype:  # the network computes in 16 bits, its weights are the optimizer's in fp32
-        model.config.dtype = weights
-        model.config.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=dict(state), max_shard_size=file_size)
     tokenizer.save_pretrained(folder)
-    facts = {
-        "stage": stage,
-        "parent": parent,
+    record = {
+        "stage": export.stage,
+        "parent": export.parent,
         "versions": {name: version(name) for name in PACKAGES},
+        **export.metadata,
         **provenance,
     }
-    (folder / PROVENANCE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    (folder / PROVENANCE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
-def export_causal_lm(
-    model: PreTrainedModel,
-    state: State,
-    tokenizer: Any,
-    directory: str,
-    stage: str,
-    parent: str | None,
-    provenance: dict[str, Any],
-    shard: str = SHARD,
-) -> None:
-    """Writes a directory that `AutoModelForCausalLM` loads; only the configs of `model` are used."""
-
-    def write(folder: Path) -> None:
-        _save(model, state, tokenizer, folder, stage, parent, provenance, shard)
-
-    write_directory(directory, write)
-
-
-def export_reward(
-    model: PreTrainedModel,
-    state: State,
-    tokenizer: Any,
-    directory: str,
-    parent: str | None,
-    offset: float,
-    provenance: dict[str, Any],
-    shard: str = SHARD,
-) -> None:
-    """Writes a directory that `AutoModelForSequenceClassification` loads, with the mean training score as
-    `offset`.
-
-    It pools at the last token that is not the pad id, so the pad id must never be the eos id.
-    """
-    assert tokenizer.pad_token_id != tokenizer.eos_token_id
-    facts = {"offset": offset, **provenance}
-
-    def write(folder: Path) -> None:
-        _save(model, state, tokenizer, folder, "reward", parent, facts, shard)
-
-    write_directory(directory, write)
-
-
-def export_ppo(
-    actor: PreTrainedModel,
-    actor_state: State,
-    critic: PreTrainedModel,
-    critic_state: State,
-    offset: float,
-    tokenizer: Any,
-    directory: str,
-    parent: str,
-    provenance: dict[str, Any],
-    shard: str = SHARD,
-) -> None:
-    """Writes the actor for `AutoModelForCausalLM` and, in `critic/`, the critic for
-    `AutoModelForTokenClassification`.
-
-    Args:
-        actor: the policy.
-        actor_state: its weights.
-        critic: the critic's sequence classifier, with its head `score`.
-        critic_state: its weights.
-        offset: what the critic subtracts; it becomes the bias that a token classifier has.
-        tokenizer: goes into both.
-        directory: where to.
-        parent: what the actor started from.
-        provenance: further facts.
-        shard: the largest file of weights, for example `5GB`.
-    """
-    config = copy.deepcopy(critic.config)
-    config.classifier_dropout = 0.0
-    with torch.device("meta"):  # its weights are the critic's
-        classifier = AutoModelForTokenClassification.from_config(
-            config, dtype=critic.dtype, attn_implementation="sdpa"
+def _skeleton(export: ExportSpec, state: State) -> PreTrainedModel:
+    """The model without its weights, in their dtype; only its config is used, and the names of its parts."""
+    if export.auto_class not in AUTO_CLASSES:
+        raise UserError(f"export: {export.auto_class} is none of {', '.join(AUTO_CLASSES)}")
+    config = CONFIG_MAPPING[export.config["model_type"]].from_dict(dict(export.config))
+    if export.auto_class == TOKEN_CLASSIFIER:
+        config.classifier_dropout = 0.0
+    dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+    with torch.device("meta"):
+        model = getattr(transformers, export.auto_class).from_config(
+            config, dtype=dtype, attn_implementation="sdpa"
         )
-    prefix = f"{critic.base_model_prefix}."
-    values = {name: tensor for name, tensor in critic_state.items() if name.startswith(prefix)}
-    head = next(name for name, _ in classifier.named_children() if name in ("score", "classifier"))
-    values[f"{head}.weight"] = critic_state["score.weight"]
-    values[f"{head}.bias"] = critic_state["score.weight"].new_full((1,), -offset)
+    if export.generation_config:
+        model.generation_config = GenerationConfig.from_dict(dict(export.generation_config))
+    return model
 
-    def write(folder: Path) -> None:
-        _save(actor, actor_state, tokenizer, folder, "ppo", parent, provenance, shard)
-        folder = folder / "critic"
-        _save(classifier, values, tokenizer, folder, "critic", parent, provenance, shard)
 
-    write_directory(directory, write)
+def _token_classifier(export: ExportSpec, state: State) -> State:
+    """The weights of a sequence classifier, by the names of a token classifier, whose head has a bias."""
+    model = _skeleton(export, state)
+    head = next(name for name, _ in model.named_children() if name in ("score", "classifier"))
+    body = {name: tensor for name, tensor in state.items() if name.startswith(f"{model.base_model_prefix}.")}
+    weight = state["score.weight"]
+    return {**body, f"{head}.weight": weight, f"{head}.bias": weight.new_tensor([export.bias])}

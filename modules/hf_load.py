@@ -39,7 +39,7 @@ def load_causal_lm(path: str) -> PreTrainedModel:
     """A pretrained causal language model, from a directory or a hub name already cached.
 
     It has the checkpoint's dtype, and its weights stay in the file, mapped into memory, until they are
-    changed or cast: what a strategy cuts off is never read.
+    changed or cast: what a strategy gives to other ranks is never read.
     """
     return _load(AutoModelForCausalLM, path)
 
@@ -96,15 +96,15 @@ def read_provenance(path: str) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text())
+        provenance = json.loads(file.read_text())
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        provenance = None
+    if not isinstance(provenance, dict):
         raise UserError(
             f"{file} was cut off or is something else: write the export again, or delete that file to take "
             "the directory as it is"
         )
-    return found
+    return provenance
 
 
 def parent_problem(name: str, path: str, parents: tuple[str, ...]) -> str | None:

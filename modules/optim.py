@@ -1,13 +1,15 @@
 """The optimizer that stages take by default, parameter groups, and the learning rate's schedule."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from modules.hf_config import in_a_line
 
 
 class AdamW(torch.optim.AdamW):
@@ -48,7 +50,7 @@ def decay_groups(modules: Iterable[nn.Module]) -> list[dict]:
 
 
 def _shape(parameter: nn.Parameter) -> Sequence[int]:
-    """The whole shape, where DeepSpeed has cut a parameter too."""
+    """The full shape: a parameter that DeepSpeed has sharded has the shape (0,) itself, and a `ds_shape`."""
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
@@ -69,3 +71,50 @@ def warmup_cosine(optimizer: Optimizer, warmup: int, total: int, floor: float) -
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
     return LambdaLR(optimizer, factor)
+
+
+def endless_warmup(warmup_steps: int, steps: int) -> str:
+    """The line that refuses a warm-up longer than the run."""
+    return (
+        f"model.warmup_steps is {warmup_steps}, but the run has {steps} optimizer steps: the learning rate "
+        "would never reach its peak; warm up for fewer, or train for more"
+    )
+
+
+def schedule_errors(warmup_steps: int, min_lr_ratio: float, max_steps: int) -> list[str]:
+    """What is wrong with a schedule, a line each.
+
+    Args:
+        warmup_steps: optimizer steps.
+        min_lr_ratio: where the cosine ends, as a share of the peak.
+        max_steps: of the run where they are known ahead, else −1.
+    """
+    errors = []
+    if warmup_steps < 0:
+        errors.append(f"model.warmup_steps is {warmup_steps}: give 0 or more")
+    if 0 < max_steps <= warmup_steps:
+        errors.append(endless_warmup(warmup_steps, max_steps))
+    if not 0 <= min_lr_ratio <= 1:
+        errors.append(f"model.min_lr_ratio is {min_lr_ratio}: give a share of the peak between 0 and 1")
+    return errors
+
+
+def optimizer_errors(make: Callable[[list[dict]], Optimizer], rates: Mapping[str, float]) -> list[str]:
+    """What is wrong with an optimizer's options, a line each; it is made once, of one number.
+
+    Args:
+        make: the optimizer from parameter groups.
+        rates: field → peak learning rate; empty = the one that the optimizer has.
+    """
+    if wrong := _wrong_rates(rates):
+        return wrong
+    try:
+        optimizer = make([{"params": [nn.Parameter(torch.zeros(1))]}])
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:
+        return [f"model.optimizer: {in_a_line(error)}"]
+    return _wrong_rates({} if rates else {"model.optimizer's lr": optimizer.param_groups[0]["lr"]})
+
+
+def _wrong_rates(rates: Mapping[str, float]) -> list[str]:
+    wrong = {name: rate for name, rate in rates.items() if not 0 < rate < math.inf}
+    return [f"{name} is {rate:g}: give a number above 0" for name, rate in wrong.items()]

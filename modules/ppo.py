@@ -1,25 +1,31 @@
 """Stage four: PPO from a reward model, with actor, critic, reference and reward model in one
 LightningModule."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric
+from torchmetrics import MeanMetric
 
 from modules import rl
 from modules.backbone import LanguageModel, ScalarModel
+from modules.clipping import clip_to_norm
 from modules.errors import UserError
 from modules.generation import generate, uniforms
-from modules.hf_export import export_ppo
+from modules.hf_export import LANGUAGE_MODEL, TOKEN_CLASSIFIER
 from modules.hf_load import load_causal_lm, load_scalar_model, read_provenance
 from modules.optim import AdamW, decay_groups
-from modules.ppo_checks import check_first_ratio, check_same_policy, rollout_metrics
-from modules.rollout import ActorCritic, Rollout, join, logprobs, scores, values
+from modules.ppo_checks import UpdateMetrics, check_first_ratio, check_same_policy, rollout_metrics
+from modules.rollout import ActorCritic, Rollout, logprobs, minibatch_order, scores, values
+from modules.specs import ExportSpec, NetworkSpec, SamplingSpec
 from modules.stage import Batch, Stage
+from modules.training_data import check_model
 
+POSITIVE = (
+    *("epochs", "minibatches", "micro_batch_size", "rollout_batch_size", "max_new_tokens", "temperature"),
+)
 EVALUATION = 2**31  # the "iteration" whose random numbers validation and predict use
 
 
@@ -33,7 +39,8 @@ class PPOModule(Stage):
         actor: a Hugging Face directory, usually SFT's `export/` (or PPO's, to go on or to predict).
         reward: the reward model's directory; the critic starts from it too.
         reference: what the KL is measured to; the actor's start when missing.
-        optimizer: makes the one optimizer from the groups of actor and critic.
+        optimizer: makes the one optimizer from the groups of actor and critic and a learning rate, which is
+            `actor_lr`; the critic's groups have their own.
         actor_lr: peak learning rate of the actor.
         critic_lr: peak learning rate of the critic.
         warmup_steps: optimizer steps of linear warm-up.
@@ -57,20 +64,21 @@ class PPOModule(Stage):
         max_approx_kl: ends an iteration's passes early when the mean approximate KL old → new is above it;
             None = never.
         max_grad_norm: one norm over actor and critic, clipped to this.
-        activation_checkpointing: keep only the input of each block for the backward pass and compute the
-            rest again: far less memory, about a third more time.
         seed: of the sampling.
+        kwargs: of `Stage`.
     """
 
     stage: ClassVar[str] = "ppo"
     parents: ClassVar[tuple[str, ...]] = ("sft", "ppo")
+    reads: ClassVar[str] = "prompts"
+    kl_coef: Tensor
 
     def __init__(
         self,
         actor: str,
         reward: str,
         reference: str | None = None,
-        optimizer: Callable[[Iterable], Optimizer] = lambda p: AdamW(p, lr=1e-6, eps=1e-5),
+        optimizer: Callable[[Iterable, float], Optimizer] = lambda params, lr: AdamW(params, lr, eps=1e-5),
         actor_lr: float = 2e-6,
         critic_lr: float = 5e-6,
         warmup_steps: int = 0,
@@ -93,10 +101,10 @@ class PPOModule(Stage):
         missing_eos_penalty: float = 1.0,
         max_approx_kl: float | None = None,
         max_grad_norm: float = 1.0,
-        activation_checkpointing: bool = False,
         seed: int = 0,
+        **kwargs: Any,
     ):
-        super().__init__(optimizer, warmup_steps, min_lr_ratio, activation_checkpointing)
+        super().__init__(optimizer=optimizer, warmup_steps=warmup_steps, min_lr_ratio=min_lr_ratio, **kwargs)
         self.automatic_optimization = False
         self.actor, self.reward, self.reference = actor, reward, reference or actor
         self.actor_lr, self.critic_lr = actor_lr, critic_lr
@@ -111,25 +119,44 @@ class PPOModule(Stage):
         self.register_buffer("kl_coef", torch.tensor(float(kl_coef), dtype=torch.float64))
         self.network: ActorCritic | None = None
 
-    kl_coef: Tensor
+    @classmethod
+    def network_specs(cls, arguments: Mapping[str, Any]) -> list[NetworkSpec]:
+        actor, reward = arguments["actor"], arguments["reward"]
+        reference = arguments.get("reference") or actor
+        origin = "actor" if reference == actor else "reference"
+        return [
+            NetworkSpec("actor", "actor", actor, head="language", trained=True),
+            NetworkSpec("critic", "reward", reward, head="scalar", trained=True),
+            NetworkSpec("reference", origin, reference, head="language", trained=False),
+            NetworkSpec("reward", "reward", reward, head="scalar", trained=False),
+        ]
+
+    @classmethod
+    def sampling_spec(cls, arguments: Mapping[str, Any]) -> SamplingSpec:
+        return SamplingSpec(
+            rows=arguments["rollout_batch_size"],
+            new_tokens=arguments["max_new_tokens"],
+            epochs=arguments["epochs"],
+            updates=arguments["epochs"] * arguments["minibatches"],
+            micro_batch_size=arguments["micro_batch_size"],
+        )
+
+    def exports(self) -> list[ExportSpec]:
+        assert self.network is not None
+        metadata, bias = {"reward": self.reward}, -float(self.network.critic.offset)
+        actor = ExportSpec("network.actor.model", LANGUAGE_MODEL, self.stage, self.actor)
+        critic = ExportSpec("network.critic.model", TOKEN_CLASSIFIER, "critic", self.actor, "critic")
+        return [actor._replace(metadata=metadata), critic._replace(metadata=metadata, bias=bias)]
 
     def config_errors(self, max_steps: int = -1) -> list[str]:
-        found = super().config_errors(max_steps)
-        for name in (
-            "epochs",
-            "minibatches",
-            "micro_batch_size",
-            "rollout_batch_size",
-            "max_new_tokens",
-            "temperature",
-        ):
-            if getattr(self, name) <= 0:
-                found.append(f"model.{name} is {getattr(self, name)}: give a number above 0")
-        return found
+        values = {name: getattr(self, name) for name in POSITIVE}
+        wrong = {name: value for name, value in values.items() if value <= 0}
+        lines = [f"model.{name} is {value}: give a number above 0" for name, value in wrong.items()]
+        return super().config_errors(max_steps) + lines
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        prompts, ranks = self.trainer.datamodule.global_batch_size, self.data_ranks()  # type: ignore[attr-defined]
+        prompts, ranks = self.data.global_batch_size, self.data_ranks()
         if stage == "fit" and prompts % (self.minibatches * ranks):
             parts = self.minibatches * ranks
             raise UserError(
@@ -159,7 +186,7 @@ class PPOModule(Stage):
             reward=ScalarModel(load_scalar_model(self.reward), offset),
         )
         if self._trainer is not None:
-            self.check_model(network.actor.model, generated=self.max_new_tokens)
+            check_model(network.actor.model, self.data, generated=self.max_new_tokens)
         for model in (network.actor, network.critic, network.reference, network.reward):
             self.shard(model)
         self.network = network
@@ -172,17 +199,13 @@ class PPOModule(Stage):
         """Optimizer steps of one iteration."""
         return self.epochs * self.minibatches
 
-    def total_steps(self) -> int:
-        steps = super().total_steps()
-        return steps if self.trainer.max_steps > 0 else steps * self.updates_per_batch
+    def make_optimizer(self, groups: list[dict]) -> Optimizer:
+        return self.optimizer(groups, self.actor_lr)
 
-    def configure_optimizers(self) -> Any:
+    def parameter_groups(self) -> list[dict]:
         assert self.network is not None
-        groups = [{**group, "lr": self.actor_lr} for group in decay_groups([self.network.actor])]
-        groups += [{**group, "lr": self.critic_lr} for group in decay_groups([self.network.critic])]
-        optimizer = self.optimizer(groups)
-        self.check_scaler(optimizer)
-        return [optimizer], [self.schedule(optimizer)]
+        critic = [{**group, "lr": self.critic_lr} for group in decay_groups([self.network.critic])]
+        return [*decay_groups([self.network.actor]), *critic]
 
     def forward(self, rollout: Rollout, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probs and values (B, R) of a rollout's response tokens by actor and critic."""
@@ -191,44 +214,44 @@ class PPOModule(Stage):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         # 1 sample, 2 score, 3 estimate advantages over the samples of all ranks, 4 update
-        sampled = self.sample(batch, int(batch["step"]))
+        iteration = int(batch["step"])
+        sampled = self.sample(batch, iteration)
         rollout = self.estimate(self.gather(batch, sampled))
         self.tokens_seen += sampled.prompt_mask.sum() + sampled.response_mask.sum()
         self.log_dict(rollout_metrics(rollout, self.tokenizer.eos_token_id, self.score_clip))
         if self.global_step == 0 and self.reference == self.actor:
             check_same_policy(rollout, self.trainer.precision)
-        self.update_metrics = _update_metrics(self.device)
-        generator = torch.Generator().manual_seed(hash((self.seed, int(batch["step"]))) % 2**63)
-        for epoch in range(self.epochs):
-            order = torch.randperm(len(rollout.scores), generator=generator).to(self.device)
-            for index, rows in enumerate(order.chunk(self.minibatches)):
-                self.update(rollout.select(rows), first=epoch == index == 0)
-            if self.max_approx_kl and self.update_metrics["ppo/approx_kl"].compute() > self.max_approx_kl:
+        self.update_metrics = UpdateMetrics(self.device)
+        passes = minibatch_order(self.seed, iteration, len(rollout.scores), self.minibatches)
+        for epoch, minibatches in zip(range(self.epochs), passes, strict=False):
+            for index, rows in enumerate(minibatches):
+                self.update(rollout.select(rows.to(self.device)), first=epoch == index == 0)
+            if self.max_approx_kl and self.update_metrics.approx_kl() > self.max_approx_kl:
                 break
-        self.log_dict({name: metric.compute() for name, metric in self.update_metrics.items()})
+        self.log_dict(self.update_metrics.compute())
         self.adapt_kl(rollout)
 
     @torch.no_grad()
     def sample(self, batch: Batch, iteration: int) -> Rollout:
         """Samples and scores this rank's prompts; rewards, advantages and returns are still empty.
 
-        Of a network that was cut, no more than one at a time is whole.
+        Of sharded networks no more than one at a time is unsharded.
         """
         assert self.network is not None
         network, width = self.network, self.max_new_tokens
         keys = ("prompt_ids", "prompt_mask", "prompt_index")
         chunks = zip(*(batch[key].split(self.rollout_batch_size) for key in keys), strict=True)
-        with self.unsharded(network.actor):
+        with self.sharding.unsharded(network.actor):
             parts = [self.respond(ids, mask, index, iteration) for ids, mask, index in chunks]
         rows = [part.joined() for part in parts]
-        with self.unsharded(network.reference):
+        with self.sharding.unsharded(network.reference):
             references = [logprobs(network.reference, row, width, self.temperature) for row in rows]
-        with self.unsharded(network.critic):
+        with self.sharding.unsharded(network.critic):
             baselines = [values(network.critic, row, width) for row in rows]
-        with self.unsharded(network.reward):
+        with self.sharding.unsharded(network.reward):
             rewards = [scores(network.reward, row) for row in rows]
         sampled = Rollout(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
-        ended = ((sampled.response_ids == self.tokenizer.eos_token_id) & sampled.response_mask).any(1)
+        ended = sampled.ended(self.tokenizer.eos_token_id)
         raw = torch.cat(rewards).clamp(-self.score_clip, self.score_clip)
         return sampled._replace(
             ref_logprobs=torch.cat(references),
@@ -241,33 +264,21 @@ class PPOModule(Stage):
     ) -> Rollout:
         """What the actor says to prompts, with its log-probs; the other fields are still empty."""
         assert self.network is not None
-        tokenizer, width = self.tokenizer, self.max_new_tokens
-        noise = uniforms(self.seed, iteration, prompt_index.tolist(), width).to(self.device)
+        noise = uniforms(self.seed, iteration, prompt_index.tolist(), self.max_new_tokens)
         response_ids, mask = generate(
             self.network.actor,
             prompt_ids,
             prompt_mask,
-            width,
-            tokenizer.eos_token_id,
-            tokenizer.pad_token_id,
-            self.temperature,
-            noise,
-            self.any_rank,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+            temperature=self.temperature,
+            noise=noise.to(self.device),
+            any_rank=self.sharding.any_rank,
         )
-        rows = join(prompt_ids, prompt_mask, response_ids, mask)
-        empty = torch.zeros_like(response_ids, dtype=torch.float32)
-        return Rollout(
-            prompt_ids=prompt_ids,
-            prompt_mask=prompt_mask,
-            response_ids=response_ids,
-            response_mask=mask,
-            logprobs=logprobs(self.network.actor, rows, width, self.temperature),
-            ref_logprobs=empty,
-            values=empty,
-            scores=empty[:, 0],
-            rewards=empty,
-            advantages=empty,
-            returns=empty,
+        rollout = Rollout.sampled(prompt_ids, prompt_mask, response_ids, mask)
+        return rollout._replace(
+            logprobs=logprobs(self.network.actor, rollout.joined(), self.max_new_tokens, self.temperature)
         )
 
     def gather(self, batch: Batch, rollout: Rollout) -> Rollout:
@@ -280,9 +291,7 @@ class PPOModule(Stage):
         return fields.select(index.argsort())
 
     def _gathered(self, tensor: Tensor) -> Tensor:
-        gathered = self.all_gather(tensor, group=self.data_group)
-        assert isinstance(gathered, Tensor)
-        return gathered.flatten(0, 1)
+        return cast(Tensor, self.all_gather(tensor, group=self.data_group)).flatten(0, 1)
 
     def estimate(self, rollout: Rollout) -> Rollout:
         """Fills in rewards, advantages (whitened over the iteration) and returns."""
@@ -295,12 +304,13 @@ class PPOModule(Stage):
     def update(self, minibatch: Rollout, first: bool) -> None:
         """One optimizer step on a minibatch that every rank holds whole and takes its share of."""
         assert self.network is not None
-        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        optimizer: Any = self.optimizers()  # Lightning declares a list of them too
+        scheduler: Any = self.lr_schedulers()
         normalizer = minibatch.response_mask.sum()
         share = torch.arange(self.data_rank(), len(minibatch.scores), self.data_ranks(), device=self.device)
         parts = [minibatch.select(rows) for rows in share.split(self.micro_batch_size)]
         for index, part in enumerate(parts, start=1):
-            network = self.microbatch(last=index == len(parts))
+            network = self.sharding.microbatch(last=index == len(parts))
             new_logprobs, new_values = network(part, self.temperature)
             mask = part.response_mask
             if first:
@@ -310,39 +320,22 @@ class PPOModule(Stage):
             )
             value = rl.value_loss(new_values, part.values, part.returns, mask, self.value_clip_eps)
             self.manual_backward((policy + self.value_coef * value) / normalizer * self.data_ranks())
-            self.track(new_logprobs - part.logprobs, policy, value, clipped, mask)
-        for name in ("actor", "critic"):
-            self.update_metrics[f"ppo/grad_norm_{name}"].update(self.grad_norm(getattr(self.network, name)))
-        if not self.clips_gradients:
-            self.clip_norm(optimizer, self.max_grad_norm)  # type: ignore[arg-type]
-        optimizer.step()  # type: ignore[union-attr]
-        optimizer.zero_grad()  # type: ignore[union-attr]
-        scheduler.step()  # type: ignore[union-attr, call-arg]
-
-    @torch.no_grad()
-    def track(self, log_ratio: Tensor, policy: Tensor, value: Tensor, clipped: Tensor, mask: Tensor) -> None:
-        """Adds one forward's sums to the metrics of this iteration's updates."""
-        tokens, ratio = mask.sum(), log_ratio[mask].exp()
-        for name, total in {
-            "ppo/policy_loss": policy,
-            "ppo/value_loss": value,
-            "ppo/clip_fraction": clipped.sum(),
-            "ppo/approx_kl": (ratio - 1 - log_ratio[mask]).sum(),
-            "ppo/ratio_mean": ratio.sum(),
-        }.items():
-            self.update_metrics[name].update(total / tokens, tokens)
-        self.update_metrics["ppo/ratio_min"].update(ratio)
-        self.update_metrics["ppo/ratio_max"].update(ratio)
+            self.update_metrics.add(new_logprobs - part.logprobs, policy, value, clipped, mask)
+        norm = self.sharding.grad_norm
+        self.update_metrics.add_norms(norm(self.network.actor), norm(self.network.critic))
+        if not self.sharding.clips_gradients:
+            clip_to_norm(optimizer, self.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
 
     def adapt_kl(self, rollout: Rollout) -> None:
         """Logs the coefficient of this iteration and adapts the next one's."""
         self.log("ppo/kl_coef", self.kl_coef.float())
         if self.kl_target is not None:
-            kl = float(((rollout.logprobs - rollout.ref_logprobs) * rollout.response_mask).sum(1).mean())
+            kl, sequences = float(rollout.kl_per_sequence().mean()), len(rollout.scores)
             self.kl_coef.fill_(
-                rl.adapted_kl_coef(
-                    float(self.kl_coef), kl, self.kl_target, len(rollout.scores), self.kl_horizon
-                )
+                rl.adapted_kl_coef(float(self.kl_coef), kl, self.kl_target, sequences, self.kl_horizon)
             )
 
     def on_validation_epoch_start(self) -> None:
@@ -352,7 +345,7 @@ class PPOModule(Stage):
         rollout = self.sample(batch, EVALUATION).select(batch["rows"] >= 0)
         if len(rollout.scores):
             self.val_score.update(rollout.scores)
-            self.val_kl.update(((rollout.logprobs - rollout.ref_logprobs) * rollout.response_mask).sum(1))
+            self.val_kl.update(rollout.kl_per_sequence())
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/score", self.val_score.compute(), prog_bar=True)
@@ -361,7 +354,7 @@ class PPOModule(Stage):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """The sampled response to each prompt, its score, its KL in nats, and whether it ended by itself."""
         rollout, tokenizer = self.sample(batch, EVALUATION), self.tokenizer
-        kl = ((rollout.logprobs - rollout.ref_logprobs) * rollout.response_mask).sum(1)
+        kl, ended = rollout.kl_per_sequence(), rollout.ended(tokenizer.eos_token_id)
         ids = [row[kept] for row, kept in zip(rollout.response_ids, rollout.response_mask, strict=True)]
         return [
             {
@@ -370,42 +363,8 @@ class PPOModule(Stage):
                 "score": float(rollout.scores[i]),
                 "kl": float(kl[i]),
                 "tokens": len(ids[i]),
-                "ended": bool((ids[i] == tokenizer.eos_token_id).any()),
+                "ended": bool(ended[i]),
             }
             for i, row in enumerate(batch["rows"].tolist())
             if row >= 0
         ]
-
-    def export(self, directory: str, provenance: dict[str, Any]) -> None:
-        """Writes the actor's Hugging Face directory, with the critic's inside it; every rank must ask."""
-        assert self.network is not None
-        actor, critic = self.network.actor.model, self.network.critic
-        facts = {"reward": self.reward, **provenance}
-        states = self.full_state_dict(actor), self.full_state_dict(critic.model)
-        if self.writes:
-            export_ppo(
-                actor,
-                states[0],
-                critic.model,
-                states[1],
-                float(critic.offset),
-                self.tokenizer,
-                directory,
-                self.actor,
-                facts,
-            )
-
-
-def _update_metrics(device: torch.device) -> dict[str, Metric]:
-    means = (
-        "policy_loss",
-        "value_loss",
-        "clip_fraction",
-        "approx_kl",
-        "ratio_mean",
-        "grad_norm_actor",
-        "grad_norm_critic",
-    )
-    metrics: dict[str, Metric] = {f"ppo/{name}": MeanMetric() for name in means}
-    metrics |= {"ppo/ratio_min": MinMetric(), "ppo/ratio_max": MaxMetric()}
-    return {name: metric.to(device) for name, metric in metrics.items()}

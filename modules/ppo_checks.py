@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric
 
 from modules import rl
 from modules.rollout import Rollout
@@ -34,13 +35,12 @@ def _check(log_ratio: Tensor, mask: Tensor, precision: str, what: str) -> None:
     if not distance.numel():
         return
     exact = precision.startswith("32")
-    found, limit = (distance.max(), FP32_TOLERANCE) if exact else (distance.mean(), BF16_TOLERANCE)
-    if not found <= limit:
+    gap, limit = (distance.max(), FP32_TOLERANCE) if exact else (distance.mean(), BF16_TOLERANCE)
+    if not gap <= limit:  # true of nan as well
         raise RuntimeError(
-            f"{what}: {'largest' if exact else 'mean'} |Δ log-prob| is {found:.2e}, rounding explains "
-            f"{limit:g}. "
-            "Rollout and update see different distributions: look for dropout, padding, temperature or "
-            "precision."
+            f"{what}: {'largest' if exact else 'mean'} |Δ log-prob| is {gap:.2e}, rounding explains "
+            f"{limit:g}. Rollout and update see different distributions: look for dropout, padding, "
+            "temperature or precision."
         )
 
 
@@ -60,7 +60,6 @@ def rollout_metrics(rollout: Rollout, eos_token_id: int, score_clip: float) -> d
     mask, scores = rollout.response_mask, rollout.scores
     k1, _, k3 = rl.kl_estimates(rollout.logprobs, rollout.ref_logprobs)
     lengths = mask.sum(1).float()
-    ended = ((rollout.response_ids == eos_token_id) & mask).any(1).float()
     return {
         "ppo/score": scores.mean(),
         "ppo/score_std": scores.std(correction=0),
@@ -68,10 +67,10 @@ def rollout_metrics(rollout: Rollout, eos_token_id: int, score_clip: float) -> d
         "ppo/reward": rollout.rewards.sum(1).mean(),
         "ppo/kl": rl.masked_mean(k1, mask),
         "ppo/kl_k3": rl.masked_mean(k3, mask),
-        "ppo/kl_per_sequence": (k1 * mask).sum(1).mean(),
+        "ppo/kl_per_sequence": rollout.kl_per_sequence().mean(),
         "ppo/entropy": rl.masked_mean(-rollout.logprobs, mask),
         "ppo/explained_variance": rl.explained_variance(rollout.values, rollout.returns, mask),
-        "ppo/eos_share": ended.mean(),
+        "ppo/eos_share": rollout.ended(eos_token_id).float().mean(),
         "ppo/response_length": lengths.mean(),
         "ppo/length_correlation": _correlation(scores, lengths),
     }
@@ -80,3 +79,59 @@ def rollout_metrics(rollout: Rollout, eos_token_id: int, score_clip: float) -> d
 def _correlation(x: Tensor, y: Tensor) -> Tensor:
     x, y = x - x.mean(), y - y.mean()
     return (x * y).sum() / (x.norm() * y.norm()).clamp(min=1e-12)
+
+
+class UpdateMetrics:
+    """What the updates of one iteration did, over all their forwards and all ranks.
+
+    Args:
+        device: of the sums.
+    """
+
+    def __init__(self, device: torch.device):
+        means = ("policy_loss", "value_loss", "clip_fraction", "approx_kl", "ratio_mean")
+        norms = ("grad_norm_actor", "grad_norm_critic")
+        self.metrics: dict[str, Metric] = {
+            f"ppo/{name}": MeanMetric().to(device) for name in (*means, *norms)
+        }
+        self.metrics |= {
+            "ppo/ratio_min": MinMetric().to(device),
+            "ppo/ratio_max": MaxMetric().to(device),
+        }
+
+    @torch.no_grad()
+    def add(self, log_ratio: Tensor, policy: Tensor, value: Tensor, clipped: Tensor, mask: Tensor) -> None:
+        """Adds one forward.
+
+        Args:
+            log_ratio: (B, R) log ρ of the response tokens.
+            policy: the sum of its policy losses.
+            value: the sum of its value losses.
+            clipped: (B, R) bool, where the clip decides.
+            mask: (B, R) bool.
+        """
+        tokens, log_ratio = mask.sum(), log_ratio[mask]
+        ratio = log_ratio.exp()
+        for name, total in {
+            "ppo/policy_loss": policy,
+            "ppo/value_loss": value,
+            "ppo/clip_fraction": clipped.sum(),
+            "ppo/approx_kl": (ratio - 1 - log_ratio).sum(),  # k3 of KL(old ‖ new)
+            "ppo/ratio_mean": ratio.sum(),
+        }.items():
+            self.metrics[name].update(total / tokens, tokens)
+        self.metrics["ppo/ratio_min"].update(ratio)
+        self.metrics["ppo/ratio_max"].update(ratio)
+
+    def add_norms(self, actor: Tensor, critic: Tensor) -> None:
+        """Adds the gradient norms of one optimizer step, before clipping."""
+        self.metrics["ppo/grad_norm_actor"].update(actor)
+        self.metrics["ppo/grad_norm_critic"].update(critic)
+
+    def approx_kl(self) -> float:
+        """The mean approximate KL old → new so far, in nats per token; all ranks must ask."""
+        return float(self.metrics["ppo/approx_kl"].compute())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Metric name → scalar; all ranks must ask."""
+        return {name: metric.compute() for name, metric in self.metrics.items()}

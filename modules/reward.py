@@ -1,8 +1,8 @@
 """Stage three: a reward model from ranked replies."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +10,17 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from modules.backbone import ScalarModel
-from modules.hf_export import export_reward
+from modules.hf_export import SEQUENCE_CLASSIFIER
 from modules.hf_load import load_scalar_model, read_provenance
 from modules.losses import ranking_loss, untied_pairs
 from modules.metrics import Correlation, GroupedMean
 from modules.optim import AdamW
+from modules.specs import ExportSpec, NetworkSpec
 from modules.stage import Batch, Stage
+from modules.training_data import RankedData, check_model
 
 CHANCE_BINS = 10  # of the predicted chance to win, for calibration
-RATING_GAPS = (0.0, 1.0, 2.0)  # lower edges of the bins in which accuracy is told
+RATING_GAPS = (0.0, 1.0, 2.0)  # lower edges of the bins in which accuracy is reported
 
 
 class RewardModule(Stage):
@@ -32,13 +34,12 @@ class RewardModule(Stage):
         offset_replies: how many training replies, at most, the mean score is taken over that PPO subtracts.
         optimizer: makes the optimizer from parameter groups; weight decay reaches matrices only.
         warmup_steps: optimizer steps of linear warm-up.
-        min_lr_ratio: where the cosine ends, as a share of the peak.
-        activation_checkpointing: keep only the input of each block for the backward pass and compute the
-            rest again: far less memory, about a third more time.
+        kwargs: of `Stage`.
     """
 
     stage: ClassVar[str] = "reward"
     parents: ClassVar[tuple[str, ...]] = ("sft", "pretrain", "reward")
+    reads: ClassVar[str] = "ranked_replies"
 
     def __init__(
         self,
@@ -48,10 +49,9 @@ class RewardModule(Stage):
         offset_replies: int = 2048,
         optimizer: Callable[[Iterable], Optimizer] = lambda p: AdamW(p, lr=1e-5),
         warmup_steps: int = 20,
-        min_lr_ratio: float = 0.1,
-        activation_checkpointing: bool = False,
+        **kwargs: Any,
     ):
-        super().__init__(optimizer, warmup_steps, min_lr_ratio, activation_checkpointing)
+        super().__init__(optimizer=optimizer, warmup_steps=warmup_steps, **kwargs)
         self.pretrained = pretrained
         self.soft_labels = soft_labels
         self.centring = centring
@@ -59,6 +59,22 @@ class RewardModule(Stage):
         self.network: ScalarModel | None = None
         self.mean_score = MeanMetric()
         self.offset: float | None = None
+
+    @classmethod
+    def network_specs(cls, arguments: Mapping[str, Any]) -> list[NetworkSpec]:
+        return [NetworkSpec("reward", "pretrained", arguments["pretrained"], head="scalar", trained=True)]
+
+    def exports(self) -> list[ExportSpec]:
+        return [
+            ExportSpec(
+                "network.model",
+                SEQUENCE_CLASSIFIER,
+                self.stage,
+                self.pretrained,
+                metadata={"offset": self.offset or 0.0},
+                unmeasured={"offset": "the mean score"} if self.offset is None else {},
+            )
+        ]
 
     def parent_checkpoints(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
         return [("pretrained", self.pretrained, self.parents)]
@@ -73,7 +89,7 @@ class RewardModule(Stage):
         new_head = read_provenance(self.pretrained).get("stage") != self.stage
         network = ScalarModel(load_scalar_model(self.pretrained, new_head)).train()
         if self._trainer is not None:
-            self.check_model(network.model)
+            check_model(network.model, self.data)
         head = network.head
         if new_head:
             nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1))
@@ -116,10 +132,10 @@ class RewardModule(Stage):
         prompts = prompt[winners].unique().numel()
         self.ranking.update(ranking_loss(scores, prompt, ratings) / max(1, prompts), prompts)
         chance = torch.sigmoid(difference)  # each pair both ways round: once won, once lost
-        both = torch.cat([chance, 1 - chance])
+        chances = torch.cat([chance, 1 - chance])
         won = torch.cat([torch.ones_like(chance), torch.zeros_like(chance)])
-        bins = (both * CHANCE_BINS).long().clamp(max=CHANCE_BINS - 1)
-        self.chances.update(both, torch.ones_like(both), bins)
+        bins = (chances * CHANCE_BINS).long().clamp(max=CHANCE_BINS - 1)
+        self.chances.update(chances, torch.ones_like(chances), bins)
         self.outcomes.update(won, torch.ones_like(won), bins)
         lengths = batch["position_ids"][batch["reply_ends"][kept].unbind(1)] + 1
         self.length_correlation.update(scores, lengths.float())
@@ -143,7 +159,7 @@ class RewardModule(Stage):
         """Takes the mean score over training replies, which PPO subtracts; every rank must ask."""
         self.mean_score.reset()
         self.eval()
-        for batch in self.trainer.datamodule.training_sample(self.offset_replies):  # type: ignore[attr-defined]
+        for batch in cast(RankedData, self.data).training_sample(self.offset_replies):
             batch = self.trainer.strategy.batch_to_device(batch)
             real = (batch["rows"] >= 0)[batch["prompt_index"]]
             self.mean_score.update(self(batch)[real])
@@ -159,12 +175,6 @@ class RewardModule(Stage):
         ]
 
     def export(self, directory: str, provenance: dict[str, Any]) -> None:
-        """Writes the Hugging Face directory that hands this stage's result on; every rank must ask."""
-        assert self.network is not None
         if self.offset is None:  # training had ended before this run went on from its last checkpoint
             self.measure_offset()
-        assert self.offset is not None
-        model, parent = self.network.model, self.pretrained
-        state = self.full_state_dict(model)
-        if self.writes:
-            export_reward(model, state, self.tokenizer, directory, parent, self.offset, provenance)
+        super().export(directory, provenance)

@@ -1,8 +1,10 @@
 """PPO's four models under one root, what one iteration has sampled, and how its rows are laid out for a
 training forward."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,9 +37,24 @@ class Rollout(NamedTuple):
     returns: Tensor
     """(B, R) advantages before whitening + values"""
 
+    @classmethod
+    def sampled(cls, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor):
+        """With responses; what is computed from them is 0 until it is filled in."""
+        zeros = torch.zeros_like(response_ids, dtype=torch.float32)
+        prompts_and_responses = (prompt_ids, prompt_mask, response_ids, response_mask)
+        return cls(*prompts_and_responses, zeros, zeros, zeros, zeros[:, 0], zeros, zeros, zeros)
+
     def select(self, rows: Tensor) -> "Rollout":
         """The rows named by an index tensor."""
         return Rollout(*(field[rows] for field in self))
+
+    def kl_per_sequence(self) -> Tensor:
+        """(B,) the KL to the reference that each response has summed up, in nats (k1)."""
+        return ((self.logprobs - self.ref_logprobs) * self.response_mask).sum(1)
+
+    def ended(self, eos_token_id: int) -> Tensor:
+        """(B,) bool: whether a response ended by itself, within the limit."""
+        return ((self.response_ids == eos_token_id) & self.response_mask).any(1)
 
     def joined(self) -> "Sequences":
         """Prompts and responses as training rows."""
@@ -62,8 +79,8 @@ class Sequences(NamedTuple):
         """(B, T) → (B, width): the entries at each row's response tokens, moved by `shift` places; 0 beyond
         the row."""
         columns = self.prompt_lengths[:, None] + torch.arange(width, device=per_token.device) + shift
-        found = per_token.gather(1, columns.clamp(max=per_token.shape[1] - 1))
-        return found.where(columns < per_token.shape[1], 0)
+        entries = per_token.gather(1, columns.clamp(max=per_token.shape[1] - 1))
+        return entries.where(columns < per_token.shape[1], 0)
 
     def at_end(self, per_token: Tensor) -> Tensor:
         """(B, T) → (B,): the entry at each row's last token."""
@@ -124,3 +141,15 @@ def values(model: ScalarModel, rows: Sequences, width: int) -> Tensor:
 def scores(model: ScalarModel, rows: Sequences) -> Tensor:
     """(B,) scores at the last token of each sequence."""
     return rows.at_end(model(rows.input_ids, rows.position_ids, rows.document_ids))
+
+
+def minibatch_order(seed: int, iteration: int, rows: int, parts: int) -> Iterator[tuple[Tensor, ...]]:
+    """Passes over the rows of an iteration without end, each in an order of its own and split into `parts`.
+
+    The order is a function of (seed, iteration, pass) alone. `spawn_key` keeps it apart from the random
+    numbers of the sampling, which are seeded with (seed, iteration, prompt): without it NumPy would take
+    (seed, iteration) for the same as (seed, iteration, 0).
+    """
+    generator = np.random.default_rng(np.random.SeedSequence((seed, iteration), spawn_key=(1,)))
+    while True:
+        yield torch.from_numpy(generator.permutation(rows)).chunk(parts)

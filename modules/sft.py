@@ -19,10 +19,8 @@ class SFTModule(CausalLM):
         pretrained: a Hugging Face directory (or cached hub name), usually pretraining's `export/`.
         optimizer: makes the optimizer from parameter groups; weight decay reaches matrices only.
         warmup_steps: optimizer steps of linear warm-up.
-        min_lr_ratio: where the cosine ends, as a share of the peak.
         max_new_tokens: limit of the greedy replies that `predict` writes, in tokens.
-        activation_checkpointing: keep only the input of each block for the backward pass and compute the
-            rest again: far less memory, about a third more time.
+        kwargs: of `Stage`.
     """
 
     stage: ClassVar[str] = "sft"
@@ -33,16 +31,12 @@ class SFTModule(CausalLM):
         pretrained: str,
         optimizer: Callable[[Iterable], Optimizer] = lambda p: AdamW(p, lr=2e-5),
         warmup_steps: int = 20,
-        min_lr_ratio: float = 0.1,
         max_new_tokens: int = 128,
-        activation_checkpointing: bool = False,
+        **kwargs: Any,
     ):
+        # what is named here the command line does not offer: an SFT never starts from a `config`
         super().__init__(
-            pretrained=pretrained,
-            optimizer=optimizer,
-            warmup_steps=warmup_steps,
-            min_lr_ratio=min_lr_ratio,
-            activation_checkpointing=activation_checkpointing,
+            config=None, pretrained=pretrained, optimizer=optimizer, warmup_steps=warmup_steps, **kwargs
         )
         self.max_new_tokens = max_new_tokens
 
@@ -51,9 +45,9 @@ class SFTModule(CausalLM):
         assert self.network is not None
         tokenizer = self.tokenizer
         limits = (self.max_new_tokens, tokenizer.eos_token_id, tokenizer.pad_token_id)
-        with self.unsharded(self.network):
+        with self.sharding.unsharded(self.network):
             prompts = batch["prompt_ids"], batch["prompt_mask"]
-            replies, mask = generate(self.network, *prompts, *limits, any_rank=self.any_rank)
+            replies, mask = generate(self.network, *prompts, *limits, any_rank=self.sharding.any_rank)
         rows = []
         for row, ids, kept in zip(batch["rows"].tolist(), replies, mask, strict=True):
             if row >= 0:

@@ -1,10 +1,9 @@
-"""What the four stages share: where weights come from, how a loss is normalised, the optimizer, who may be
-the parent."""
+"""What the four stages share: what a stage says of itself, how a loss is normalised, the optimizer, resuming,
+and the hand-over to the next."""
 
-import math
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, cast
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import lightning as L
 import torch
@@ -12,49 +11,49 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
-from transformers import PreTrainedModel
 
-from modules.backbone import LanguageModel, ScalarModel, full_tensor
+from modules.backbone import LanguageModel, ScalarModel
+from modules.clipping import check_scaler, clip_to_norm
 from modules.errors import UserError
-from modules.hf_config import in_a_line
-from modules.hf_export import networks
+from modules.hf_export import write_export
 from modules.hf_load import parent_problem
-from modules.optim import decay_groups, warmup_cosine
+from modules.optim import decay_groups, endless_warmup, optimizer_errors, schedule_errors, warmup_cosine
 from modules.rng_state import random_states, restore_random_state
+from modules.sharding import Sharding, Unsharded
+from modules.specs import ExportSpec, NetworkSpec, SamplingSpec
+from modules.training_data import Batch, TrainingData
 
-Batch = dict[str, Any]
+__all__ = ["Batch", "ExportSpec", "NetworkSpec", "SamplingSpec", "Stage"]
+
+Network = TypeVar("Network", bound=LanguageModel | ScalarModel)
 
 
 class Stage(L.LightningModule):
     """A stage of the curriculum.
 
-    A subclass names itself (`stage`) and the stages it may start from (`parents`), builds its network in
-    `configure_model` and reads its batch in `training_step`.
+    A subclass names itself (`stage`), the stages it may start from (`parents`) and the kind of batch that it
+    `reads`; it says which networks it has and what it exports, builds them in `configure_model`, and gives
+    the loss in `training_step`. Nothing outside its file knows of it.
 
     Args:
         optimizer: makes the optimizer from parameter groups.
         warmup_steps: optimizer steps of linear warm-up.
         min_lr_ratio: where the cosine ends, as a share of the peak; 1 keeps the learning rate constant.
-        activation_checkpointing: keep only the input of each block for the backward pass and compute the rest
-            again.
+        activation_checkpointing: keep only the input of each block for the backward pass and compute the
+            rest again: far less memory, about a third more time.
     """
 
     stage: ClassVar[str]
     parents: ClassVar[tuple[str, ...]]
-    tokens_seen: Tensor | int = 0
-    """tokens this rank has trained on since it started or resumed, padding not counted; no buffer, which DDP
-    would overwrite with rank 0's"""
-    tokens_before: int = 0
-    """tokens that all ranks had trained on when the run was resumed"""
-    random_before: list[dict[str, Any]] | None = None
-    """each rank's random numbers in the checkpoint that the run goes on from"""
+    reads: ClassVar[str]
+    """the kind of batch, that a data module `makes`: `tokens`, `ranked_replies`, `prompts`, or a new one"""
 
     def __init__(
         self,
-        optimizer: Callable[[Iterable], Optimizer],
+        optimizer: Callable[..., Optimizer],
         warmup_steps: int,
-        min_lr_ratio: float,
-        activation_checkpointing: bool,
+        min_lr_ratio: float = 0.1,
+        activation_checkpointing: bool = False,
     ):
         super().__init__()
         self.optimizer = optimizer
@@ -62,6 +61,44 @@ class Stage(L.LightningModule):
         self.min_lr_ratio = min_lr_ratio
         self.activation_checkpointing = activation_checkpointing
         self.step_loss = SumMetric()
+        # tokens that this rank has trained on since it started or resumed, padding not counted; no buffer,
+        # which DDP would overwrite with rank 0's
+        self.tokens_seen: Tensor | int = 0
+        self.tokens_before = 0  # those of all ranks when the run was resumed
+        self.random_before: list[dict[str, Any]] | None = None  # each rank's generators in the checkpoint
+
+    # --- what a stage says of itself
+
+    @classmethod
+    @abstractmethod
+    def network_specs(cls, arguments: Mapping[str, Any]) -> list[NetworkSpec]:
+        """The networks that a stage with these arguments has, for the plan; defaults are filled in.
+
+        Raises:
+            UserError: the arguments contradict each other.
+        """
+
+    @classmethod
+    def sampling_spec(cls, arguments: Mapping[str, Any]) -> SamplingSpec | None:
+        """How a stage with these arguments samples, for the plan; None where it trains on what it reads."""
+        return None
+
+    @abstractmethod
+    def exports(self) -> list[ExportSpec]:
+        """The models that it hands on, the first one to the next stage."""
+
+    @abstractmethod
+    def parent_checkpoints(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
+        """The checkpoints this stage starts from: argument, path, the stages it may come from."""
+
+    @abstractmethod
+    def trainable_modules(self) -> list[nn.Module]:
+        """The modules the optimizer trains."""
+
+    @property
+    def updates_per_batch(self) -> int:
+        """Optimizer steps for each batch of the data module (or its accumulated micro-batches)."""
+        return 1
 
     def config_errors(self, max_steps: int = -1) -> list[str]:
         """What makes this run impossible, a line each; asked before anything is built.
@@ -69,80 +106,66 @@ class Stage(L.LightningModule):
         Args:
             max_steps: optimizer steps of the run where they are known ahead, else −1.
         """
-        lines = [
-            parent_problem(name, path, parents) for name, path, parents in self.parent_checkpoints() if path
+        parents = [
+            parent_problem(name, path, stages) for name, path, stages in self.parent_checkpoints() if path
         ]
-        found = [line for line in lines if line]
-        if self.warmup_steps < 0:
-            found.append(f"model.warmup_steps is {self.warmup_steps}: give 0 or more")
-        if 0 < max_steps <= self.warmup_steps:
-            found.append(_endless_warmup(self.warmup_steps, max_steps))
-        try:
-            self.optimizer([nn.Parameter(torch.zeros(1))])
-        except (ValueError, TypeError, LookupError, RuntimeError) as error:
-            found.append(f"model.optimizer: {in_a_line(error)}")
-        else:
-            found += [
-                f"{name} is {rate:g}: give a number above 0"
-                for name, rate in self.learning_rates().items()
-                if not 0 < rate < math.inf
-            ]
-        if not 0 <= self.min_lr_ratio <= 1:
-            found.append(
-                f"model.min_lr_ratio is {self.min_lr_ratio}: give a share of the peak between 0 and 1"
-            )
-        return found
+        return [
+            *(line for line in parents if line),
+            *schedule_errors(self.warmup_steps, self.min_lr_ratio, max_steps),
+            *optimizer_errors(self.make_optimizer, self.learning_rates()),
+        ]
 
     def learning_rates(self) -> dict[str, float]:
-        """The peak learning rates: field → value."""
-        optimizer = self.optimizer([nn.Parameter(torch.zeros(1))])
-        return {"model.optimizer's lr": optimizer.param_groups[0]["lr"]}
+        """The peak learning rates that the stage itself gives: field → value; else the optimizer's counts."""
+        return {}
 
-    def parent_checkpoints(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
-        """The checkpoints this stage starts from: argument, path, the stages it may come from."""
-        raise NotImplementedError
-
-    def trainable_modules(self) -> list[nn.Module]:
-        """The modules the optimizer trains."""
-        raise NotImplementedError
-
-    def check_model(self, model: PreTrainedModel, generated: int = 0) -> None:
-        """Refuses data that a model cannot read.
-
-        Args:
-            model: with an embedding and a number of positions.
-            generated: tokens that are added to the longest row.
-
-        Raises:
-            UserError: token ids without an embedding, or rows longer than its positions.
-        """
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
-        if len(self.tokenizer) > rows:
-            raise UserError(
-                f"data.tokenizer: {data.tokenizer_path} has {len(self.tokenizer)} tokens, but "
-                f"{model.name_or_path or 'the model'} has {rows} embeddings: give the tokenizer that belongs "
-                "to it"
-            )
-        positions = getattr(model.config, "max_position_embeddings", None)
-        longest = max(split.longest for split in data.splits.values()) + generated
-        if positions is not None and longest > positions:
-            raise UserError(
-                f"data: the longest row has {longest} tokens{' with the response' if generated else ''}, the "
-                "model "
-                f"has {positions} positions: lower the data's length limit"
-            )
+    # --- what is around it: data and devices
 
     @property
-    def tokenizer(self):
+    def data(self) -> TrainingData:
+        """What it is trained on."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    @property
+    def tokenizer(self) -> Any:
         """The data module's tokenizer."""
-        return self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+        return self.data.tokenizer
+
+    @property
+    def sharding(self) -> Sharding:
+        """Who shards this stage's networks: its strategy, or nobody."""
+        strategy = None if self._trainer is None else self.trainer.strategy
+        return strategy if isinstance(strategy, Sharding) else Unsharded(self)
+
+    def shard(self, network: Network) -> Network:
+        """The network as it is trained: in fp32, sharded over the ranks where the strategy does that."""
+        if self.activation_checkpointing:
+            network.enable_activation_checkpointing()
+        return self.sharding.shard(network)
+
+    def data_ranks(self) -> int:
+        """Ranks that share the rows of a step, over which engines average gradients."""
+        return (self.trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1)  # None in one process
+
+    def data_rank(self) -> int:
+        """Which of them this one is."""
+        return (self.trainer.distributed_sampler_kwargs or {}).get("rank", 0)
+
+    @property
+    def data_group(self) -> Any:
+        """The process group of ranks with different rows; None = all ranks."""
+        return self.sharding.data_group()
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self._trainer is None or self.trainer.is_global_zero
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "Stage":
         """Buffers keep their dtype where parameters change theirs: a rotary embedding's frequencies and PPO's
         coefficient are no numbers to round."""
         before = [(m, name, b) for m in self.modules() for name, b in m._buffers.items() if b is not None]
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # torch's own hook behind `to`, `float` and `cuda`; none is public
         for module, name, buffer in before:
             now = module._buffers[name]
             if now is not None and now.dtype != buffer.dtype:
@@ -151,9 +174,11 @@ class Stage(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         trains = stage == "fit" and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        if found := self.config_errors(self.trainer.max_steps if trains else -1):
-            raise UserError("\n".join(found))
+        if errors := self.config_errors(self.trainer.max_steps if trains else -1):
+            raise UserError("\n".join(errors))
         self.step_loss.process_group = self.data_group
+
+    # --- training
 
     def normalized(self, loss_sum: Tensor, batch: Batch) -> Tensor:
         """The loss to return from `training_step`: Σ / normalizer over the whole optimizer step.
@@ -165,67 +190,6 @@ class Stage(L.LightningModule):
         self.step_loss.update(loss.detach())
         self.tokens_seen += (batch["document_ids"] >= 0).sum()
         return loss * (self.data_ranks() * self.trainer.accumulate_grad_batches)
-
-    def data_ranks(self) -> int:
-        """Ranks that share the rows of a step, over which engines average gradients."""
-        return self._sampler().get("num_replicas", 1)
-
-    def data_rank(self) -> int:
-        """Which of them this one is."""
-        return self._sampler().get("rank", 0)
-
-    def _sampler(self) -> dict[str, int]:
-        return getattr(self.trainer.strategy, "distributed_sampler_kwargs", None) or {}
-
-    @property
-    def data_group(self) -> Any:
-        """The process group of ranks with different rows; None = all ranks."""
-        return getattr(self.trainer.strategy, "data_group", None)
-
-    def shard(self, network: LanguageModel | ScalarModel) -> Any:
-        """The network as it is trained: in fp32, cut over the ranks where the strategy does that."""
-        if self.activation_checkpointing:
-            network.enable_activation_checkpointing()
-        return self._ask_strategy("shard", lambda network: network.float())(network)
-
-    def unsharded(self, network: nn.Module) -> AbstractContextManager:
-        """While it lasts, the inner modules of a network that was cut can be called many times in a row."""
-        return self._ask_strategy("unsharded", lambda network: nullcontext())(network)
-
-    def any_rank(self, flag: Tensor) -> bool:
-        """Whether something is so on this rank or, where ranks must call a cut network in step, on any."""
-        return bool(self._ask_strategy("any_rank", lambda flag: flag)(flag))
-
-    def microbatch(self, last: bool) -> nn.Module:
-        """Itself, or the engine around it: what manual optimisation calls for the forward of one micro-batch.
-
-        Args:
-            last: whether the optimizer steps after its backward.
-        """
-        return self._ask_strategy("microbatch", lambda last: self)(last)
-
-    def grad_norm(self, network: nn.Module) -> Tensor:
-        """The norm of one network's gradients after the last backward of a step, before clipping."""
-        return self._ask_strategy("grad_norm", lambda network: full_tensor(total_norm(network.parameters())))(
-            network
-        )
-
-    @property
-    def clips_gradients(self) -> bool:
-        """Whether the strategy's engine clips the gradients, within its optimizer step."""
-        return hasattr(self.trainer.strategy, "gradient_norm")
-
-    def full_state_dict(self, module: nn.Module) -> dict[str, Tensor]:
-        """A module's weights, whole again where they were cut; the first rank gets them, all must ask."""
-        return self._ask_strategy("full_state_dict", lambda module: module.state_dict())(module)
-
-    @property
-    def writes(self) -> bool:
-        """Whether this process is the one that writes files."""
-        return self._trainer is None or self.trainer.is_global_zero
-
-    def _ask_strategy(self, name: str, otherwise: Callable) -> Callable:
-        return otherwise if self._trainer is None else getattr(self.trainer.strategy, name, otherwise)
 
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()
@@ -240,9 +204,8 @@ class Stage(L.LightningModule):
         if self.automatic_optimization and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
             self.log("train/loss", self.step_loss.compute(), prog_bar=True)
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-            norm = self._ask_strategy("gradient_norm", lambda: None)()
-            if norm is not None:
-                self.log("train/grad_norm", norm)
+            if self.sharding.clips_gradients:  # within its step, so that the norm is known only now
+                self.log("train/grad_norm", self.sharding.grad_norm(self))
             self.step_loss.reset()
 
     def configure_gradient_clipping(
@@ -251,69 +214,29 @@ class Stage(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        if self.clips_gradients:
+        if self.sharding.clips_gradients:
             return
         by_value = gradient_clip_algorithm == "value"
-        self.log("train/grad_norm", self.clip_norm(optimizer, None if by_value else gradient_clip_val))
+        self.log("train/grad_norm", clip_to_norm(optimizer, None if by_value else gradient_clip_val))
         if by_value:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
-    def clip_norm(self, optimizer: Optimizer, max_norm: float | None) -> Tensor:
-        """The norm of all gradients of `optimizer`, clipped to `max_norm` where it is given.
+    # --- the optimizer
 
-        Lightning refuses to clip for a fused optimizer under mixed precision, which is right only where a
-        gradient scaler is at work (fp16).
-        """
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = total_norm(parameters)
-        if max_norm and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-            self.clip_gradients(optimizer, max_norm, "norm")
-        elif max_norm:
-            torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-        return full_tensor(norm)
+    def make_optimizer(self, groups: list[dict]) -> Optimizer:
+        """The optimizer from parameter groups."""
+        return self.optimizer(groups)
 
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole run, from the configuration alone.
-
-        Lightning's own estimate would set the data up early, and its position would not be restored on
-        resume.
-        """
-        if self.trainer.max_steps > 0:
-            return self.trainer.max_steps
-        steps = self.trainer.datamodule.steps_per_epoch  # type: ignore[attr-defined]
-        limit = self.trainer.limit_train_batches
-        if isinstance(limit, int):
-            steps = min(steps, limit // self.trainer.accumulate_grad_batches)
-        elif limit is not None:
-            steps = int(steps * limit)
-        return max(1, steps) * max(1, self.trainer.max_epochs or 1)
+    def parameter_groups(self) -> list[dict]:
+        """What the optimizer trains: matrices decay, vectors do not."""
+        return decay_groups(self.trainable_modules())
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(decay_groups(self.trainable_modules()))
-        self.check_scaler(optimizer)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"},
-        }
-
-    def check_scaler(self, optimizer: Optimizer) -> None:
-        """Where a gradient scaler is at work (fp16), the norm to clip by must be of unscaled gradients.
-
-        Raises:
-            UserError: Lightning unscales them later than that.
-        """
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            return
-        if not self.automatic_optimization:
-            raise UserError(
-                "trainer.precision 16-mixed scales the gradients, which this stage would clip as they are: "
-                "give bf16-mixed, or the strategy `strategies.deepspeed`"
-            )
-        if any(group.get("fused") for group in optimizer.param_groups):
-            raise UserError(
-                "trainer.precision 16-mixed scales the gradients, which a fused optimizer unscales after "
-                "they were to be clipped: give bf16-mixed, or `model.optimizer.init_args.fused: false`"
-            )
+        optimizer = self.make_optimizer(self.parameter_groups())
+        check_scaler(self.trainer.precision_plugin, optimizer, self.automatic_optimization)
+        # under manual optimisation the stage steps it, and Lightning warns of an interval
+        interval = {"interval": "step"} if self.automatic_optimization else {}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), **interval}}
 
     def schedule(self, optimizer: Optimizer) -> LambdaLR:
         """Warm-up and cosine over the whole run.
@@ -323,8 +246,25 @@ class Stage(L.LightningModule):
         """
         total = self.total_steps()
         if total <= self.warmup_steps and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            raise UserError(_endless_warmup(self.warmup_steps, total))
+            raise UserError(endless_warmup(self.warmup_steps, total))
         return warmup_cosine(optimizer, self.warmup_steps, total, self.min_lr_ratio)
+
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run, from the configuration alone.
+
+        Lightning's own estimate (`estimated_stepping_batches`) would set the data up early, and its position
+        would not be restored on resume (Lightning issue 20550).
+        """
+        if self.trainer.max_steps > 0:
+            return self.trainer.max_steps
+        batches, limit = self.data.steps_per_epoch, self.trainer.limit_train_batches
+        if isinstance(limit, int):  # micro-batches; a float is a share
+            batches = min(batches, limit // self.trainer.accumulate_grad_batches)
+        elif limit is not None:
+            batches = int(batches * limit)
+        return max(1, batches) * max(1, self.trainer.max_epochs or 1) * self.updates_per_batch
+
+    # --- checkpoints and the hand-over
 
     def total_tokens(self) -> int:
         """Tokens that all ranks have trained on in the whole run; every rank must ask."""
@@ -337,9 +277,8 @@ class Stage(L.LightningModule):
         checkpoint["tokens"] = self.total_tokens()
         checkpoint["random"] = random_states()
         checkpoint["accumulate"] = self.trainer.accumulate_grad_batches
-        checkpoint["inputs"] = {name: path for name, path, _ in self.parent_checkpoints()}
-        checkpoint["tokenizer"] = self.trainer.datamodule.tokenizer_path  # type: ignore[attr-defined]
-        checkpoint["networks"] = networks(self)
+        checkpoint["tokenizer"] = self.data.tokenizer_path
+        checkpoint["exports"] = [spec._asdict() for spec in self._exports()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stage = checkpoint.get("stage", "unknown")
@@ -359,10 +298,15 @@ class Stage(L.LightningModule):
             restore_random_state(self.random_before)
             self.random_before = None
 
+    def export(self, directory: str, provenance: dict[str, Any]) -> None:
+        """Writes the Hugging Face directory that hands this stage's result on; every rank must ask."""
+        exports = self._exports()
+        states = [self.sharding.full_state_dict(self.get_submodule(export.module)) for export in exports]
+        if self.writes:
+            write_export(exports, states, self.tokenizer, directory, provenance)
 
-def total_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The norm of all gradients together; of a cut network, a tensor that is cut too."""
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    def _exports(self) -> list[ExportSpec]:
+        return [spec.with_configs_of(self.get_submodule(spec.module)) for spec in self.exports()]
 
 
 def _count_batches_anew(checkpoint: dict[str, Any], accumulate: int) -> None:
@@ -372,10 +316,3 @@ def _count_batches_anew(checkpoint: dict[str, Any], accumulate: int) -> None:
     for counts in checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"].values():
         if isinstance(counts, dict):
             counts.update({name: count * accumulate // before for name, count in counts.items()})
-
-
-def _endless_warmup(warmup_steps: int, steps: int) -> str:
-    return (
-        f"model.warmup_steps is {warmup_steps}, but the run has {steps} optimizer steps: the learning rate "
-        "would never reach its peak; warm up for fewer, or train for more"
-    )

@@ -40,24 +40,32 @@ def fsdp(
     backend: str | None = None,
     timeout_seconds: int = 1800,
 ) -> Sharded:
-    """FSDP2: parameters, gradients and optimizer states are cut over the ranks.
+    """FSDP2: parameters, gradients and optimizer states are sharded over the ranks.
 
     Args:
-        shards: ranks over which they are cut, a divisor of all; all of them when missing. Fewer (the GPUs of
-            a machine) make copies of the whole, between which only gradients travel: hybrid shard.
+        shards: ranks over which they are sharded, a divisor of all; all of them when missing. Fewer (the GPUs
+            of a machine) make copies of the model, between which only gradients travel: hybrid shard.
         reshard_after_forward: free a block's gathered parameters until the backward pass; less memory, more
             communication.
         parameters: dtype of gathered parameters; the shards stay as the Trainer's precision makes them.
         reduction: dtype in which gradients are summed.
         cpu_offload: keep shards and optimizer states in CPU memory.
-        gather_to_sample: hold a network whole on every rank while it samples, which is fast; false gathers
-            block by block for every token, where the whole does not fit.
+        gather_to_sample: unshard a network on every rank while it samples, which is fast; false gathers block
+            by block for every token, where the network does not fit.
         backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
         timeout_seconds: how long a rank waits for the others.
     """
-    policy, timeout = _policy(parameters, reduction), timedelta(seconds=timeout_seconds)
-    memory = (reshard_after_forward, policy, cpu_offload, gather_to_sample)
-    return Sharded(shards, 1, None, *memory, backend, timeout)
+    return Sharded(
+        shards=shards,
+        tensor_parallel=1,
+        data_parallel=None,
+        reshard_after_forward=reshard_after_forward,
+        mixed_precision=_policy(parameters, reduction),
+        cpu_offload=cpu_offload,
+        gather_to_sample=gather_to_sample,
+        backend=backend,
+        timeout=timedelta(seconds=timeout_seconds),
+    )
 
 
 def tensor_parallel(
@@ -74,7 +82,7 @@ def tensor_parallel(
     """Tensor parallel: ranks of a group share the matrices of every block, and the rows; the groups share the
     weights as under FSDP2 (2-D).
 
-    Which matrices is the model's own plan in transformers; embedding and head stay whole within a group.
+    Which matrices is the model's own plan in transformers; embedding and head are not sharded within a group.
 
     Args:
         tensor_parallel: ranks of a group, a divisor of the attention heads; when missing all ranks, or what
@@ -85,14 +93,22 @@ def tensor_parallel(
         parameters: dtype of gathered parameters; the shards stay as the Trainer's precision makes them.
         reduction: dtype in which gradients are summed.
         cpu_offload: keep shards and optimizer states in CPU memory.
-        gather_to_sample: hold a network whole on every rank while it samples, which is fast; false gathers
-            block by block for every token, where the whole does not fit.
+        gather_to_sample: unshard a network on every rank while it samples, which is fast; false gathers block
+            by block for every token, where the network does not fit.
         backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
         timeout_seconds: how long a rank waits for the others.
     """
-    policy, timeout = _policy(parameters, reduction), timedelta(seconds=timeout_seconds)
-    memory = (reshard_after_forward, policy, cpu_offload, gather_to_sample)
-    return Sharded(None, tensor_parallel, data_parallel, *memory, backend, timeout)
+    return Sharded(
+        shards=None,
+        tensor_parallel=tensor_parallel,
+        data_parallel=data_parallel,
+        reshard_after_forward=reshard_after_forward,
+        mixed_precision=_policy(parameters, reduction),
+        cpu_offload=cpu_offload,
+        gather_to_sample=gather_to_sample,
+        backend=backend,
+        timeout=timedelta(seconds=timeout_seconds),
+    )
 
 
 def _policy(parameters: Precision, reduction: Precision) -> MixedPrecisionPolicy:
@@ -119,10 +135,10 @@ def deepspeed(
         nvme_path: a folder on a fast disk that takes what is offloaded, instead of CPU memory.
         bucket_megabytes: of gradients that are reduced, and of parameters that are gathered, at once; 10⁶
             bytes.
-        persistent_elements: stage 3 leaves parameters of fewer numbers whole on every rank: more memory, less
+        persistent_elements: stage 3 leaves parameters of fewer numbers unsharded: more memory, less
             communication.
-        gather_to_sample: stage 3 holds a network whole on every rank while it samples, which is fast; false
-            gathers block by block for every token, where the whole does not fit.
+        gather_to_sample: stage 3 unshards a network on every rank while it samples, which is fast; false
+            gathers block by block for every token, where the network does not fit.
         backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
         timeout_seconds: how long a rank waits for the others.
 
@@ -141,7 +157,13 @@ def deepspeed(
         )
     if bucket_megabytes <= 0:
         raise UserError(f"trainer.strategy: bucket_megabytes is {bucket_megabytes}: give a number above 0")
-    timeout = timedelta(seconds=timeout_seconds)
-    size = bucket_megabytes * MEGABYTE
-    memory = (size, persistent_elements, gather_to_sample)
-    return ZeRO(stage, offload, nvme_path, *memory, backend, timeout)
+    return ZeRO(
+        stage=stage,
+        offload=offload,
+        nvme_path=nvme_path,
+        bucket_bytes=bucket_megabytes * MEGABYTE,
+        persistent_elements=persistent_elements,
+        gather_to_sample=gather_to_sample,
+        backend=backend,
+        timeout=timedelta(seconds=timeout_seconds),
+    )

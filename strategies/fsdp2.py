@@ -1,5 +1,5 @@
-"""FSDP2 and tensor parallelism on Lightning: parameters, gradients and optimizer states cut over the ranks,
-on GPUs or CPUs."""
+"""FSDP2 and tensor parallelism on Lightning: parameters, gradients and optimizer states sharded over the
+ranks, on GPUs or CPUs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -23,16 +24,17 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from strategies.checkpoints.partitions import mapped
+from strategies.checkpoints.mapped import mapped_file
 from strategies.errors import UserError
 from strategies.tensor import parallelize
 
 
 class Shardable(Protocol):
-    """A network that says what can be cut."""
+    """A network that says what can be sharded."""
 
-    forwards: Sequence[str]
-    """methods beside `forward` that run the whole network"""
+    @property
+    def forwards(self) -> Sequence[str]:
+        """Methods beside `forward` that run the whole network."""
 
     def blocks(self) -> Sequence[nn.Module]:
         """The repeated blocks: each is gathered on its own when it is needed."""
@@ -46,28 +48,24 @@ class Shardable(Protocol):
 
 
 class Sharded(ModelParallelStrategy):
-    """Cuts networks that ask for it (`shard`) with `parallelize_module` and `fully_shard`; a checkpoint is
+    """Shards networks that ask for it, with `parallelize_module` and `fully_shard`; a checkpoint is
     one file with full tensors.
 
     Ranks lie in a grid, copies × shards × ranks of a tensor-parallel group; neighbours are in a group. The
     first two share the rows.
 
-    Args:
-        shards: ranks over which FSDP cuts parameters; None = all that share the rows. Fewer make copies,
-            which keep gathering within a machine (hybrid shard).
-        tensor_parallel: ranks that share every block, and rows; None = all that there are.
+    Args: those of `strategies.fsdp` and `strategies.tensor_parallel`, and:
+        shards: ranks over which FSDP shards parameters; None = all that share the rows.
         data_parallel: ranks, or groups of them, that share the rows; None = as many as there are.
-        reshard_after_forward: free a block's gathered parameters until the backward pass; less memory, more
-            communication.
         mixed_precision: dtypes of gathered parameters and of gradient reduction.
-        cpu_offload: keep shards and optimizer states in CPU memory.
-        gather_to_sample: hold a network whole while it samples; else block by block, all ranks in step.
-        backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
         timeout: how long a rank waits for the others.
     """
 
+    clips_gradients = False
+
     def __init__(
         self,
+        *,
         shards: int | None,
         tensor_parallel: int | None,
         data_parallel: int | None,
@@ -126,6 +124,7 @@ class Sharded(ModelParallelStrategy):
     def setup_environment(self) -> None:
         if self.cpu_offload and self.root_device.type == "cuda" and self._process_group_backend is None:
             self._process_group_backend = "cuda:nccl,cpu:gloo"  # shards are gathered from CPU memory too
+        # the parent's own makes a mesh of two dimensions; hybrid sharding needs a third
         ParallelStrategy.setup_environment(self)
         self._setup_distributed()
         mesh = init_device_mesh(
@@ -134,25 +133,24 @@ class Sharded(ModelParallelStrategy):
         self._data_mesh = mesh["copies", "shards"]._flatten("data_parallel")
         self._device_mesh = mesh
         assert self.lightning_module is not None
-        self.lightning_module._device_mesh = mesh
+        self.lightning_module._device_mesh = mesh  # what a module's own `device_mesh` gives
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
         return {"num_replicas": self._data_mesh.size(), "rank": self._data_mesh.get_local_rank()}
 
-    @property
     def data_group(self) -> ProcessGroup:
         """One rank of every group that reads the same rows."""
         return self._data_mesh.get_group()
 
     # --- networks
 
-    def shard(self, network: nn.Module) -> nn.Module:
-        """Cuts a network in place: its matrices over a tensor-parallel group, then each of its blocks, and
+    def shard(self, network: Any) -> Any:
+        """Shards a network in place: its matrices over a tensor-parallel group, then each of its blocks, and
         the rest as a whole, over the ranks that share the rows; then makes it fp32."""
         copies, shards, tensor = self.grid()
         if tensor > 1:
-            plan = network.tp_plan(tensor)  # type: ignore[operator]
+            plan = network.tp_plan(tensor)
             parallelize(network, self.device_mesh["tensor_parallel"], plan)
             if copies * shards == 1:
                 return network.float()
@@ -161,10 +159,10 @@ class Sharded(ModelParallelStrategy):
             "mp_policy": self.mixed_precision,
             "offload_policy": self._offload_policy(),
         }
-        for block in network.blocks():  # type: ignore[operator]
+        for block in network.blocks():
             fully_shard(block, reshard_after_forward=self.reshard_after_forward, **options)
         fully_shard(network, **options)
-        for method in network.forwards:  # type: ignore[union-attr]
+        for method in network.forwards:
             register_fsdp_forward_method(network, method)
         return network.float()
 
@@ -177,18 +175,18 @@ class Sharded(ModelParallelStrategy):
             super().model_to_device()
             return
         assert self.lightning_module is not None
-        device = self.root_device
+        device = self.root_device  # `Module.to` would move all tensors alike
         self.lightning_module._apply(
             lambda tensor: tensor if isinstance(tensor, DTensor) else tensor.to(device)
         )
-        self.lightning_module._device = device
+        self.lightning_module._device = device  # what its `device` gives; Lightning sets it in `to`
 
     @contextmanager
     def unsharded(self, network: nn.Module) -> Iterator[None]:
-        """While it lasts, for many forwards in a row: all parameters whole on every rank, or gathered block
-        by block as long as `any_rank` keeps the ranks in step."""
-        cut = [module for module in network.modules() if isinstance(module, FSDPModule)]
-        blocks = [module for module in cut if module is not network] if self.gather_to_sample else []
+        """While it lasts, for many forwards in a row: full parameters on every rank, or gathered block by
+        block as long as `any_rank` keeps the ranks in step."""
+        sharded = [module for module in network.modules() if isinstance(module, FSDPModule)]
+        blocks = [module for module in sharded if module is not network] if self.gather_to_sample else []
         for module in blocks:  # gathered by the first forward, and then left so, as the rest is anyway
             module.set_reshard_after_forward(False, recurse=False)
         try:
@@ -196,33 +194,44 @@ class Sharded(ModelParallelStrategy):
         finally:
             for module in blocks:
                 module.set_reshard_after_forward(self.reshard_after_forward, recurse=False)
-            for module in cut:
+            for module in sharded:
                 module.reshard()
 
-    def any_rank(self, flag: Tensor) -> Tensor:
-        """Whether something is so on this rank or, where ranks must keep in step, on any."""
+    def any_rank(self, flag: Tensor) -> bool:
+        """Whether a scalar bool is true on this rank or, where ranks must keep in step, on any."""
         if not self.gather_to_sample:
             flag = flag.int()
-            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.data_group)
-        return flag
+            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.data_group())
+        return bool(flag)
+
+    def microbatch(self, last: bool) -> nn.Module:
+        """The stage itself: FSDP2 reduces gradients after every micro-batch, and needs not know the last."""
+        assert self.lightning_module is not None
+        return self.lightning_module
+
+    def grad_norm(self, network: nn.Module) -> Tensor:
+        """The norm of one network's gradients, counted on all ranks, before clipping."""
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def full_state_dict(self, module: nn.Module) -> dict[str, Tensor]:
-        """Whole tensors in CPU memory on the first rank, nothing on the others; every rank must ask. Tied
+        """Full tensors in CPU memory on the first rank, nothing on the others; every rank must ask. Tied
         weights stay one tensor."""
-        found: dict[str, Tensor] = {}
+        state: dict[str, Tensor] = {}
         seen: dict[int, Tensor] = {}
         for name, tensor in module.state_dict(keep_vars=True).items():
             if id(tensor) not in seen:
                 seen[id(tensor)] = self._on_first_rank(tensor)
-            found[name] = seen[id(tensor)]
-        return found if self.is_global_zero else {}
+            state[name] = seen[id(tensor)]
+        return state if self.is_global_zero else {}
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
         return self.full_state_dict(self.lightning_module)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """As the optimizer's own, with whole tensors, so that any strategy can go on from it."""
+        """As the optimizer's own, with full tensors, so that any strategy can go on from it."""
         state = optimizer.state_dict()
         state["state"] = {
             parameter: {
@@ -234,29 +243,29 @@ class Sharded(ModelParallelStrategy):
         return state
 
     def _on_first_rank(self, tensor: Tensor) -> Tensor:
-        whole = tensor.detach()
-        if isinstance(whole, DTensor):
-            whole = whole.full_tensor()
-        return whole.cpu() if self.is_global_zero else whole.new_empty(0)
+        full = tensor.detach()
+        if isinstance(full, DTensor):
+            full = full.full_tensor()
+        return full.cpu() if self.is_global_zero else full.new_empty(0)
 
-    lightning_restore_optimizer = True
+    lightning_restore_optimizer = True  # `ModelParallelStrategy` would load the optimizer with the model
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """A file is mapped into memory, so that a rank reads its own part of the tensors alone."""
         if Path(checkpoint_path).is_file():
-            return mapped(Path(checkpoint_path))
+            return mapped_file(Path(checkpoint_path))
         return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         assert self.lightning_module is not None
-        whole = checkpoint["state_dict"]
+        full = checkpoint["state_dict"]
         own = self.lightning_module.state_dict(keep_vars=True)
-        if strict and own.keys() != whole.keys():
-            names = ", ".join(sorted(own.keys() ^ whole.keys())[:3])
+        if strict and own.keys() != full.keys():
+            names = ", ".join(sorted(own.keys() ^ full.keys())[:3])
             raise UserError(f"the checkpoint does not fit the network: it differs in {names}")
         for name, tensor in own.items():
-            if name in whole:
-                tensor.detach().copy_(_cut_like(whole[name], tensor))
+            if name in full:
+                tensor.detach().copy_(_sharded_like(full[name], tensor))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
@@ -264,13 +273,13 @@ class Sharded(ModelParallelStrategy):
             for index, entries in state["state"].items():
                 for name, value in entries.items():
                     if isinstance(value, Tensor) and value.shape == parameters[index].shape:
-                        entries[name] = _cut_like(value, parameters[index])
+                        entries[name] = _sharded_like(value, parameters[index])
             optimizer.load_state_dict(state)
 
 
-def _cut_like(whole: Tensor, like: Tensor) -> Tensor:
-    """This rank's part of a whole tensor that every rank has, cut as another one is."""
+def _sharded_like(full: Tensor, like: Tensor) -> Tensor:
+    """This rank's part of a full tensor that every rank has, sharded as another one is."""
     if not isinstance(like, DTensor):
-        return whole
-    whole = whole.to(like.device)
-    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+        return full
+    full = full.to(like.device)
+    return distribute_tensor(full, like.device_mesh, like.placements, src_data_rank=None)

@@ -24,13 +24,11 @@ def strategy_of(strategy: Any, accelerator: Any) -> Any:
     Raises:
         UserError: there is none of that name, or it is Lightning's and needs CUDA, which is not used.
     """
-    if isinstance(strategy, str) and strategy.startswith("strategies."):
-        make = getattr(strategies, strategy.removeprefix("strategies."), None)
-        if make is None:
-            raise _unknown(strategy)
-        return make()
+    ours = {f"strategies.{name}": name for name in strategies.__all__}
+    if strategy in ours:
+        return getattr(strategies, ours[strategy])()
     if isinstance(strategy, str) and strategy != "auto" and strategy.lower() not in StrategyRegistry:
-        raise _unknown(strategy)
+        raise UserError(f"trainer.strategy: there is no {strategy}; there is {', '.join(ours)}")
     instead = _ours_instead(strategy)
     if instead is not None and not _on_cuda(accelerator):
         given = strategy if isinstance(strategy, str) else type(strategy).__name__
@@ -38,36 +36,32 @@ def strategy_of(strategy: Any, accelerator: Any) -> Any:
     return strategy
 
 
-def _unknown(name: str) -> UserError:
-    known = ", ".join(f"strategies.{each}" for each in strategies.__all__)
-    return UserError(f"trainer.strategy: there is no {name}; there is {known}")
-
-
 def _ours_instead(strategy: Any) -> str | None:
-    """Our name, with its options, for what Lightning runs on CUDA alone."""
+    """Our name, with its options, for what Lightning runs on CUDA alone; None where it runs anywhere."""
     if not isinstance(strategy, str):
         name = CUDA_ONLY.get(type(strategy))
         return name and f"strategies.{name}"
-    name = strategy.lower()
-    options = {}
-    if name.startswith("fsdp"):
-        if name.endswith("offload"):
-            options["cpu_offload"] = "true"
-        return _spelled("fsdp", options)
-    if name.startswith("deepspeed"):
-        if stage := re.search(r"stage_(\d)", name):
-            options["stage"] = stage[1]
-        if "offload" in name:
-            options["offload"] = "parameters" if options["stage"] == "3" else "optimizer"
-        if "nvme" in name:
-            options["nvme_path"] = "FOLDER"
-        return _spelled("deepspeed", options)
-    return None
-
-
-def _spelled(name: str, options: dict[str, str]) -> str:
+    lightnings = strategy.lower()  # as `deepspeed_stage_3_offload_nvme`
+    name = next((ours for ours in CUDA_ONLY.values() if lightnings.startswith(ours)), None)
+    if name is None:
+        return None
+    options = _fsdp_options(lightnings) if name == "fsdp" else _deepspeed_options(lightnings)
     listed = ", ".join(f"{key}: {value}" for key, value in options.items())
     return f"strategies.{name}" + (f" with init_args {{{listed}}}" if listed else "")
+
+
+def _fsdp_options(lightnings: str) -> dict[str, str]:
+    return {"cpu_offload": "true"} if lightnings.endswith("offload") else {}
+
+
+def _deepspeed_options(lightnings: str) -> dict[str, str]:
+    stage = re.search(r"stage_(\d)", lightnings)
+    options = {"stage": stage[1]} if stage else {}
+    if "offload" in lightnings:
+        options["offload"] = "parameters" if options["stage"] == "3" else "optimizer"
+    if "nvme" in lightnings:
+        options["nvme_path"] = "FOLDER"
+    return options
 
 
 def _on_cuda(accelerator: Any) -> bool:

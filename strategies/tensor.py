@@ -1,8 +1,8 @@
-"""Tensor parallelism: matrices of a block cut over the ranks of a group, by the plan that the network has."""
+"""Tensor parallelism: matrices of a block sharded over the ranks of a group, by the network's own plan."""
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 from strategies.errors import UserError
+from strategies.upstream import free_full_tensor
 
 STYLES: dict[str, Callable[[], ParallelStyle]] = {
     "colwise": ColwiseParallel,
@@ -23,23 +24,23 @@ STYLES: dict[str, Callable[[], ParallelStyle]] = {
     "colwise_gather_output": lambda: ColwiseParallel(output_layouts=Replicate()),
     "rowwise_split_input": lambda: RowwiseParallel(input_layouts=Replicate()),
 }
-"""transformers' names of what is cut, and how torch does it"""
-WHOLE = {"embedding_rowwise": False, "replicated_with_grad_allreduce": True}
+"""transformers' names of what is sharded, and how torch does it"""
+REPLICATED = {"embedding_rowwise": False, "replicated_with_grad_allreduce": True}
 """names of what every rank keeps → whether it sees this rank's heads alone, so that gradients are summed"""
 
 
 def parallelize(network: nn.Module, mesh: DeviceMesh, plan: Mapping[str, str]) -> None:
-    """Cuts a network in place; every parameter becomes a `DTensor` on `mesh`, those outside the plan whole.
+    """Shards a network in place; every parameter becomes a `DTensor` on `mesh`, replicated outside the plan.
 
     Args:
         network: the same weights on every rank.
         mesh: of the group's ranks, one-dimensional.
-        plan: a module's name, with `*` for a number → one of `STYLES` or `WHOLE`.
+        plan: a module's name, with `*` for a number → one of `STYLES` or `REPLICATED`.
 
     Raises:
         UserError: the plan asks for another style.
     """
-    unknown = sorted(set(plan.values()) - STYLES.keys() - WHOLE.keys())
+    unknown = sorted(set(plan.values()) - STYLES.keys() - REPLICATED.keys())
     if unknown:
         raise UserError(
             f"trainer.strategy: the network's tensor-parallel plan asks for `{'`, `'.join(unknown)}`, which "
@@ -51,28 +52,24 @@ def parallelize(network: nn.Module, mesh: DeviceMesh, plan: Mapping[str, str]) -
         style = next((style for pattern, style in patterns.items() if pattern.fullmatch(name)), None)
         if style in STYLES:
             parallelize_module(module, mesh, STYLES[style](), src_data_rank=None)
-            _free_the_rest(module)
+            for parameter in module.parameters(recurse=False):
+                free_full_tensor(cast(DTensor, parameter))
         elif any(True for _ in module.parameters(recurse=False)):
-            _keep_whole(module, mesh, WHOLE.get(str(style), False), distributed)
+            _replicate(module, mesh, REPLICATED.get(str(style), False), distributed)
 
 
-def _free_the_rest(module: nn.Module) -> None:
-    """A cut made of a view would hold the whole tensor's memory."""
-    for parameter in module.parameters(recurse=False):
-        assert isinstance(parameter, DTensor)
-        local = parameter.to_local().detach()
-        if local.untyped_storage().nbytes() > local.nbytes:
-            parameter._local_tensor = local.clone()
-
-
-def _keep_whole(
+def _replicate(
     module: nn.Module, mesh: DeviceMesh, partial: bool, distributed: dict[Tensor, nn.Parameter]
 ) -> None:
-    """Every rank computes `module` as it is, on plain tensors."""
+    """Every rank computes `module` as it is, on plain tensors.
+
+    `parallelize_module` has no style for that: its `NoParallel` is private, and computes on `DTensor`s, for
+    which norms and embeddings would need rules of their own.
+    """
     for name, parameter in module.named_parameters(recurse=False):
         if parameter not in distributed:
-            whole = distribute_tensor(parameter.detach(), mesh, [Replicate()], src_data_rank=None)
-            distributed[parameter] = nn.Parameter(whole, parameter.requires_grad)
+            full = distribute_tensor(parameter.detach(), mesh, [Replicate()], src_data_rank=None)
+            distributed[parameter] = nn.Parameter(full, parameter.requires_grad)
         module.register_parameter(name, distributed[parameter])
     forward, group = module.forward, mesh.get_group()
 

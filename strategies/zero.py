@@ -2,8 +2,8 @@
 process."""
 
 import argparse
+import math
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -19,10 +19,17 @@ from lightning.pytorch.strategies.deepspeed import remove_module_hooks
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from strategies.atomic import part_of, put_in_place, remove_leftovers
 from strategies.checkpoints.checkpoint import open_checkpoint
-from strategies.checkpoints.restore import restore, set_master
+from strategies.checkpoints.restore import restore, set_fp32_weight
 from strategies.errors import UserError
-from strategies.zero_gather import full_tensor, release_prefetched, unsharded
+from strategies.upstream import (
+    keep_weights_as_loaded,
+    own_gradient_norms,
+    release_prefetched,
+    use_cpu_ranks,
+)
+from strategies.zero_gather import full_tensor, unsharded
 
 MEGABYTE = 10**6  # bytes
 
@@ -38,20 +45,16 @@ class ExactNumbers(DeepSpeedPrecision):
 class ZeRO(DeepSpeedStrategy):
     """ZeRO with the optimizer, the clipping and the accumulation of the run's own YAML.
 
-    Args:
-        stage: 1 splits optimizer states, 2 gradients too, 3 parameters too.
-        offload: what is kept in CPU memory (or under `nvme_path`).
-        nvme_path: folder on a fast disk that takes what is offloaded; the fp32 weights of a 16-bit run then
-            start rounded to 16 bits.
+    Args: those of `strategies.deepspeed`, and:
         bucket_bytes: of gradients that are reduced, and of parameters that are gathered, at once.
-        persistent_elements: stage 3 leaves smaller parameters whole on every rank.
-        gather_to_sample: hold a network whole while it samples; else block by block, all ranks in step.
-        backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
         timeout: how long a rank waits for the others.
     """
 
+    clips_gradients = True  # the engine does, within its step
+
     def __init__(
         self,
+        *,
         stage: Literal[1, 2, 3],
         offload: Literal["none", "optimizer", "parameters"],
         nvme_path: str | None,
@@ -77,7 +80,7 @@ class ZeRO(DeepSpeedStrategy):
         self.bucket_bytes = bucket_bytes
         self.gather_to_sample = gather_to_sample
         self.masters: list[tuple[nn.Parameter, Tensor]] = []
-        self.nvme = nvme_path is not None
+        self.nvme = nvme_path is not None  # fp32 weights of a 16-bit run then start rounded to 16 bits
         self.trained: list[str] = []
         assert isinstance(self.config, dict)
         self.config["zero_force_ds_cpu_optimizer"] = False  # torch's own optimizers, on CPU too
@@ -94,14 +97,14 @@ class ZeRO(DeepSpeedStrategy):
     def setup_environment(self) -> None:
         if self.on_cuda:
             super().setup_environment()
-        else:
-            _use_cpu()
+        else:  # which Lightning's own refuses
+            use_cpu_ranks()
             DDPStrategy.setup_environment(self)
 
     def setup_distributed(self) -> None:
         if self.on_cuda:
             super().setup_distributed()
-        else:
+        else:  # the same without its check of GPU indices
             reset_seed()
             self.set_world_ranks()
             self._init_deepspeed_distributed()
@@ -118,7 +121,7 @@ class ZeRO(DeepSpeedStrategy):
             plugin = ExactNumbers(plugin.precision)  # type: ignore[arg-type]
         self._precision_plugin = plugin
 
-    def _format_config(self) -> None:
+    def _format_config(self) -> None:  # Lightning's hook, where the precision is known at last
         super()._format_config()
         assert isinstance(self.config, dict)
         width = 4 if self.precision_plugin.precision == "32-true" else 2  # bytes of a parameter
@@ -148,12 +151,12 @@ class ZeRO(DeepSpeedStrategy):
         return nullcontext()
 
     def model_sharded_context(self) -> Any:
-        """Networks are built whole, their pretrained weights still in the file; `shard` cuts them."""
+        """Networks are built in full, their pretrained weights still in the file, until `shard`."""
         return nullcontext()
 
-    def shard(self, network: nn.Module) -> nn.Module:
-        """Stage 3 cuts a network in place, one parameter at a time: no rank ever holds it whole. The others
-        cut what the optimizer keeps, later."""
+    def shard(self, network: Any) -> Any:
+        """Stage 3 shards a network in place, one parameter at a time: no rank ever holds all of it. The
+        others shard what the optimizer keeps, later."""
         if not self.zero_stage_3:
             return network.float()
         import deepspeed
@@ -165,7 +168,7 @@ class ZeRO(DeepSpeedStrategy):
         for parameter in network.parameters():
             if parameter.requires_grad and parameter.dtype != dtype != torch.float32:
                 self.masters.append((parameter, parameter.data))
-            # a copy: what is written to mapped weights stays in memory as long as the file is mapped
+            # a copy: what is written to mapped weights would stay in memory as long as the file is mapped
             parameter.data = parameter.data.to(dtype, copy=True)
             if first is None:
                 first, alone = parameter, nn.ParameterList([parameter])
@@ -198,32 +201,28 @@ class ZeRO(DeepSpeedStrategy):
         """Lightning has divided the loss by the accumulated batches already; DeepSpeed would do it again."""
         return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
-    def gradient_norm(self) -> Any:
-        """The norm of all gradients at the last optimizer step, before clipping: a number, or a scalar
-        tensor."""
-        return self.deepspeed_engine.get_global_grad_norm()
-
     def grad_norm(self, network: nn.Module) -> Tensor:
-        """The norm of one network's gradients, before the optimizer step that comes now; no parameter group
-        may hold another network's parameters too."""
-        optimizer = self.deepspeed_engine.optimizer
-        own = {optimizer.get_param_id(p) for p in network.parameters() if p.requires_grad}
+        """The norm of gradients before clipping: of the whole stage as the last optimizer step had it; of one
+        network before the step that comes now, and then no parameter group may hold another network's
+        parameters too."""
+        if network is self.lightning_module:
+            norm = self.deepspeed_engine.get_global_grad_norm()
+            # None until a step was taken: fp16's first ones overflow, which is an infinite norm
+            return torch.as_tensor(math.inf if norm is None else norm, device=self.root_device)
         assert isinstance(self.config, dict)
-        if "offload_optimizer" in self.config["zero_optimization"]:
-            norms = [norm for name, norm in optimizer.norm_for_param_grads.items() if name in own]
-        else:
-            groups = optimizer.fp16_groups if self.zero_stage_3 else optimizer.bit16_groups
-            indices = [i for i, group in enumerate(groups) if optimizer.get_param_id(group[0]) in own]
-            norms = [part.float().norm() for i in indices for part in optimizer.averaged_gradients[i]]
+        optimizer, options = self.deepspeed_engine.optimizer, self.config["zero_optimization"]
+        trained = [p for p in network.parameters() if p.requires_grad]
         square = torch.zeros((), device=self.root_device)
-        for norm in norms:  # of this rank's parts
+        for norm in own_gradient_norms(optimizer, trained, options["stage"], "offload_optimizer" in options):
             square += norm**2
         return self.reduce(square, reduce_op="sum").sqrt() / optimizer.loss_scale
 
     def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None) -> Any:
+        """Lightning's hook where the engine is made; here fp32 weights also get their exact values."""
         assert isinstance(self.config, dict)
         assert self.lightning_module is not None
-        if not self.lightning_module.automatic_optimization:  # for which the Trainer takes no limit
+        if not self.lightning_module.automatic_optimization:
+            # the Trainer refuses a limit then, so the stage has it; a module of one's own may have none
             self.config["gradient_clipping"] = getattr(self.lightning_module, "max_grad_norm", 0.0)
         trained = [p for p in model.parameters() if p.requires_grad]
         casts = "bf16" in self.config or "fp16" in self.config
@@ -234,13 +233,14 @@ class ZeRO(DeepSpeedStrategy):
         if self.nvme:  # the weights are on the disk: no tensor in memory could be written to
             self.masters.clear()
         while self.masters:
-            parameter, whole = self.masters.pop()  # the copy is free again each time
-            whole = whole.to(self.root_device, torch.float32, copy=True)
-            torch.distributed.broadcast(whole, 0)
-            set_master(zero, parameter, whole)
+            parameter, full = self.masters.pop()  # the copy is free again each time
+            full = full.to(self.root_device, torch.float32, copy=True)
+            torch.distributed.broadcast(full, 0)
+            set_fp32_weight(zero, parameter, full)
         return engine, zero
 
     def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
+        """Lightning's hook; its own asks for an optimizer, and keeps the options of training."""
         assert isinstance(self.config, dict)
         kept = ("fp16", "bf16", *(("zero_optimization",) if self.zero_stage_3 else ()))
         config = {name: self.config[name] for name in kept if name in self.config}
@@ -248,7 +248,7 @@ class ZeRO(DeepSpeedStrategy):
         self.masters.clear()
         engine, _ = self._engine({"train_micro_batch_size_per_gpu": 1, **config}, model, [])
         if self.zero_stage_3:  # called when a checkpoint has been read; there are no master weights here
-            engine.optimizer._restore_from_bit16_weights = lambda: None
+            keep_weights_as_loaded(engine)
         self.model = engine
 
     def _engine(
@@ -278,18 +278,13 @@ class ZeRO(DeepSpeedStrategy):
     def save_checkpoint(self, checkpoint: dict, filepath: str | Path, storage_options: Any = None) -> None:
         """Writes beside `filepath` and renames: an interrupted save leaves the checkpoint before it."""
         target = Path(self.broadcast(str(filepath)))
-        part, old = (target.with_name(target.name + suffix) for suffix in (".part", ".old"))
         if self.is_global_zero:
-            _remove(part)
-            _remove(old)
+            remove_leftovers(target)
         self.barrier()
-        super().save_checkpoint(checkpoint, part, storage_options)
+        super().save_checkpoint(checkpoint, part_of(target), storage_options)
         self.barrier()
         if self.is_global_zero:
-            if target.exists():
-                target.rename(old)
-            part.rename(target)
-            _remove(old)
+            put_in_place(target)
         self.barrier()
 
     def load_checkpoint(
@@ -304,65 +299,45 @@ class ZeRO(DeepSpeedStrategy):
         assert self.lightning_module is not None
         if self.nvme:  # DeepSpeed copies its files beside the checkpoint
             return super().load_checkpoint(checkpoint_path, weights_only)
-        saved = open_checkpoint(Path(checkpoint_path), self.trained)
+        checkpoint = open_checkpoint(Path(checkpoint_path), self.trained)
         training = self.lightning_module.trainer.state.fn == "fit"
-        restore(self.deepspeed_engine, self.lightning_module, saved, training)
-        return saved.facts
+        restore(self.deepspeed_engine, self.lightning_module, checkpoint, training)
+        return checkpoint.metadata
 
     # --- what a stage asks for
 
     @contextmanager
-    def unsharded(self, network: nn.Module) -> Iterator[None]:
-        """While it lasts, for many forwards in a row and no gradients: all parameters whole on every rank, or
+    def unsharded(self, network: Any) -> Iterator[None]:
+        """While it lasts, for many forwards in a row and no gradients: full parameters on every rank, or
         those of blocks gathered one by one, as long as `any_rank` keeps the ranks in step."""
         if not self.zero_stage_3:
             yield
             return
         release_prefetched(self.deepspeed_engine)
-        blocks = () if self.gather_to_sample else network.blocks()  # type: ignore[operator]
+        blocks = () if self.gather_to_sample else network.blocks()
         with torch.no_grad(), unsharded(network, apart=blocks):
             yield
 
-    def any_rank(self, flag: Tensor) -> Tensor:
-        """Whether something is so on this rank or, where ranks must keep in step, on any."""
+    def any_rank(self, flag: Tensor) -> bool:
+        """Whether a scalar bool is true on this rank or, where ranks must keep in step, on any."""
         if not self.zero_stage_3 or self.gather_to_sample:
-            return flag
-        return self.reduce(flag.int(), reduce_op="max")
+            return bool(flag)
+        return bool(self.reduce(flag.int(), reduce_op="max"))
+
+    def data_group(self) -> None:
+        """All ranks read different rows."""
 
     def full_state_dict(self, module: nn.Module) -> dict[str, Tensor]:
-        """Whole fp32 tensors in CPU memory on the first rank, nothing on the others; every rank must ask.
+        """Full fp32 tensors in CPU memory on the first rank, nothing on the others; every rank must ask.
 
-        One parameter at a time is whole on the other ranks.
+        One parameter at a time is full on the other ranks.
         """
-        found: dict[int, Tensor] = {}
         state: dict[str, Tensor] = {}
+        seen: dict[int, Tensor] = {}
         for name, tensor in module.state_dict(keep_vars=True).items():
-            if id(tensor) not in found:
-                value = full_tensor(tensor)
-                if self.is_global_zero:
-                    found[id(tensor)] = value.detach().to("cpu", copy=True)
-                else:
-                    found[id(tensor)] = torch.empty(0)
-            state[name] = found[id(tensor)]  # tied weights stay one tensor
+            if id(tensor) not in seen:
+                full = full_tensor(tensor)
+                keeps = self.is_global_zero
+                seen[id(tensor)] = full.detach().to("cpu", copy=True) if keeps else torch.empty(0)
+            state[name] = seen[id(tensor)]  # tied weights stay one tensor
         return state if self.is_global_zero else {}
-
-
-def _remove(path: Path) -> None:
-    """Removes a checkpoint, a folder or another strategy's file, where there is one."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _use_cpu() -> None:
-    """Tells DeepSpeed that ranks are CPU processes, on a machine with GPUs too, and that they talk over gloo:
-    it would compile a shared-memory extension of its own with g++."""
-    from deepspeed.accelerator import set_accelerator
-    from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
-
-    class Gloo(CPU_Accelerator):
-        def create_op_builder(self, class_name: str) -> Any:
-            return None if class_name == "ShareMemCommBuilder" else super().create_op_builder(class_name)
-
-    set_accelerator(Gloo())

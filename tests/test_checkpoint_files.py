@@ -1,6 +1,6 @@
 """Checkpoints on disk: what a run that was cut off while it saved leaves behind."""
 
-from strategies.checkpoints.checkpoint import finish_interrupted_save
+from strategies.atomic import finish_interrupted_save
 
 
 def test_a_save_cut_off_between_its_renames_leaves_the_checkpoint_before_it(tmp_path):

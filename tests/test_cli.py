@@ -149,14 +149,21 @@ def test_a_saved_configuration_holds_no_secret_and_names_every_choice(tiny_stage
 
 @pytest.mark.parametrize("stage", ["CausalLM", "SFTModule", "RewardModule", "PPOModule"])
 def test_the_default_optimizer_is_written_into_a_config_and_made_from_it(stage):
+    """PPO gives its optimizer the learning rate, which its config does not name."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(getattr(modules, stage), "model")
     given = [] if stage == "CausalLM" else ["--model.pretrained=x"]
     given = ["--model.actor=x", "--model.reward=x"] if stage == "PPOModule" else given
-    saved = yaml.safe_load(parser.dump(parser.parse_args([*given, "--model.optimizer.lr=0.25"])))
+    given += ["--model.optimizer.weight_decay=0.5"]
+    given += [] if stage == "PPOModule" else ["--model.optimizer.lr=0.25"]
+    saved = yaml.safe_load(parser.dump(parser.parse_args(given)))
     assert saved["model"]["optimizer"]["class_path"] == "modules.optim.AdamW"
-    made = parser.instantiate(parser.parse_object(saved)).model.optimizer([torch.nn.Parameter(torch.ones(2))])
+    assert ("lr" in saved["model"]["optimizer"]["init_args"]) == (stage != "PPOModule")
+    rate = [0.25] if stage == "PPOModule" else []
+    make = parser.instantiate(parser.parse_object(saved)).model.optimizer
+    made = make([torch.nn.Parameter(torch.ones(2))], *rate)
     assert made.defaults["lr"] == 0.25
+    assert made.defaults["weight_decay"] == 0.5
     assert made.defaults["betas"] == (0.9, 0.95)
 
 

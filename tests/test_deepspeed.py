@@ -41,7 +41,7 @@ class Samples(L.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         inputs = [batch[key][:, :6] for key in ("input_ids", "position_ids", "document_ids")]
-        with torch.no_grad(), pl_module.unsharded(pl_module.network):
+        with torch.no_grad(), pl_module.sharding.unsharded(pl_module.network):
             for _ in range(2 + trainer.global_rank):
                 assert pl_module.network.hidden_states(*inputs).isfinite().all()
 

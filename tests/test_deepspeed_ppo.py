@@ -18,7 +18,7 @@ STEPS, ITERATIONS, CLIP = 16, 4, 0.5  # an iteration is two passes over two mini
 LOSS, DIFFERENCE, WEIGHT = 1e-5, 1e-6, 2e-6
 OPTIMIZER = {
     "class_path": "torch.optim.AdamW",
-    "init_args": {"lr": 0.0, "eps": 1e-3, "weight_decay": 0.1, "fused": True},
+    "init_args": {"eps": 1e-3, "weight_decay": 0.1, "fused": True},
 }
 OPTIONS = {
     "optimizer": json.dumps(OPTIMIZER),

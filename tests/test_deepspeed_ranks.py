@@ -108,14 +108,14 @@ def everything(path):
     """Weights, optimizer states and hyperparameters of a checkpoint of any strategy, by name."""
     saved = open_checkpoint(path)
     if path.is_file():
-        names = [name for name in saved.tensors if name not in saved.same]
+        names = [name for name in saved.meta if name not in saved.tied]
         saved.trained = [n for n in names if saved.weight(n).ndim > 1] + [
             n for n in names if saved.weight(n).ndim == 1
         ]
-    found = {name: {"weight": saved.weight(name)} for name in saved.tensors}
+    found = {name: {"weight": saved.weight(name)} for name in saved.meta}
     for name in saved.trained:
         found[name] |= {**saved.moments(name), **saved.scalars(name)}
-    groups = [{key: group[key] for key in group if key != "params"} for group in saved.groups]
+    groups = [{key: group[key] for key in group if key != "params"} for group in saved.param_groups]
     return found, groups
 
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
+from modules.atomic import replaced_folder
 from modules.backbone import LanguageModel, ScalarModel
-from modules.hf_export import write_directory
 from modules.hf_load import load_causal_lm, load_scalar_model, parent_problem, read_provenance
 
 IDS = [[1, 20, 30, 40, 50, 60, 2], [1, 25, 35, 45, 2]]
@@ -49,18 +49,12 @@ def plain(tiny_stages, tmp_path_factory):
         ("critic", "AutoModelForTokenClassification", tiny_stages.export("ppo") + "/critic"),
     ]
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    # -I: neither this folder nor the environment's paths; the editable install is taken off the path by name
-    code = f"import sys; sys.path = [p for p in sys.path if not p.rstrip('/').endswith('{_root_name()}')]\n"
+    # -I: neither this folder nor the environment's paths; an editable install is taken off the path
+    code = "import os, sys; sys.path = [p for p in sys.path if not os.path.exists(p + '/modules/stage.py')]\n"
     line = [sys.executable, "-I", "-c", code + PLAIN, json.dumps(wanted), json.dumps(IDS)]
     done = subprocess.run(line, capture_output=True, text=True, cwd=elsewhere, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return {name: torch.tensor(value) for name, value in json.loads(done.stdout.splitlines()[-1]).items()}
-
-
-def _root_name() -> str:
-    from pathlib import Path
-
-    return str(Path(__file__).resolve().parent.parent)
 
 
 def ours(row):
@@ -129,12 +123,13 @@ def test_provenance_names_stage_and_parent(tiny_stages):
 
 
 def test_a_failing_export_leaves_the_old_one(tmp_path):
-    write_directory(str(tmp_path / "export"), lambda folder: (folder / "x").write_text("old") and None)
+    def write(text, error=None):
+        with replaced_folder(str(tmp_path / "export")) as folder:
+            (folder / "x").write_text(text)
+            if error:
+                raise error
 
-    def fail(folder):
-        (folder / "x").write_text("half")
-        raise OSError("disk full")
-
+    write("old")
     with pytest.raises(OSError, match="disk full"):
-        write_directory(str(tmp_path / "export"), fail)
+        write("half", OSError("disk full"))
     assert (tmp_path / "export" / "x").read_text() == "old"

@@ -184,7 +184,7 @@ for name, more in (("as_trained", []), ("rounded", ["--dtype", "bf16"])):
 def test_memory_stays_below_a_shard_and_two_tensors(last, tmp_path):
     """A checkpoint of 303 MB, its largest tensor 9.4 MB."""
     found = torch.load(last("sft"), weights_only=True)
-    network = found["networks"]["network.model"]
+    (network,) = found["exports"]
     network["config"] |= {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 8}
     network["config"] |= {"num_key_value_heads": 4, "head_dim": 192}
     sizes = {32: 768, 64: 3072}

@@ -1,5 +1,7 @@
 """PPO's run-time checks, its adaptive coefficient, and that it raises a simple reward."""
 
+from itertools import islice
+
 import lightning as L
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from datamodules import PromptData
 from modules import PPOModule
 from modules.ppo_checks import check_first_ratio
+from modules.rollout import minibatch_order
 
 
 def test_a_ratio_other_than_one_at_the_first_step_is_an_error():
@@ -19,6 +22,18 @@ def test_a_ratio_other_than_one_at_the_first_step_is_an_error():
         check_first_ratio(torch.tensor([[0.03, 0.0]]), mask, "bf16-mixed")
     with pytest.raises(RuntimeError, match="ρ ≠ 1"):
         check_first_ratio(torch.tensor([[float("nan"), 0.0]]), mask, "32-true")
+
+
+def test_minibatches_are_a_function_of_seed_iteration_and_pass():
+    def passes(seed, iteration):
+        return [torch.cat(parts) for parts in islice(minibatch_order(seed, iteration, 32, 4), 3)]
+
+    orders = passes(0, 1)
+    assert all(sorted(order.tolist()) == list(range(32)) for order in orders)
+    assert all(torch.equal(*pair) for pair in zip(orders, passes(0, 1), strict=True))
+    for other in (orders[1], passes(0, 2)[0], passes(1, 1)[0]):
+        assert not torch.equal(orders[0], other)
+    assert [len(part) for part in next(minibatch_order(0, 0, 32, 4))] == [8] * 4
 
 
 def module(tiny_stages, **options):

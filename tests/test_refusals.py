@@ -297,10 +297,35 @@ def test_a_strategy_that_nobody_has_is_refused(refused):
         ),
     ],
 )
-@pytest.mark.parametrize("stage", ["sft", "ppo"])
-def test_what_an_optimizer_has_against_its_arguments_is_told(refused, stage, optimizer, message):
-    lines = refused(stage, f"--model.init_args.optimizer={json.dumps(optimizer)}")
+def test_what_an_optimizer_has_against_its_arguments_is_told(refused, optimizer, message):
+    lines = refused("sft", f"--model.init_args.optimizer={json.dumps(optimizer)}")
     assert lines == [f"trivium: model.optimizer: {message}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("AdamW", {"betas": [1.5, 0.9]}, "Invalid beta parameter at index 0: 1.5"),
+        ("SGD", {"momentum": -1.0}, "Invalid momentum value: -1.0"),
+        (
+            "Muon",
+            {},
+            "Muon only supports 2D parameters whereas we found a parameter with size: torch.Size([1])",
+        ),
+        ("AdamW", {"lr": 1e-3}, "`lr` comes from actor_lr and critic_lr: leave it out"),
+    ],
+)
+def test_what_an_optimizer_of_ppo_has_against_its_arguments_is_told(refused, name, options, message):
+    """Its learning rates are the stage's: one that would be thrown away is refused."""
+    optimizer = {"class_path": f"torch.optim.{name}", "init_args": options}
+    lines = refused("ppo", f"--model.init_args.optimizer={json.dumps(optimizer)}")
+    assert lines == [f"trivium: model.optimizer: {message}"]
+
+
+@pytest.mark.parametrize("field", ["actor_lr", "critic_lr"])
+def test_a_learning_rate_of_ppo_is_refused_by_its_field(refused, field):
+    lines = refused("ppo", f"--model.init_args.{field}=-1")
+    assert lines == [f"trivium: model.{field} is -1: give a number above 0"]
 
 
 T5 = {"model_type": "t5"}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -45,6 +45,9 @@ def one_line(message: str, options: Iterable[str]) -> str:
         return f"there is no option --{found[2]}{_nearest(found[2], known)}"
     if found := re.search(r"Option '([^']+)' is not accepted", text):
         known = [name for pair in classes for name in _arguments("".join(pair))]
+        if found[1] in known:  # whoever calls the class gives it, as PPO gives its optimizer a learning rate
+            own = [name for name in known if name.endswith(f"_{found[1]}")]
+            return f"{where}: `{found[1]}` comes from {' and '.join(own) or 'its caller'}: leave it out"
         return f"{where}: there is no option `{found[1]}`{_nearest(found[1], known)}"
     if found := re.search(r"Key '([^']+)' is not expected|does not accept option '([^']+)'", text):
         name = found[1] or found[2]
@@ -60,7 +63,9 @@ def one_line(message: str, options: Iterable[str]) -> str:
 def _arguments(class_path: str) -> list[str]:
     module, _, name = class_path.rpartition(".")
     try:
-        return list(inspect.signature(getattr(import_module(module), name)).parameters)
+        called: Any = getattr(import_module(module), name)
+        bases = called.__mro__ if inspect.isclass(called) else [called]  # those that `**kwargs` go to
+        return [name for base in bases for name in inspect.signature(base).parameters]
     except (ImportError, AttributeError, ValueError):
         return []
 

@@ -14,16 +14,8 @@ from typing import TYPE_CHECKING, Any
 from experiments.cli.user_errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from modules.specs import ExportSpec
 
-    from strategies.checkpoints.checkpoint import Saved
-
-NETWORKS = {  # stage → the models that are exported, as the checkpoint names them
-    "pretrain": ("network.model",),
-    "sft": ("network.model",),
-    "reward": ("network.model",),
-    "ppo": ("network.actor.model", "network.critic.model"),
-}
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 EPILOG = """\
 examples:
@@ -62,10 +54,10 @@ def main(argv: list[str]) -> int:
     export(
         options.checkpoint,
         options.directory,
-        options.max_shard_size,
-        options.dtype,
-        options.tokenizer,
-        options.overwrite,
+        max_shard_size=options.max_shard_size,
+        dtype=options.dtype,
+        tokenizer=options.tokenizer,
+        overwrite=options.overwrite,
     )
     return 0
 
@@ -96,58 +88,49 @@ def export(
     import torch
 
     from experiments.commands.mapped_weights import MappedWeights
-    from modules.hf_export import export_causal_lm, export_ppo, export_reward
+    from modules.hf_export import write_export
     from strategies.checkpoints.checkpoint import open_checkpoint
 
-    saved = open_checkpoint(Path(checkpoint))
-    stage = _stage(checkpoint, saved)
-    facts = saved.facts
-    networks = NETWORKS[stage]
+    content = open_checkpoint(Path(checkpoint))
+    metadata = content.metadata
+    exports = _exports(checkpoint, metadata)
+    modules = tuple(spec.module for spec in exports)
     weights = MappedWeights(
-        saved, Path(directory).absolute().parent, getattr(torch, DTYPES[dtype]) if dtype else None
+        content,
+        folder=Path(directory).absolute().parent,
+        dtype=getattr(torch, DTYPES[dtype]) if dtype else None,
     )
-    weights.check_space(networks)
-    end = (_tokenizer(tokenizer, facts["tokenizer"]), directory)
-    states = [weights.state(name) for name in networks]
-    models = [
-        _skeleton(facts["networks"][name], stage == "reward" or "critic" in name, state)
-        for name, state in zip(networks, states, strict=True)
-    ]
-    inputs, provenance = facts["inputs"], _provenance(facts)
-    if stage == "ppo":
-        offset = float(saved.weight("network.critic.offset"))
-        provenance = {"reward": inputs["reward"], **provenance}
-        both = (models[0], states[0], models[1], states[1])
-        export_ppo(*both, offset, *end, inputs["actor"], provenance, max_shard_size)
-    elif stage == "reward":
-        measured = _offset(Path(checkpoint), provenance)
-        if measured is None:
-            provenance["offset_note"] = "not measured: that is done when training ends"
-            print(
-                f"{checkpoint} is from before the mean score was measured, which is done when training "
-                "ends: `offset` is 0 in provenance.json"
-            )
-        one = (models[0], states[0])
-        export_reward(*one, *end, inputs["pretrained"], measured or 0.0, provenance, max_shard_size)
-    else:
-        one = (models[0], states[0])
-        export_causal_lm(*one, *end, stage, inputs["pretrained"], provenance, max_shard_size)
-    size = weights.bytes(networks)
-    print(f"{directory}: stage {stage}, step {provenance['steps']:,}, {size / 1e9:.3g} GB of weights")
+    weights.check_space(modules)
+    provenance = metadata.get("provenance") or {
+        "steps": metadata["global_step"],
+        "tokens": metadata["tokens"],
+    }
+    vocabulary = _tokenizer(tokenizer, metadata["tokenizer"])
+    write_export(
+        [_measured(spec, Path(checkpoint), provenance) for spec in exports],
+        [weights.state(module) for module in modules],
+        vocabulary,
+        directory,
+        provenance,
+        file_size=max_shard_size,
+    )
+    stage, gigabytes = metadata["stage"], weights.bytes(modules) / 1e9
+    print(f"{directory}: stage {stage}, step {provenance['steps']:,}, {gigabytes:.3g} GB of weights")
 
 
 def _tokenizer(given: str | None, own: str) -> Any:
+    from datamodules.errors import UserError as DataError
     from datamodules.rendering.tokenizer import load_tokenizer
 
     try:
         return load_tokenizer(given or own)
-    except UserError as error:
+    except DataError as error:
         raise UserError(f"{error}; or name the run's tokenizer with --tokenizer DIR") from error
 
 
 def _check_size(size: str) -> None:
-    found = re.fullmatch(r"(\d+)(KB|MB|GB|TB)", size)
-    if not found or not int(found[1]):
+    number = re.fullmatch(r"(\d+)(?:KB|MB|GB|TB)", size)
+    if not number or not int(number[1]):
         raise UserError(f"--max-shard-size is {size}: give a number with its unit, such as 5GB or 500MB")
 
 
@@ -168,53 +151,37 @@ def _check_target(checkpoint: Path, target: Path, overwrite: bool) -> None:
             )
 
 
-def _stage(checkpoint: str, saved: "Saved") -> str:
-    """The checkpoint's stage.
+def _exports(checkpoint: str, metadata: dict[str, Any]) -> "list[ExportSpec]":
+    """What the checkpoint's stage exports, by its own words.
 
     Raises:
-        UserError: one that cannot be exported.
+        UserError: it does not say.
     """
-    stage = saved.facts.get("stage")
-    if stage not in NETWORKS:
+    from modules.specs import ExportSpec
+
+    if "exports" not in metadata:
         raise UserError(
-            f"export: {checkpoint} is of stage `{stage}`: what can be exported is of stage "
-            + ", ".join(f"`{known}`" for known in NETWORKS)
+            f"export: {checkpoint} is of stage `{metadata.get('stage')}` and does not say what networks it "
+            "holds: it is from before stages said that; go on from it with `--ckpt_path` for one step, and "
+            "export what that writes"
         )
-    if "networks" not in saved.facts:
-        raise UserError(
-            f"export: {checkpoint} does not say what networks it holds: it is from before there was `trivium "
-            "export`; go on from it with `--ckpt_path` for one step, and export what that writes"
+    return [ExportSpec(**values) for values in metadata["exports"]]
+
+
+def _measured(spec: "ExportSpec", checkpoint: Path, provenance: dict[str, Any]) -> "ExportSpec":
+    """With the numbers that are measured when training ends, where the run has ended with this very
+    checkpoint and said them in its own export; else with a note."""
+    file = checkpoint.absolute().parent.parent / "export" / spec.folder / "provenance.json"
+    own = json.loads(file.read_text()) if spec.unmeasured and file.is_file() else {}
+    same = all(own.get(key) == provenance[key] for key in ("steps", "tokens"))
+    metadata = dict(spec.metadata)
+    for name, words in spec.unmeasured.items():
+        if same and name in own:
+            metadata[name] = own[name]
+            continue
+        metadata[f"{name}_note"] = "not measured: that is done when training ends"
+        print(
+            f"{checkpoint} is from before {words} was measured, which is done when training "
+            f"ends: `{name}` is 0 in provenance.json"
         )
-    return stage
-
-
-def _provenance(facts: dict[str, Any]) -> dict[str, Any]:
-    return facts.get("provenance") or {"steps": facts["global_step"], "tokens": facts["tokens"]}
-
-
-def _offset(checkpoint: Path, provenance: dict[str, Any]) -> float | None:
-    """The mean score, where the run has ended with this very checkpoint and told it in its own export."""
-    file = checkpoint.absolute().parent.parent / "export" / "provenance.json"
-    told = json.loads(file.read_text()) if file.is_file() else {}
-    same = all(told.get(key) == provenance[key] for key in ("steps", "tokens"))
-    return told.get("offset") if same else None
-
-
-def _skeleton(described: dict[str, Any], scalar: bool, like: "dict[str, Tensor]") -> Any:
-    """The model of a network without its weights, in their dtype."""
-    import torch
-    from transformers import (
-        CONFIG_MAPPING,
-        AutoModelForCausalLM,
-        AutoModelForSequenceClassification,
-        GenerationConfig,
-    )
-
-    config = CONFIG_MAPPING[described["config"]["model_type"]].from_dict(described["config"])
-    auto: Any = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
-    dtype = next(tensor.dtype for tensor in like.values() if tensor.is_floating_point())
-    with torch.device("meta"):
-        model = auto.from_config(config, dtype=dtype, attn_implementation="sdpa")
-    if described["generation_config"]:
-        model.generation_config = GenerationConfig.from_dict(described["generation_config"])
-    return model
+    return spec._replace(metadata=metadata)

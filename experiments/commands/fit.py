@@ -22,7 +22,8 @@ from experiments.cli.user_errors import UserError
 from experiments.distributed.agreement import Agreement, facts, settings
 from experiments.distributed.launcher import watch_over_ranks
 from experiments.distributed.ranks import as_one_of_many, ranks, world_problem
-from strategies.checkpoints.checkpoint import AnyCheckpoint, finish_interrupted_save
+from strategies.atomic import finish_interrupted_save
+from strategies.checkpoints.checkpoint import AnyCheckpoint
 from strategies.names import strategy_of
 
 RESULTS = ("export", "checkpoints", "metrics")  # folders of a run

@@ -9,8 +9,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from experiments.cli.user_errors import UserError
-from strategies.checkpoints.checkpoint import Saved
-from strategies.checkpoints.partitions import Partitions
+from strategies.checkpoints.checkpoint import Checkpoint
+from strategies.checkpoints.zero_checkpoint import ZeroCheckpoint
 
 OTHER_FILES = 50 * 10**6  # bytes to spare for tokenizer and configs
 
@@ -20,13 +20,13 @@ class MappedWeights:
     that are mapped into memory and already have no name: they are gone when the process is.
 
     Args:
-        saved: the checkpoint.
+        checkpoint: of any strategy.
         folder: on the disk for new files.
         dtype: of the weights; None = as the checkpoint has them.
     """
 
-    def __init__(self, saved: Saved, folder: Path, dtype: torch.dtype | None):
-        self.saved, self.folder, self.dtype = saved, folder, dtype
+    def __init__(self, checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None):
+        self.checkpoint, self.folder, self.dtype = checkpoint, folder, dtype
 
     def bytes(self, networks: tuple[str, ...]) -> int:
         """Of the weights of some networks, tied ones once."""
@@ -42,11 +42,11 @@ class MappedWeights:
             self._size(name) for network in networks for name in self._names(network) if self._moves(name)
         )
         needed = self.bytes(networks) + new + OTHER_FILES
-        there = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
-        free = shutil.disk_usage(there).free
+        disk = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
+        free = shutil.disk_usage(disk).free
         if free < needed:
             raise UserError(
-                f"export: {there} has {free / 1e9:.3g} GB free, but {needed / 1e9:.3g} GB are needed: name a "
+                f"export: {disk} has {free / 1e9:.3g} GB free, but {needed / 1e9:.3g} GB are needed: name a "
                 "directory on another disk"
             )
 
@@ -54,36 +54,39 @@ class MappedWeights:
         """A network's weights by its own names; tied ones are one tensor."""
         self.folder.mkdir(parents=True, exist_ok=True)
         prefix = f"{network}."
-        found: dict[str, Tensor] = {}
-        names = [name for name in self.saved.tensors if name.startswith(prefix)]
+        state: dict[str, Tensor] = {}
+        names = [name for name in self.checkpoint.meta if name.startswith(prefix)]
         with Progress(transient=True) as progress:
             task = progress.add_task(f"reading {network}", total=self.bytes((network,)))
             for name in names:
-                first = self.saved.same.get(name, name).removeprefix(prefix)
-                found[name.removeprefix(prefix)] = found[first] if first in found else self._weight(name)
+                first = self.checkpoint.tied.get(name, name).removeprefix(prefix)
+                state[name.removeprefix(prefix)] = state[first] if first in state else self._weight(name)
                 progress.advance(task, self._size(name))
-        return found
+        return state
 
     def _names(self, network: str) -> list[str]:
-        names = self.saved.tensors
-        return [name for name in names if name.startswith(f"{network}.") and name not in self.saved.same]
+        names = self.checkpoint.meta
+        return [name for name in names if name.startswith(f"{network}.") and name not in self.checkpoint.tied]
 
     def _target(self, name: str) -> torch.dtype:
-        own = self.saved.tensors[name]
+        own = self.checkpoint.meta[name]
         return self.dtype if self.dtype is not None and own.is_floating_point() else own.dtype
 
     def _size(self, name: str) -> int:
-        return self.saved.tensors[name].numel() * self._target(name).itemsize
+        return self.checkpoint.meta[name].numel() * self._target(name).itemsize
 
     def _moves(self, name: str) -> bool:
-        return isinstance(self.saved, Partitions) or self._target(name) != self.saved.tensors[name].dtype
+        return (
+            isinstance(self.checkpoint, ZeroCheckpoint)
+            or self._target(name) != self.checkpoint.meta[name].dtype
+        )
 
     def _weight(self, name: str) -> Tensor:
         if not self._moves(name) or not self._size(name):
-            return self.saved.weight(name)
+            return self.checkpoint.weight(name)
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".trivium-export-") as file:
             size = self._size(name)
             storage = torch.from_file(file.name, shared=True, size=size, dtype=torch.uint8)
-        weight = storage.view(self._target(name)).view(self.saved.tensors[name].shape)
-        self.saved.copy_weight(name, weight)
+        weight = storage.view(self._target(name)).view(self.checkpoint.meta[name].shape)
+        self.checkpoint.copy_weight(name, weight)
         return weight

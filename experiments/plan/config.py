@@ -15,8 +15,8 @@ from experiments.cli.parser import ParseOnly, parse
 from experiments.cli.user_errors import UserError
 from experiments.plan.network_sizes import Head, Sizes, read_config, sizes
 from experiments.plan.strategy import Cut, cut_of
-from modules import PPOModule, RewardModule
 from modules.hf_config import named
+from modules.stage import NetworkSpec, SamplingSpec
 
 REPLIES = 4  # to a prompt of a reward model, where the data is not read
 MOMENTS = {"SGD": 0, "Adafactor": 0, "Adagrad": 1, "RMSprop": 1, "Lion": 1}
@@ -116,11 +116,12 @@ def run_of(config: Any, devices: int | None) -> Run:
     notes: list[str] = []
     local = _devices(trainer)
     ranks = devices or local * trainer["num_nodes"]
-    networks = _networks(stage, arguments, given)
+    networks = tuple(_network(spec, given) for spec in stage.network_specs(arguments))
     cut = cut_of(trainer["strategy"], ranks, [network.sizes for network in networks], notes)
-    rows, tokens, packed = _batch(stage, arguments, kind, given, notes)
-    step_rows = _step_rows(stage, given, rows)
-    rollout = _rollout(arguments, given) if issubclass(stage, PPOModule) else None
+    rows, tokens, packed = _batch(stage.sampling_spec(arguments), kind, given, notes)
+    step_rows = _step_rows(stage.sampling_spec(arguments), given, rows)
+    sampling = stage.sampling_spec(arguments)
+    rollout = _rollout(sampling, given) if sampling else None
     return Run(
         stage=stage.stage,
         networks=networks,
@@ -187,37 +188,13 @@ def _devices(trainer: Any) -> int:
     return given
 
 
-def _networks(stage: Any, model: dict[str, Any], data: dict[str, Any]) -> tuple[Network, ...]:
-    if issubclass(stage, PPOModule):
-        actor = _network("actor", "language", True, model["actor"])
-        reference = actor
-        if model["reference"] not in (None, model["actor"]):
-            reference = _network("reference", "language", False, model["reference"])
-        critic = _network("reward", "scalar", True, model["reward"])
-        return (
-            actor,
-            critic._replace(name="critic"),
-            reference._replace(name="reference", trained=False),
-            critic._replace(trained=False),
-        )
-    if issubclass(stage, RewardModule):
-        return (_network("pretrained", "scalar", True, model["pretrained"])._replace(name="reward"),)
-    config = model.get("config")
-    if (config is None) == (model.get("pretrained") is None):
-        raise UserError("model: give either `config` (from scratch) or `pretrained` (a directory)")
-    if config is None:
-        return (_network("pretrained", "language", True, model["pretrained"])._replace(name="model"),)
-    vocabulary = None if "vocab_size" in config else _vocabulary(data["tokenizer"])
-    return (_network("config", "language", True, dict(config), vocabulary)._replace(name="model"),)
-
-
-def _network(
-    field: str, head: Head, trained: bool, source: str | dict[str, Any], vocabulary: int | None = None
-) -> Network:
-    where = f"model.{field}"
-    config = read_config(source, vocabulary, where)
+def _network(spec: NetworkSpec, data: dict[str, Any]) -> Network:
+    where = f"model.{spec.argument}"
+    from_scratch = not isinstance(spec.source, str)
+    vocabulary = _vocabulary(data["tokenizer"]) if from_scratch and "vocab_size" not in spec.source else None
+    config = read_config(dict(spec.source) if from_scratch else spec.source, vocabulary, where)  # type: ignore[arg-type]
     with named(where):
-        return Network(field, head, trained, config, sizes(config, head))
+        return Network(spec.name, spec.head, spec.trained, config, sizes(config, spec.head))
 
 
 def _vocabulary(tokenizer: str) -> int:
@@ -231,12 +208,12 @@ def _vocabulary(tokenizer: str) -> int:
 
 
 def _batch(
-    stage: Any, model: dict[str, Any], kind: Any, data: dict[str, Any], notes: list[str]
+    sampling: SamplingSpec | None, kind: Any, data: dict[str, Any], notes: list[str]
 ) -> tuple[int, int, bool]:
     """Sequences and tokens of a forward, and whether documents share a sequence."""
-    if issubclass(stage, PPOModule):
+    if sampling:
         prompt = data["max_prompt_length"] if issubclass(kind, PromptData) else 0
-        return model["micro_batch_size"], prompt + model["max_new_tokens"], False
+        return sampling.micro_batch_size, prompt + sampling.new_tokens, False
     rows = data["micro_batch_size"]
     if issubclass(kind, MixedCorpusData):
         return rows, data["sequence_length"], True
@@ -250,20 +227,20 @@ def _batch(
     raise UserError(f"data: the plan does not know how long the rows of {kind.__name__} are")
 
 
-def _step_rows(stage: Any, data: dict[str, Any], rows: int) -> int:
+def _step_rows(sampling: SamplingSpec | None, data: dict[str, Any], rows: int) -> int:
     """Sequences of an optimizer step (PPO: an iteration) over all ranks."""
-    if issubclass(stage, PPOModule):
+    if sampling:
         return data["global_batch_size"]
     return data["global_batch_size"] * rows // data["micro_batch_size"]
 
 
-def _rollout(model: dict[str, Any], data: dict[str, Any]) -> Rollout:
+def _rollout(sampling: SamplingSpec, data: dict[str, Any]) -> Rollout:
     return Rollout(
-        rows=model["rollout_batch_size"],
-        response=model["max_new_tokens"],
+        rows=sampling.rows,
+        response=sampling.new_tokens,
         prompts=data["global_batch_size"],
-        epochs=model["epochs"],
-        updates=model["epochs"] * model["minibatches"],
+        epochs=sampling.epochs,
+        updates=sampling.updates,
     )
 
 

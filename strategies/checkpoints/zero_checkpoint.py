@@ -1,14 +1,11 @@
-"""Reads DeepSpeed's checkpoint folders parameter by parameter, whatever stage and ranks they were written
-with.
+"""A checkpoint that is DeepSpeed's folder, read parameter by parameter, whatever stage and ranks it was
+written with.
 
-Ranks cut all parameters of an optimizer group, laid end to end, into equal partitions (stages 1 and 2), or
-every parameter on its own (stage 3). The files are mapped into memory, not read, and nothing in them can run
-code: tensors and plain values are taken, and three classes of DeepSpeed become empty stand-ins.
+Ranks shard all parameters of an optimizer group, laid end to end, into equal parts (stages 1 and 2), or every
+parameter on its own (stage 3).
 """
 
-from strategies.errors import UserError
 import math
-import pickle
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,28 +14,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from strategies.checkpoints.mapped import LossScaler, mapped_file, moments_of, scalars_of
+from strategies.errors import UserError
+
 RANK_FILE = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_00_(optim|model)_states\.pt")
-ENGINE_FACTS = (  # what DeepSpeed adds to Lightning's own checkpoint
+ENGINE_KEYS = (  # what DeepSpeed adds to Lightning's own checkpoint
     *("module", "buffer_names", "optimizer", "param_shapes", "frozen_param_shapes", "shared_params"),
     *("frozen_param_fragments", "lr_scheduler", "data_sampler", "random_ltd", "ds_config", "ds_version"),
     *("dp_world_size", "mp_world_size", "checkpoint_parallel_dimensions"),
 )
-
-
-class LossScaler:
-    """Stands for DeepSpeed's loss scalers (of fp16), whose attributes it takes over."""
-
-
-class _Fragment:
-    """Stands for an address that is not needed here."""
-
-
-STAND_INS: list[tuple[Callable, str] | Callable] = [
-    (LossScaler, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
-    (LossScaler, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),
-    (int, "deepspeed.runtime.zero.config.ZeroStageEnum"),
-    (_Fragment, "deepspeed.utils.tensor_fragment.fragment_address"),
-]
 
 
 class Piece(NamedTuple):
@@ -58,20 +42,20 @@ class Place(NamedTuple):
     pieces: list[Piece]
 
 
-class Partitions:
+class ZeroCheckpoint:
     """A checkpoint written under DeepSpeed.
 
     Args:
         path: the folder.
 
     Raises:
-        UserError: it is none, is cut off, or holds what would have to run code.
+        UserError: it is none, is incomplete, or holds what would have to run code.
     """
 
     def __init__(self, path: Path):
         files = _files(path)
-        self.models = [mapped(file) for file in files["model"]]
-        ranks = [mapped(file)["optimizer_state_dict"] for file in files["optim"]]
+        self.models = [mapped_file(file) for file in files["model"]]
+        ranks = [mapped_file(file)["optimizer_state_dict"] for file in files["optim"]]
         self.ranks = len(ranks)
         model = self.models[0]
         if model.get("dp_world_size") != self.ranks:
@@ -80,25 +64,27 @@ class Partitions:
                 "part of it is missing"
             )
         self.stage = int(ranks[0]["zero_stage"])
-        whole = self.stage < 3
+        together = self.stage < 3
         flats, inner = (
             ("single_partition_of_fp32_groups", "base_optimizer_state")
-            if whole
+            if together
             else ("fp32_flat_groups", "optimizer_state_dict")
         )
         self.masters: list[list[Tensor]] = [rank[flats] for rank in ranks]
         self.optimizers: list[dict[str, Any]] = [rank[inner] for rank in ranks]
         self.loss_scaler: LossScaler | None = ranks[0]["loss_scaler"]
-        self.places = _cut_together(model, ranks, self.masters) if whole else _cut_alone(model, self.ranks)
-        self.facts: dict[str, Any] = {key: model[key] for key in model if key not in ENGINE_FACTS}
-        self.same: dict[str, str] = dict(model["shared_params"])
+        self.places = (
+            _sharded_together(model, ranks, self.masters) if together else _sharded_alone(model, self.ranks)
+        )
+        self.metadata: dict[str, Any] = {key: model[key] for key in model if key not in ENGINE_KEYS}
+        self.tied: dict[str, str] = dict(model["shared_params"])
         """name → the name of the same parameter under which it is saved"""
-        self.frozen: dict[str, torch.Size] = {} if whole else dict(model["frozen_param_shapes"])
-        self.tensors = {name: self._meta(name, tensor) for name, tensor in model["module"].items()}
+        self.frozen: dict[str, torch.Size] = {} if together else dict(model["frozen_param_shapes"])
+        self.meta = {name: self._meta(name, tensor) for name, tensor in model["module"].items()}
         """every weight and buffer without its numbers, in the order of a state dict"""
 
     def _meta(self, name: str, tensor: Tensor) -> Tensor:
-        name = self.same.get(name, name)
+        name = self.tied.get(name, name)
         if name in self.places:
             place = self.places[name]
             return torch.empty(place.shape, dtype=self.masters[0][place.flat].dtype, device="meta")
@@ -107,24 +93,24 @@ class Partitions:
     @property
     def trained(self) -> list[str]:
         """The names of trained parameters, in the optimizer's order."""
-        order = [flat for group in self.groups for flat in group["params"]]
+        order = [flat for group in self.param_groups for flat in group["params"]]
         return sorted(self.places, key=lambda name: order.index(self.places[name].flat))
 
     @property
-    def groups(self) -> list[dict[str, Any]]:
+    def param_groups(self) -> list[dict[str, Any]]:
         """The optimizer's groups: hyperparameters, and as `params` the flat tensors."""
         return self.optimizers[0]["param_groups"]
 
     def weight(self, name: str) -> Tensor:
-        """A weight, whole: fp32 as the optimizer has it where it is trained, else as it is."""
-        meta = self.tensors[name]
-        whole = torch.empty(meta.shape, dtype=meta.dtype)
-        self.copy_weight(name, whole)
-        return whole
+        """A full weight: fp32 as the optimizer has it where it is trained, else as it is."""
+        meta = self.meta[name]
+        full = torch.empty(meta.shape, dtype=meta.dtype)
+        self.copy_weight(name, full)
+        return full
 
     def copy_weight(self, name: str, into: Tensor) -> None:
-        """Copies a weight into a whole tensor, of another dtype perhaps, with no memory of its own."""
-        name = self.same.get(name, name)
+        """Copies a weight into a full tensor, of another dtype perhaps, with no memory of its own."""
+        name = self.tied.get(name, name)
         if name in self.places:
             self._join(name, lambda rank, flat: self.masters[rank][flat], into)
         elif name in self.frozen:
@@ -134,40 +120,37 @@ class Partitions:
             into.copy_(self.models[0]["module"][name])
 
     def moments(self, name: str) -> dict[str, Tensor]:
-        """What the optimizer keeps for each number of a trained parameter, whole: name → tensor."""
+        """What the optimizer keeps for each number of a trained parameter, in full: name → tensor."""
         states = self._states(0, self.places[name].flat)
-        keys = [key for key, value in states.items() if isinstance(value, Tensor) and value.ndim]
         shape = self.places[name].shape
         return {
-            key: self._join(name, self._moment(key), torch.empty(shape, dtype=states[key].dtype))
-            for key in keys
+            key: self._join(name, self._moment(key), torch.empty(shape, dtype=part.dtype))
+            for key, part in moments_of(states).items()
         }
 
     def scalars(self, name: str) -> dict[str, Any]:
         """What the optimizer keeps for a trained parameter as a whole: its step, a tensor of its own."""
         states = self._states(0, self.places[name].flat)
-        scalars = {
-            key: value for key, value in states.items() if not (isinstance(value, Tensor) and value.ndim)
-        }
+        scalars = scalars_of(states)
         return {key: value.clone() if isinstance(value, Tensor) else value for key, value in scalars.items()}
 
     def as_file(self) -> dict[str, Any]:
-        """The same as a checkpoint of any other strategy: whole tensors, and the optimizer's states by the
+        """The same as a checkpoint of any other strategy: full tensors, and the optimizer's states by the
         position of a parameter."""
-        weights = {name: self.weight(name) for name in self.tensors if name not in self.same}
-        state = {name: weights[self.same.get(name, name)] for name in self.tensors}
+        weights = {name: self.weight(name) for name in self.meta if name not in self.tied}
+        state = {name: weights[self.tied.get(name, name)] for name in self.meta}
         trained = self.trained
         states = {i: {**self.scalars(name), **self.moments(name)} for i, name in enumerate(trained)}
         groups = [
             {**group, "params": [i for i, name in enumerate(trained) if self.places[name].flat in flats]}
-            for group in self.groups
+            for group in self.param_groups
             for flats in [group["params"]]
         ]
         optimizer = {
             "state": {i: entries for i, entries in states.items() if entries},
             "param_groups": groups,
         }
-        return {**self.facts, "state_dict": state, "optimizer_states": [optimizer]}
+        return {**self.metadata, "state_dict": state, "optimizer_states": [optimizer]}
 
     def _moment(self, key: str) -> Callable[[int, int], Tensor]:
         return lambda rank, flat: self._states(rank, flat)[key]
@@ -192,53 +175,31 @@ def _lay_out(parts: Sequence[Tensor], into: Tensor) -> Tensor:
     return into
 
 
-def mapped(file: Path) -> dict[str, Any]:
-    """A file of `torch.save`, its tensors mapped into memory and read when they are used.
-
-    Raises:
-        UserError: it is cut off or is something else, or holds what would have to run code.
-    """
-    try:
-        with torch.serialization.safe_globals(STAND_INS):
-            found = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{file} holds more than tensors and plain values, which could run code when it is read: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        raise UserError(f"{file} is no complete checkpoint: it was cut off or is something else") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{file} is no checkpoint of a run: it holds a {type(found).__name__}")
-    return found
-
-
 def _files(path: Path) -> dict[str, list[Path]]:
     """`model` and `optim` → their files, by rank."""
     latest = path / "latest"
     folder = path / latest.read_text().strip() if latest.is_file() else path
-    found: dict[str, dict[int, Path]] = {"model": {}, "optim": {}}
+    files: dict[str, dict[int, Path]] = {"model": {}, "optim": {}}
     for file in folder.iterdir() if folder.is_dir() else ():
         name = RANK_FILE.fullmatch(file.name)
         if name:
-            found[name[2]][int(name[1])] = file
-    whole = folder / "mp_rank_00_model_states.pt"
-    if whole.is_file():
-        found["model"] = {0: whole}
-    if not found["model"] or not found["optim"]:
+            files[name[2]][int(name[1])] = file
+    full = folder / "mp_rank_00_model_states.pt"  # stages 1 and 2: every rank has the same
+    if full.is_file():
+        files["model"] = {0: full}
+    if not files["model"] or not files["optim"]:
         raise UserError(
             f"{path} is no checkpoint of DeepSpeed: it has no *_states.pt in the folder `latest` names"
         )
-    return {kind: [ranks[rank] for rank in sorted(ranks)] for kind, ranks in found.items()}
+    return {kind: [ranks[rank] for rank in sorted(ranks)] for kind, ranks in files.items()}
 
 
-def _cut_together(model: dict, ranks: list[dict], masters: list[list[Tensor]]) -> dict[str, Place]:
-    """Stages 1 and 2: a group's parameters end to end, each with its alignment, are cut into equal parts."""
+def _sharded_together(model: dict, ranks: list[dict], masters: list[list[Tensor]]) -> dict[str, Place]:
+    """Stages 1 and 2: a group's parameters, end to end with their alignment, are sharded into equal parts."""
     places = {}
     for flat, shapes in enumerate(model["param_shapes"]):
-        size = (
-            masters[0][flat].numel() + ranks[0]["group_paddings"][flat]
-        )  # masters are saved without padding
+        # the weights are saved without the padding that makes every rank's part as long
+        size = masters[0][flat].numel() + ranks[0]["group_paddings"][flat]
         gaps = ranks[0].get("param_alignment_paddings", [])
         start = 0
         for index, (name, shape) in enumerate(shapes.items()):
@@ -252,8 +213,8 @@ def _cut_together(model: dict, ranks: list[dict], masters: list[list[Tensor]]) -
     return places
 
 
-def _cut_alone(model: dict, ranks: int) -> dict[str, Place]:
-    """Stage 3: every parameter is cut into equal parts, the last one padded, which lie end to end."""
+def _sharded_alone(model: dict, ranks: int) -> dict[str, Place]:
+    """Stage 3: every parameter is sharded into equal parts, the last one padded, which lie end to end."""
     places = {}
     for flat, shapes in enumerate(model["param_shapes"]):
         start = 0

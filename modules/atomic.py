@@ -1,0 +1,20 @@
+"""Folders that are complete or not there."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replaced_folder(path: str) -> Iterator[Path]:
+    """Gives an empty folder beside `path` to write to, which takes its place when all went well; what was
+    there before stays until then."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    part.mkdir()
+    yield part
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
