@@ -62,7 +62,7 @@ def instruction_data(rows, tmp_path, folder, content, **options):
 
 def tokens_and_mask(data, row):
     """The tokens of a batch with one row as texts, and 1 where they are trained."""
-    batch = data.collate("train", np.array([row]))
+    batch = data.batch(data.splits["train"], np.array([row]))
     ids, labels = batch["input_ids"][0], batch["labels"][0]
     assert (labels[labels != -100] == ids[labels != -100]).all()
     return data.tokenizer.convert_ids_to_tokens(ids.tolist()), (labels != -100).int().tolist()

@@ -1,7 +1,6 @@
 """Tokenizers and rows for the tests of rendering."""
 
-from datamodules.rendering.tokenize import encode_batch
-from datamodules.rendering.tokenizer import load_tokenizer
+from datamodules.rendering.tokenizer import encode_batch, load_tokenizer
 
 SHORT = "Q:{content}A:"
 # as SmolLM2-Instruct's

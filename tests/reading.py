@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from datamodules.reading.sources import Record, read_rows
+from datamodules.reading.record import Record
+from datamodules.reading.sources import read_rows
 
 GOOD = b'{"text": "good"}'
 ROW = {"text": "good"}

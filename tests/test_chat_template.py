@@ -5,8 +5,7 @@ import pytest
 
 from datamodules.rendering.chat_template import ChatTemplate
 from datamodules.rendering.segments import BadRow, DropRow, Segment
-from datamodules.rendering.tokenize import encode_batch, ends_with_eos
-from datamodules.rendering.tokenizer import load_tokenizer
+from datamodules.rendering.tokenizer import encode_batch, ends_with_eos, load_tokenizer
 from tests.conversations import CHATML, chat, chatml_tokenizer, joining_tokenizer, texts, tokens_and_mask
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datamodules.reading import sources
-from datamodules.reading.sources import cache_folder, fingerprint
+from datamodules.reading import fingerprint as reading_fingerprint
+from datamodules.reading.fingerprint import cache_folder, fingerprint
 from tests.reading import ROW, ROWS, json_lines, write
 
 
@@ -61,7 +61,7 @@ def old(file: Path) -> Path:
 def test_an_unchanged_file_is_not_hashed_again(tmp_path, monkeypatch):
     file = old(json_lines(tmp_path / "x.jsonl", [ROW]))
     before = fingerprint(str(file), "x")
-    monkeypatch.setattr(sources, "_digest", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(reading_fingerprint, "_digest", lambda path: pytest.fail("hashed again"))
     assert fingerprint(str(file), "x") == before
     assert list(json.loads((cache_folder() / "files.json").read_text())) == [str(file)]
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datamodules.reading import files
-from datamodules.reading.sources import Record
+from datamodules.reading import json_rows
+from datamodules.reading.record import Record
 from tests.reading import GOOD, ROW, json_lines, read
 
 # Bad rows
@@ -102,7 +102,7 @@ def test_a_byte_order_mark_is_stripped_and_counts_as_bytes_but_not_as_a_column(t
 def test_a_byte_that_is_not_utf_8_after_a_long_line_is_counted_from_the_files_beginning(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(files, "MAX_LINE", 20)
+    monkeypatch.setattr(json_rows, "MAX_LINE", 20)
     file = tmp_path / "x.jsonl"
     file.write_bytes(b"x" * 100 + b"\n" + b"\xff\n")
     assert read(file)[1] == (f"{file}:2", None, "is not UTF-8 (byte 101 of the file)")
@@ -111,7 +111,7 @@ def test_a_byte_that_is_not_utf_8_after_a_long_line_is_counted_from_the_files_be
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b""], ids=["LF", "CRLF", "end of file"])
 @pytest.mark.parametrize(("size", "kept"), [(16, True), (17, False), (18, False), (19, False), (200, False)])
 def test_a_line_of_more_than_the_limit_is_named_whatever_ends_it(tmp_path, monkeypatch, size, kept, ending):
-    monkeypatch.setattr(files, "MAX_LINE", 16)
+    monkeypatch.setattr(json_rows, "MAX_LINE", 16)
     file = tmp_path / "x.jsonl"
     file.write_bytes(GOOD + b"\n" + GOOD.replace(b" ", b" " * (size - 15)) + ending)
     assert read(file)[1:] == [
@@ -243,7 +243,7 @@ def test_an_array_that_does_not_end_well_is_told_after_its_rows(tmp_path, text):
 
 
 def test_rows_of_an_array_may_cross_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "BLOCK", 3)
+    monkeypatch.setattr(json_rows, "BLOCK", 3)
     rows = [{"text": "é😀" * i, "n": 12345.5, "b": [True, None]} for i in range(30)]
     file = tmp_path / "x.json"
     file.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -294,5 +294,5 @@ def test_any_objects_written_as_an_array_are_read_back(tmp_path, rows, block, in
     file = tmp_path / "x.json"
     file.write_text(json.dumps(rows, indent=indent, ensure_ascii=escape), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "BLOCK", block)
+        patch.setattr(json_rows, "BLOCK", block)
         assert [record[1:] for record in read(file)] == [(row, None) for row in rows]

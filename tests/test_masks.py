@@ -120,7 +120,8 @@ def test_the_prompt_of_training_is_the_prompt_of_generation(rows, tmp_path, fold
 
 def test_a_batch_has_minus_100_on_prompt_and_padding(rows, tmp_path, folder, tokenizer):
     content = [{"instruction": "2+2", "output": "yes"}, {"instruction": "你好吗", "output": "很好"}]
-    batch = instruction_data(rows, tmp_path, folder, content).collate("train", np.array([0, 1]))
+    data = instruction_data(rows, tmp_path, folder, content)
+    batch = data.batch(data.splits["train"], np.array([0, 1]))
     y, e, s, good, eos = tokenizer.convert_tokens_to_ids(["y", "e", "s", "很好", "</s>"])
     assert batch["labels"].tolist() == [
         [-100] * 8 + [y, e, s, eos],
@@ -149,7 +150,7 @@ def test_rows_in_a_pack_restart_positions_and_train_nothing_across_rows(rows, tm
     data = instruction_data(rows, tmp_path, folder, content, max_length=18, packing=18, micro_batch_size=1)
     split = data.splits["train"]
     assert sorted(split.lengths.tolist()) == [9, 18]  # 10 + 8, and 9 alone
-    batch = data.collate("train", np.array([split.lengths.tolist().index(18)]))
+    batch = data.batch(data.splits["train"], np.array([split.lengths.tolist().index(18)]))
     prompt = ["<s>", *"Q:2A:"]
     tokens = tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist())
     assert tokens == [*prompt, "y", "e", "s", "</s>", *prompt, "4", "</s>"]
@@ -213,12 +214,14 @@ def test_a_corpus_is_cut_into_blocks_of_whole_text_and_counts_its_targets(rows, 
     )
     data.setup()
     # <s> 你 好 </s> <s> | n o </s> <s> 2 | + 2 </s>: training leaves the short tail out, validation pads it
-    blocks = [tokenizer.convert_ids_to_tokens(data.splits["train"][row][1][0]) for row in range(2)]
+    blocks = [
+        tokenizer.convert_ids_to_tokens(data.splits["train"].members(row)[0]["input_ids"]) for row in range(2)
+    ]
     assert blocks == [["<s>", "你", "好", "</s>", "<s>"], ["n", "o", "</s>", "<s>", "2"]]
     assert len(data.splits["train"]) == 2
     split = data.splits["train"]
-    assert split.weights[split.rows()].tolist() == [3, 3]  # 你 好 </s>; o </s> and 2
-    val = data.collate("val", np.array([2, -1]))
+    assert split.weights[split.row_ids()].tolist() == [3, 3]  # 你 好 </s>; o </s> and 2
+    val = data.batch(data.splits["val"], np.array([2, -1]))
     assert val["document_ids"].tolist() == [[0, 0, 0, -1, -1], [-1] * 5]
     assert val["labels"].tolist() == [
         [-100, *tokenizer.convert_tokens_to_ids(["2", "</s>"]), -100, -100],

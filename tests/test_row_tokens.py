@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from datamodules.rendering.chat_template import ChatTemplate
 from datamodules.rendering.segments import Segment
 from datamodules.rendering.templates import InstructionTemplate
-from datamodules.rendering.tokenize import Encoded, double_bos, encode_batch, ends_with_eos
-from datamodules.rendering.tokenizer import load_tokenizer
+from datamodules.rendering.tokenizer import Tokens, double_bos, encode_batch, ends_with_eos, load_tokenizer
 from tests.conversations import chat, chatml_tokenizer, joining_tokenizer
 
 
@@ -51,7 +50,7 @@ ANY_TEXT = settings(
 )
 
 
-def decoded(encoded: Encoded, tokenizer):
+def decoded(encoded: Tokens, tokenizer):
     """(text, trained) of every run of tokens of one kind."""
     runs = itertools.groupby(zip(encoded.trained, encoded.ids.tolist(), strict=True), lambda pair: pair[0])
     return [(tokenizer.decode([token for _, token in run]), bool(flag)) for flag, run in runs]
@@ -130,5 +129,5 @@ def test_two_bos_and_a_missing_eos_are_seen(joining):
     assert not double_bos([1, 5, 1, 1], joining)
     assert not double_bos([1], joining)
     for trained, ends in (([0, 1, 1, 0, 1], True), ([0, 1, 0, 0, 1], False), ([0, 0, 0, 1, 0], False)):
-        row = Encoded(np.array([1, 5, 2, 6, 2], np.int32), np.array(trained, bool))
+        row = Tokens(np.array([1, 5, 2, 6, 2], np.int32), np.array(trained, bool))
         assert ends_with_eos(row, joining) is ends

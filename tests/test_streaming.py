@@ -6,7 +6,7 @@ import threading
 import lightning as L
 import pytest
 
-from datamodules.sampling import step_sampler
+from datamodules.sampling import orders
 from modules import CausalLM
 from tests.corpora import TINY_RUN, assert_identical, batches, maker, ready, shrink, texts_in
 
@@ -75,8 +75,8 @@ def test_a_source_that_still_grows_gives_the_same_batches_as_a_complete_one(stre
     assert_identical(early + late, batches(again, 200))
     # 200 micro-batches of 2, seven tenths of a: more than one epoch of it
     assert finished.mixture(50)["a"]["epochs"] > 1
-    rows = [row for batch in early + late for row in batch["rows"].tolist() if row < step_sampler.WINDOW]
-    assert len(rows) >= step_sampler.WINDOW
+    rows = [row for batch in early + late for row in batch["rows"].tolist() if row < orders.WINDOW]
+    assert len(rows) >= orders.WINDOW
 
 
 def test_a_streaming_epoch_has_every_block_once_shuffled_within_windows(streaming):
@@ -88,9 +88,7 @@ def test_a_streaming_epoch_has_every_block_once_shuffled_within_windows(streamin
         assert sorted(rows) == list(range(size))
         assert rows != sorted(rows)
         # place and row are in the same window
-        assert all(
-            row // step_sampler.WINDOW == place // step_sampler.WINDOW for place, row in enumerate(rows)
-        )
+        assert all(row // orders.WINDOW == place // orders.WINDOW for place, row in enumerate(rows))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -119,7 +117,7 @@ def test_epochs_and_receipt_of_a_source_that_grew_are_those_of_all_of_it(streami
 def test_half_an_epoch_ends_a_streaming_source_that_is_complete(streaming):
     data = complete(ready(streaming("finished", True)))
     blocks = data.splits["train"].blocks[0]
-    order = step_sampler.Windowed(blocks, 0, "data.sources.a", 0.5)
+    order = orders.Windowed(blocks, 0, "data.sources.a", 0.5)
     half = -(-len(blocks) // 2)
     assert order[half - 1] >= 0
     with pytest.raises(ValueError, match=r"data\.sources\.a has been seen 0\.5 times, its max_epochs"):
