@@ -30,6 +30,7 @@ class CausalLM(Stage):
 
     stage: ClassVar[str] = "pretrain"
     parents: ClassVar[tuple[str, ...]] = ("pretrain",)
+    reads: ClassVar[str] = "tokens"
 
     def __init__(
         self,

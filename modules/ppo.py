@@ -64,6 +64,7 @@ class PPOModule(Stage):
 
     stage: ClassVar[str] = "ppo"
     parents: ClassVar[tuple[str, ...]] = ("sft", "ppo")
+    reads: ClassVar[str] = "prompts"
 
     def __init__(
         self,

@@ -39,6 +39,7 @@ class RewardModule(Stage):
 
     stage: ClassVar[str] = "reward"
     parents: ClassVar[tuple[str, ...]] = ("sft", "pretrain", "reward")
+    reads: ClassVar[str] = "ranked_replies"
 
     def __init__(
         self,

@@ -41,6 +41,8 @@ class Stage(L.LightningModule):
 
     stage: ClassVar[str]
     parents: ClassVar[tuple[str, ...]]
+    reads: ClassVar[str]
+    """the kind of batch, that a data module `makes`: `tokens`, `ranked_replies`, `prompts`, or a new one"""
     tokens_seen: Tensor | int = 0
     """tokens this rank has trained on since it started or resumed, padding not counted; no buffer, which DDP
     would overwrite with rank 0's"""
@@ -62,6 +64,11 @@ class Stage(L.LightningModule):
         self.min_lr_ratio = min_lr_ratio
         self.activation_checkpointing = activation_checkpointing
         self.step_loss = SumMetric()
+
+    @property
+    def updates_per_batch(self) -> int:
+        """Optimizer steps for each batch of the data module (or its accumulated micro-batches)."""
+        return 1
 
     def config_errors(self, max_steps: int = -1) -> list[str]:
         """What makes this run impossible, a line each; asked before anything is built.
