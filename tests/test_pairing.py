@@ -1,5 +1,5 @@
-"""A stage and its data must speak of the same kind of batch: a wrong pair is refused before a file is opened, in
-a notebook too."""
+"""A stage and its data must speak of the same kind of batch: a wrong pair is refused before a file is opened,
+in a notebook too."""
 
 import lightning as L
 import pytest
