@@ -1,17 +1,57 @@
-"""What the four kinds of data share: tokenizer, step plan, loaders, receipt."""
+"""What the four kinds of data share: tokenizer, refusals, step sampler, loaders, receipt."""
 
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import lightning as L
 import numpy as np
+from lightning.pytorch.strategies import ParallelStrategy
 
-from datamodules.caching.encoded_rows import OnBadRow
+from datamodules.caching.encoded_rows import EncodedRows
+from datamodules.caching.row_encoder import RowEncoder
+from datamodules.caching.split import Split
+from datamodules.caching.token_cache import TokenCache
+from datamodules.collate import Batch
 from datamodules.errors import UserError
 from datamodules.receipt import Receipt
 from datamodules.rendering.tokenizer import load_tokenizer
-from datamodules.sampling.step_sampler import Batch, EvalBatches, RowOrder, Shuffled, StepLoader, StepSampler
+from datamodules.sampling.loaders import EvalBatches, MakeBatch, StepLoader
+from datamodules.sampling.orders import RowOrder, Shuffled
+from datamodules.sampling.step_sampler import StepSampler
+
+OnBadRow = Literal["error", "skip"]
+MAKERS = {
+    "tokens": "MixedCorpusData or datamodules.InstructionData",
+    "ranked_replies": "PreferenceData",
+    "prompts": "PromptData",
+}
+"""kind of batch → who makes it here, to name where a stage is given another kind"""
+
+
+class RowSpec(NamedTuple):
+    """What a row of `micro_batch_size` is, for the plan."""
+
+    sequences: int
+    """that a row becomes in a batch: 1, or the replies to a prompt"""
+    tokens: int
+    """of a sequence at most"""
+    packed: bool
+    """whether several documents share a sequence"""
+    note: str = ""
+    """what was assumed, since nothing is read"""
+
+
+@runtime_checkable
+class FedStage(Protocol):
+    """What a data module reads of the stage that it feeds; other `LightningModule`s have none of it."""
+
+    reads: str
+    """the kind of batch"""
+
+    @property
+    def updates_per_batch(self) -> int:
+        """Optimizer steps that are made of one step's rows: 1, more in PPO."""
 
 
 def too_small(field: str, value: Any, least: int) -> list[str]:
@@ -21,9 +61,9 @@ def too_small(field: str, value: Any, least: int) -> list[str]:
 
 
 class TextDataModule(L.LightningDataModule):
-    """A data module whose every optimizer step is planned.
+    """A data module of which every optimizer step is known ahead.
 
-    A subclass reads its splits in `read` and makes batches in `collate`.
+    A subclass names the kind of batch that it `makes`, reads its splits in `read`, makes batches in `batch`.
 
     Args:
         tokenizer: a Hugging Face directory or cached hub name.
@@ -36,16 +76,19 @@ class TextDataModule(L.LightningDataModule):
         num_workers: processes that prepare batches; 0 = in the training process.
     """
 
+    makes: ClassVar[str]
+    """the kind of batch, which a stage `reads`: `tokens`, `ranked_replies`, `prompts` or a kind of its own"""
+
     def __init__(
         self,
         tokenizer: str,
         global_batch_size: int,
         micro_batch_size: int,
         eval_batch_size: int,
-        on_bad_row: OnBadRow,
-        max_dropped: float,
-        seed: int,
-        num_workers: int,
+        on_bad_row: OnBadRow = "error",
+        max_dropped: float = 0.01,
+        seed: int = 0,
+        num_workers: int = 0,
     ):
         super().__init__()
         self.tokenizer_path = tokenizer
@@ -55,8 +98,28 @@ class TextDataModule(L.LightningDataModule):
         self.on_bad_row, self.max_dropped = on_bad_row, max_dropped
         self.seed = seed
         self.num_workers = num_workers
-        self.splits: dict[str, Any] = {}
+        self.val: str | list[str] | None = None
+        self.splits: Mapping[str, Split] = {}
         self._tokenizer: Any = None
+
+    # --- what a kind of data says of itself
+
+    @classmethod
+    def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
+        """The rows of a data module with these arguments, for the plan; defaults are filled in.
+
+        Raises:
+            UserError: it does not say.
+        """
+        raise UserError(f"data: the plan does not know how long the rows of {cls.__name__} are")
+
+    @abstractmethod
+    def read(self) -> Mapping[str, Split]:
+        """Encodes (or finds in the cache) the splits: `train` and, where there is one, `val`."""
+
+    @abstractmethod
+    def batch(self, split: Any, rows: np.ndarray) -> Batch:
+        """Row ids of a split (−1 = a row that fills up and must count for nothing) → batch."""
 
     @property
     def tokenizer(self) -> Any:
@@ -72,113 +135,158 @@ class TextDataModule(L.LightningDataModule):
 
     @property
     def longest_row(self) -> int:
-        """Tokens of the longest row of any split."""
+        """Tokens of the longest row of any split; only once the data is set up."""
         return max(split.longest for split in self.splits.values())
 
     @property
     def has_validation(self) -> bool:
         """Whether there is anything to validate on."""
-        return bool(getattr(self, "val", None))
-
-    @abstractmethod
-    def read(self) -> dict[str, Any]:
-        """Encodes (or finds in the cache) the splits: `train` and, where there is one, `val`. A split has a
-        length, `lengths`, `weights`, receipts, and `unpacked`, itself row by row."""
-
-    @abstractmethod
-    def batch(self, data: Any, rows: np.ndarray) -> Batch:
-        """Row ids of a split's data (−1 = a row that counts for nothing) → batch."""
-
-    def collate(self, split: str, rows: np.ndarray) -> Batch:
-        """Row ids of a split, as it is trained on → batch."""
-        return self.batch(self.splits[split], rows)
+        return bool(self.val)
 
     @property
     def receipts(self) -> list[Receipt]:
         """What became of every source's rows."""
         return [receipt for split in self.splits.values() for receipt in split.receipts]
 
-    def order(self) -> RowOrder:
-        """The endless order of training rows."""
-        return Shuffled(len(self.splits["train"]), self.seed)
+    # --- refusals
+
+    def pairing_errors(self, stage: Any) -> list[str]:
+        """The line that refuses a stage of another kind of batch; none where the stage does not say."""
+        if not isinstance(stage, FedStage) or stage.reads == self.makes:
+            return []
+        maker = MAKERS.get(stage.reads)
+        remedy = f"datamodules.{maker}" if maker else f"one whose `makes` is {stage.reads!r}"
+        return [
+            f"data: {type(self).__name__} makes {self.makes}, but {type(stage).__name__} reads "
+            f"{stage.reads}: give {remedy}, or a stage that reads {self.makes}"
+        ]
 
     def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
-        """What makes this run impossible, a line each; asked before anything is read."""
-        found = []
+        """What makes this run impossible, a line each; asked before anything is read.
+
+        Args:
+            world_size: data-parallel ranks.
+            accumulate: `trainer.accumulate_grad_batches` as it was given; 1 = it was not.
+        """
+        errors = []
         for name in ("global_batch_size", "micro_batch_size", "eval_batch_size"):
-            found += too_small(f"data.{name}", getattr(self, name), 1)
+            errors += too_small(f"data.{name}", getattr(self, name), 1)
         if not 0 <= self.max_dropped <= 1:
-            found.append(f"data.max_dropped is {self.max_dropped}: give a share between 0 and 1")
-        if found:
-            return found
-        rows = self.micro_batch_size * world_size
-        if self.global_batch_size % rows:
-            found.append(
+            errors.append(f"data.max_dropped is {self.max_dropped}: give a share between 0 and 1")
+        if errors:
+            return errors
+        at_once = self.rows_per_forward(world_size) * world_size
+        if self.global_batch_size % at_once:
+            errors.append(
                 f"data.global_batch_size {self.global_batch_size} is not a multiple of "
-                f"micro_batch_size {self.micro_batch_size} × {world_size} ranks = {rows}"
+                f"micro_batch_size {self.rows_per_forward(world_size)} × {world_size} ranks = {at_once}"
             )
-        elif accumulate not in (1, self.global_batch_size // rows):
-            found.append(
+        elif accumulate not in (1, self.global_batch_size // at_once):
+            errors.append(
                 f"trainer.accumulate_grad_batches is {accumulate}, but global_batch_size "
                 f"{self.global_batch_size} / "
-                f"({rows} rows at once) makes it {self.global_batch_size // rows}: leave it out"
+                f"({at_once} rows at once) makes it {self.global_batch_size // at_once}: leave it out"
             )
         try:
             _ = self.tokenizer
         except UserError as error:
-            found.append(str(error))
-        return found
+            errors.append(str(error))
+        return errors
+
+    def run_errors(self, steps: int) -> list[str]:
+        """What makes a run of so many optimizer steps impossible, now that the data is read, a line each."""
+        return []
+
+    def _refuse(self) -> None:
+        if self.trainer is not None:
+            errors = self.pairing_errors(self.trainer.lightning_module)
+            errors += self.config_errors(self.ranks()[0], self.trainer.accumulate_grad_batches)
+            if errors:
+                raise UserError("\n".join(errors))
+
+    # --- Lightning's hooks
 
     def prepare_data(self) -> None:
+        self._refuse()  # in a notebook this is the first call of all; nothing is read yet
         self.read()
 
     def setup(self, stage: str | None = None) -> None:
-        if self.trainer is not None:
-            found = self.config_errors(self.ranks()[0], self.trainer.accumulate_grad_batches)
-            if found:
-                raise UserError("\n".join(found))
+        self._refuse()
         if not self.splits:
             self.splits = self.read()
         if self.trainer is not None and stage == "fit":
-            accumulate, limit = self.sampler().accumulate, self.trainer.limit_train_batches
-            trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
-            batches = int(limit if isinstance(limit, int) else len(self.train_dataloader()) * limit)
-            if batches % accumulate and not trial:
-                raise UserError(
-                    f"trainer.limit_train_batches is {limit}, {batches} micro-batches, no multiple of the "
-                    f"{accumulate} of a step: half a step would be taken as a whole one"
-                )
-            self.trainer.accumulate_grad_batches = accumulate
-            if not trial:
-                self.check_epochs(self.steps_ahead)
+            self._fit_to(self.trainer)
 
-    @property
-    def writes(self) -> bool:
-        """Whether this process fills the caches of its machine."""
-        return self.trainer is None or self.trainer.local_rank == 0
+    def _fit_to(self, trainer: L.Trainer) -> None:
+        """Tells the trainer how many micro-batches a step has, and refuses a run that cannot be dealt out."""
+        accumulate, limit = self.sampler().accumulate, trainer.limit_train_batches
+        trainer.accumulate_grad_batches = accumulate
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        errors = self.run_errors(self.steps_ahead)
+        batches = int(limit if isinstance(limit, int) else len(self.train_dataloader()) * limit)
+        if batches % accumulate:  # Lightning steps the optimizer at the end of an epoch, too
+            errors.append(
+                f"trainer.limit_train_batches is {limit}, {batches} micro-batches, no multiple of the "
+                f"{accumulate} of a step: half a step would be taken as a whole one"
+            )
+        if errors:
+            raise UserError("\n".join(errors))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a process that prepares batches gets: no trainer, which cannot be sent, nor its model."""
+        return {**self.__dict__, "trainer": None}
+
+    # --- rows
+
+    def encode(self, path: str | list[str], name: str, encoder: RowEncoder) -> EncodedRows:
+        """The encoded rows of a source, from its cache or into it.
+
+        Args:
+            path: of the source.
+            name: the field of the configuration, for messages.
+            encoder: makes the columns.
+
+        Raises:
+            UserError: a bad row with its place, more left out than `max_dropped`, or nothing left.
+        """
+        cache = TokenCache(path, name, encoder)
+        cache.write(strict=self.on_bad_row == "error", max_dropped=self.max_dropped)
+        return EncodedRows(cache)
 
     def ranks(self) -> tuple[int, int]:
         """Data-parallel ranks and which of them this is."""
-        if self.trainer is None:
+        strategy = None if self.trainer is None else self.trainer.strategy
+        if not isinstance(strategy, ParallelStrategy):  # one device
             return 1, 0
-        kwargs = getattr(self.trainer.strategy, "distributed_sampler_kwargs", None) or {}
-        return kwargs.get("num_replicas", 1), kwargs.get("rank", 0)
+        # under tensor parallelism the ranks that share rows have one place here
+        kwargs = strategy.distributed_sampler_kwargs
+        return kwargs["num_replicas"], kwargs["rank"]
+
+    def rows_per_forward(self, world_size: int) -> int:
+        """Rows of one training forward on one of so many data-parallel ranks."""
+        return self.micro_batch_size
+
+    def order(self) -> RowOrder:
+        """The endless order of training rows."""
+        return Shuffled(len(self.splits["train"]), self.seed)
 
     def sampler(self) -> StepSampler:
-        """The step plan of this rank."""
-        train = self.splits["train"]
+        """Deals out the rows of this rank."""
+        train, (world_size, rank) = self.splits["train"], self.ranks()
         return StepSampler(
-            self.order(),
-            train.lengths,
-            train.weights,
-            self.global_batch_size,
-            self.micro_batch_size,
-            *self.ranks(),
+            order=self.order(),
+            lengths=train.lengths,
+            weights=train.weights,
+            global_batch_size=self.global_batch_size,
+            micro_batch_size=self.rows_per_forward(world_size),
+            world_size=world_size,
+            rank=rank,
         )
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps until every row has been seen once, at least one."""
+        """Optimizer steps (PPO: iterations) until every row that is there has been seen once."""
         return max(1, len(self.splits["train"]) // self.global_batch_size)
 
     @property
@@ -186,39 +294,33 @@ class TextDataModule(L.LightningDataModule):
         """Optimizer steps (PPO: iterations) of the whole run, by `max_steps` or by epochs."""
         assert self.trainer is not None
         if self.trainer.max_steps > 0:
-            updates = getattr(self.trainer.lightning_module, "updates_per_batch", 1)
+            stage: Any = self.trainer.lightning_module
+            updates = stage.updates_per_batch if isinstance(stage, FedStage) else 1
             return -(-self.trainer.max_steps // updates)
         return self.steps_per_epoch * max(1, self.trainer.max_epochs or 1)
 
-    def check_epochs(self, steps: int) -> None:
-        """Refuses a run of so many steps that would see its data more often than it may."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a process that prepares batches gets: no trainer, which cannot be sent, nor its model."""
-        return {**self.__dict__, "trainer": None}
+    # --- loaders
 
     def step_batch(self, rows: np.ndarray, places: np.ndarray) -> Batch:
         """The training batch at some places of a step's rows."""
-        return self.collate("train", rows[places])
+        return self.batch(self.splits["train"], rows[places])
 
     def train_dataloader(self) -> StepLoader:
         by_steps = self.trainer is not None and self.trainer.max_steps > 0
         steps = self.steps_ahead if by_steps else self.steps_per_epoch
         return StepLoader(self.sampler(), self.step_batch, steps, self.num_workers)
 
-    def eval_batches(
-        self, split: Any, make: Callable[[np.ndarray], Batch], rows: np.ndarray | None = None
-    ) -> EvalBatches:
+    def eval_batches(self, split: Split, make: MakeBatch, rows: np.ndarray | None = None) -> EvalBatches:
         """Every row of a split once (or those named), in batches of like length."""
-        rows = np.arange(len(split)) if rows is None else rows
+        rows = split.row_ids() if rows is None else rows
         return EvalBatches(rows, split.lengths[rows], split.ids, self.eval_batch_size, make, *self.ranks())
 
-    def eval_dataloader(self, split: str) -> EvalBatches | list:
+    def eval_dataloader(self, name: str) -> EvalBatches | list:
         """A split's rows for evaluation; nothing where there is no such split."""
-        if split not in self.splits:
+        if name not in self.splits:
             return []
-        data = self.splits[split].unpacked
-        return self.eval_batches(data, lambda rows: self.batch(data, rows))
+        split = self.splits[name].unpacked
+        return self.eval_batches(split, lambda rows: self.batch(split, rows))
 
     def val_dataloader(self) -> EvalBatches | list:
         return self.eval_dataloader("val")

@@ -1,24 +1,27 @@
 """Pretraining data: several sources, mixed by tokens, packed into blocks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from datasets.fingerprint import Hasher
 
-from datamodules.base import TextDataModule, too_small
-from datamodules.caching.blocks import STRIDE, Blocks, CorpusSplit
-from datamodules.caching.encoded_rows import EncodedRows, OnBadRow, RowEncoder, check_losses, each
-from datamodules.caching.token_cache import Encoded, Index, TokenCache
-from datamodules.collate import packed_blocks, token_rows
+from datamodules.base import RowSpec, TextDataModule, too_small
+from datamodules.caching.blocks import SOURCE_STRIDE, MixtureBlocks, SourceBlocks
+from datamodules.caching.encoded_rows import EncodedRows
+from datamodules.caching.row_encoder import Row, RowEncoder
+from datamodules.caching.split import JoinedSplit
+from datamodules.caching.token_cache import TokenCache
+from datamodules.collate import Batch, packed_blocks, token_rows
 from datamodules.errors import UserError
 from datamodules.receipt import Receipt, sample
-from datamodules.rendering.segments import DropRow, text_of
-from datamodules.rendering.tokenize import encode_texts
+from datamodules.rendering.segments import DropRow, Segment, text_of
+from datamodules.rendering.tokenizer import Tokens
+from datamodules.sampling.loaders import EvalBatches
 from datamodules.sampling.mixture_schedule import MixtureSchedule, temperature_weights
-from datamodules.sampling.step_sampler import Batch, EvalBatches, Mixed, RowOrder, Shuffled, Windowed
+from datamodules.sampling.orders import Mixed, RowOrder, Shuffled, Windowed, source_seed
 
 
 @dataclass
@@ -26,21 +29,43 @@ class Source:
     """One source of a mixture.
 
     Args:
-        train: files (globs allowed), a saved `datasets` folder or a hub name.
+        train: files (globs allowed), a saved `datasets` folder or a hub name; may be missing in a plan alone.
         weight: share of the training tokens, relative to the other sources'.
         val: likewise, for validation; None = this source is not validated.
         text: the column that holds a document, or a function from a row to it.
         max_epochs: how often its tokens may be seen; a run that would pass it is refused. None = any number.
         streaming: begin training while the source is still being tokenised. Its blocks are then shuffled
             within windows of `WINDOW` blocks instead of as a whole.
+        tokens: how many it has, for a plan where no files are at hand; training counts them itself and does
+            not look at this number.
     """
 
-    train: str | list[str]
+    train: str | list[str] | None = None
     weight: float = 1.0
     val: str | list[str] | None = None
     text: str | Callable[[dict[str, Any]], str] = "text"
     max_epochs: float | None = None
     streaming: bool = False
+    tokens: int | None = None
+
+    def config_errors(self, field: str, later: bool) -> list[str]:
+        """What makes the source impossible, a line each.
+
+        Args:
+            field: of the configuration.
+            later: whether `weight_changes` gives it a weight above 0 at some step.
+        """
+        errors = []
+        if not self.train:
+            errors.append(f"{field} has no train: name its files (tokens alone are enough for a plan only)")
+        if not (0 < self.weight < float("inf") or (self.weight == 0 and later)):
+            errors.append(
+                f"{field}.weight is {self.weight}: give a number above 0 (or 0, where "
+                "data.weight_changes gives it one later)"
+            )
+        if self.max_epochs is not None and not self.max_epochs > 0:
+            errors.append(f"{field}.max_epochs is {self.max_epochs}: give a number above 0")
+        return errors
 
 
 class MixedCorpusData(TextDataModule):
@@ -59,11 +84,11 @@ class MixedCorpusData(TextDataModule):
         global_batch_size: blocks of an optimizer step over all ranks and micro-batches.
         micro_batch_size: blocks of one forward on one rank; gradient accumulation follows from both.
         eval_batch_size: blocks of one forward in validation.
-        on_bad_row: `error` stops at a row that cannot be read or has no text, `skip` leaves it out.
-        max_dropped: share of a source's rows that may be left out, for whatever reason.
-        seed: of the order.
-        num_workers: processes that prepare batches; 0 = in the training process.
+        kwargs: as of `TextDataModule`.
     """
+
+    makes: ClassVar[str] = "tokens"
+    splits: Mapping[str, MixtureBlocks]
 
     def __init__(
         self,
@@ -75,26 +100,24 @@ class MixedCorpusData(TextDataModule):
         global_batch_size: int = 32,
         micro_batch_size: int = 8,
         eval_batch_size: int = 8,
-        on_bad_row: OnBadRow = "error",
-        max_dropped: float = 0.01,
-        seed: int = 0,
-        num_workers: int = 0,
+        **kwargs: Any,
     ):
         super().__init__(
-            tokenizer,
-            global_batch_size,
-            micro_batch_size,
-            eval_batch_size,
-            on_bad_row,
-            max_dropped,
-            seed,
-            num_workers,
+            tokenizer=tokenizer,
+            global_batch_size=global_batch_size,
+            micro_batch_size=micro_batch_size,
+            eval_batch_size=eval_batch_size,
+            **kwargs,
         )
         self.sources = sources
         self.weight_changes = weight_changes or {}
         self.temperature = temperature
         self.sequence_length = sequence_length
         self._schedule: MixtureSchedule | None = None
+
+    @classmethod
+    def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
+        return RowSpec(sequences=1, tokens=arguments["sequence_length"], packed=True)
 
     @property
     def source_names(self) -> list[str]:
@@ -105,38 +128,53 @@ class MixedCorpusData(TextDataModule):
         return any(source.val for source in self.sources.values())
 
     def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
-        found = super().config_errors(world_size, accumulate)
+        errors = super().config_errors(world_size, accumulate)
         if not self.sources:
-            found.append("data.sources is empty: name at least one source")
+            errors.append("data.sources is empty: name at least one source")
         for name, source in self.sources.items():
             later = any(weights.get(name) for weights in self.weight_changes.values())
-            if not (0 < source.weight < float("inf") or (source.weight == 0 and later)):
-                found.append(
-                    f"data.sources.{name}.weight is {source.weight}: give a number above 0 (or 0, where "
-                    "data.weight_changes gives it one later)"
-                )
-            if source.max_epochs is not None and not source.max_epochs > 0:
-                found.append(f"data.sources.{name}.max_epochs is {source.max_epochs}: give a number above 0")
+            errors += source.config_errors(f"data.sources.{name}", later)
             if source.streaming and self.temperature is not None:
-                found.append(f"data.temperature needs the size of {name}, which is streaming: give weights")
-        found += [
-            line for step, weights in self.weight_changes.items() for line in self._wrong(step, weights)
-        ]
-        return found + too_small("data.sequence_length", self.sequence_length, 2)
+                errors.append(f"data.temperature needs the size of {name}, which is streaming: give weights")
+        for step, weights in self.weight_changes.items():
+            errors += self._change_errors(step, weights)
+        return errors + too_small("data.sequence_length", self.sequence_length, 2)
 
-    def _wrong(self, step: int, weights: Mapping[str, float]) -> list[str]:
+    def _change_errors(self, step: int, weights: Mapping[str, float]) -> list[str]:
         where = f"data.weight_changes.{step}"
-        found = [f"{where} names {name}, which is no source" for name in weights if name not in self.sources]
+        errors = [f"{where} names {name}, which is no source" for name in weights if name not in self.sources]
         if step < 1:
-            found.append(f"{where}: give an optimizer step after the first")
+            errors.append(f"{where}: give an optimizer step after the first")
         fine = all(0 <= weight < float("inf") for weight in weights.values())
         if not (fine and any(weights.values())):
-            found.append(f"{where}: give weights of 0 or more, one of them above 0")
-        return found
+            errors.append(f"{where}: give weights of 0 or more, one of them above 0")
+        return errors
 
-    def read(self) -> dict[str, CorpusSplit]:
-        train = {name: self._documents(name, s.train, s, s.streaming) for name, s in self.sources.items()}
-        split = CorpusSplit(list(train), list(train.values()), self.sequence_length)
+    def run_errors(self, steps: int) -> list[str]:
+        """Sources that the run would see more often than they may, or whose epoch has no known length."""
+        train = self.splits["train"]
+        growing = {
+            name for name, blocks in zip(train.names, train.blocks, strict=True) if not blocks.complete
+        }
+        if growing and self.trainer is not None and self.trainer.max_steps <= 0:
+            return [
+                f"data.sources.{name} is still being tokenised, so how many steps an epoch has is not known: "
+                f"set trainer.max_steps, or data.sources.{name}.streaming: false"
+                for name in sorted(growing)
+            ]
+        epochs = {name: progress["epochs"] for name, progress in self.mixture(steps).items()}
+        limits = {name: s.max_epochs for name, s in self.sources.items() if s.max_epochs is not None}
+        return [
+            f"data.sources.{name} would be seen {epochs[name]:.2f} times in {steps} steps, its max_epochs is "
+            f"{limit:g}: lower its weight, train for fewer steps, or add text"
+            for name, limit in limits.items()
+            if epochs[name] > limit and name not in growing  # a growing one is watched while it is read
+        ]
+
+    def read(self) -> dict[str, MixtureBlocks]:
+        train, val = {}, {}
+        for name, source in self.sources.items():
+            train[name] = self._blocks(name, source.train, source.text, source.streaming)
         for name, blocks in train.items():
             blocks.wait_for(1)
             if not len(blocks):
@@ -144,115 +182,73 @@ class MixedCorpusData(TextDataModule):
                     f"data.sources.{name}: {blocks.starts[-1]} tokens are less than one block of "
                     f"{self.sequence_length}: add text or lower data.sequence_length"
                 )
-        splits = {"train": split}
-        named = {name: s for name, s in self.sources.items() if s.val is not None}
-        if named:
-            val = {name: self._documents(name, s.val, s, False, keep_tail=True) for name, s in named.items()}
-            splits["val"] = CorpusSplit(list(val), list(val.values()), self.sequence_length)
-        return splits
+        for name, source in self.sources.items():
+            if source.val is not None:
+                val[name] = self._blocks(name, source.val, source.text, streaming=False, keep_tail=True)
+        splits = {"train": MixtureBlocks(train, self.sequence_length)}
+        return {**splits, "val": MixtureBlocks(val, self.sequence_length)} if val else splits
 
-    def _documents(
-        self, name: str, path: Any, source: Source, streaming: bool, keep_tail: bool = False
-    ) -> Blocks:
-        field = f"data.sources.{name}"
-        cache = TokenCache(path, field, DocumentEncoder(self.tokenizer, source.text))
+    def _blocks(
+        self, name: str, path: Any, text: Any, streaming: bool, keep_tail: bool = False
+    ) -> SourceBlocks:
+        cache = TokenCache(path, f"data.sources.{name}", DocumentEncoder(self.tokenizer, text))
         cache.refresh()
-
-        def check(index: Index) -> None:
-            check_losses(index, field, path, self.max_dropped)
-
+        strict = self.on_bad_row == "error"
         if streaming and not cache.index.finished:
-            if self.writes:
-                cache.write_behind(self.on_bad_row == "error", check)
+            if self.trainer is None or self.trainer.local_rank == 0:  # one process of each machine writes
+                cache.write_behind(strict, self.max_dropped)
             cache.wait(lambda: cache.index.tokens >= self.sequence_length)
         else:
-            cache.write(self.on_bad_row == "error")
-            check(cache.index)
-        return Blocks(cache, self.sequence_length, keep_tail)
+            cache.write(strict, self.max_dropped)
+        return SourceBlocks(cache, self.sequence_length, keep_tail)
 
     @property
     def receipts(self) -> list[Receipt]:
-        found = []
+        receipts = []
         for which, split in self.splits.items():
             for receipt, blocks in zip(split.receipts, split.blocks, strict=True):
                 receipt.source += "" if which == "train" else " (val)"
-                ids = blocks[0][0][: int((blocks[0][1] == 0).sum())]
-                receipt.sample = sample(self.tokenizer, ids, [False] + [True] * (len(ids) - 1))
-                found.append(receipt)
-        return found
+                tokens, documents = blocks[0]
+                first = tokens[documents == 0]
+                receipt.sample = sample(self.tokenizer, first, [False] + [True] * (len(first) - 1))
+                receipts.append(receipt)
+        return receipts
 
     @property
     def schedule(self) -> MixtureSchedule:
         """Which source every block comes from."""
         if self._schedule is None:
-            weights = [source.weight for source in self.sources.values()]
-            changes = {
-                step * self.global_batch_size: [given.get(name, 0.0) for name in self.sources]
-                for step, given in self.weight_changes.items()
-            }
+            by_size = [1.0] * len(self.sources)
             if self.temperature is not None:
                 tokens = [blocks.starts[-1] for blocks in self.splits["train"].blocks]
                 by_size = temperature_weights(tokens, self.temperature)
-                weights = [w * size for w, size in zip(weights, by_size, strict=True)]
-                changes = {
-                    at: [w * s for w, s in zip(ws, by_size, strict=True)] for at, ws in changes.items()
-                }
-            self._schedule = MixtureSchedule(weights, changes)
+
+            def weights(given: Mapping[str, float]) -> list[float]:
+                return [given.get(name, 0.0) * size for name, size in zip(self.sources, by_size, strict=True)]
+
+            first = weights({name: source.weight for name, source in self.sources.items()})
+            changes = {step * self.global_batch_size: weights(w) for step, w in self.weight_changes.items()}
+            self._schedule = MixtureSchedule(first, changes)
         return self._schedule
 
     def order(self) -> RowOrder:
         split = self.splits["train"]
         orders: list[RowOrder] = []
         for index, (name, blocks) in enumerate(zip(split.names, split.blocks, strict=True)):
-            seed = self.seed + 7919 * index
+            seed = source_seed(self.seed, index)
             source = self.sources[name]
             if source.streaming:
                 orders.append(Windowed(blocks, seed, f"data.sources.{name}", source.max_epochs))
             else:
                 orders.append(Shuffled(len(blocks), seed))
-        return Mixed(self.schedule, orders, [STRIDE * source for source in range(len(orders))])
+        return Mixed(self.schedule, orders, [SOURCE_STRIDE * source for source in range(len(orders))])
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """As for any data.
-
-        Raises:
-            UserError: a run by epochs while a streaming source is still coming in.
-        """
-        steps = super().steps_per_epoch
-        split = self.splits["train"]
-        for name, blocks in zip(split.names, split.blocks, strict=True):
-            if self.trainer is not None and not blocks.complete:
-                raise UserError(
-                    f"data.sources.{name} is still being tokenised, so how many steps an epoch has is not "
-                    f"known: set trainer.max_steps, or data.sources.{name}.streaming: false"
-                )
-        return steps
-
-    def check_epochs(self, steps: int) -> None:
-        """Refuses a run that would see a source more often than it may.
-
-        Raises:
-            UserError: naming each such source.
-        """
-        epochs = {name: facts["epochs"] for name, facts in self.mixture(steps).items()}
-        limits = {name: s.max_epochs for name, s in self.sources.items() if s.max_epochs is not None}
-        found = [
-            f"data.sources.{name} would be seen {epochs[name]:.2f} times in {steps} steps, its max_epochs is "
-            f"{limit:g}: lower its weight, train for fewer steps, or add text"
-            for name, limit in limits.items()
-            if epochs[name] > limit and self.splits["train"].blocks[self.source_names.index(name)].complete
-        ]
-        if found:
-            raise UserError("\n".join(found))
-
-    def batch(self, data: CorpusSplit, rows: np.ndarray) -> Batch:
-        blocks = [data[max(0, row)] for row in rows]
-        ids = np.stack([block[0] for _, block in blocks])
-        documents = np.stack([block[1] for _, block in blocks])
+    def batch(self, split: MixtureBlocks, rows: np.ndarray) -> Batch:
+        blocks = [block for row in rows for block in split.members(max(0, row))]
+        documents = np.stack([block["document_ids"] for block in blocks])
         documents[rows < 0] = -1
-        source = [self.source_names.index(data.names[source]) for source, _ in blocks]
-        return packed_blocks(ids, documents, source)
+        source = [self.source_names.index(block["name"]) for block in blocks]
+        return packed_blocks(np.stack([block["input_ids"] for block in blocks]), documents, source)
 
     def mixture(self, step: int) -> dict[str, dict[str, float]]:
         """After `step` optimizer steps: the weight now, realised share of all tokens, tokens and epochs of
@@ -270,54 +266,39 @@ class MixedCorpusData(TextDataModule):
             for i, name in enumerate(self.source_names)
         }
 
-    def eval_dataloader(self, split: str) -> EvalBatches | list:
-        if split not in self.splits:
-            return []
-        data = self.splits[split]
-        return self.eval_batches(data, lambda rows: self.batch(data, rows), data.rows())
-
     def predict_dataloader(self) -> EvalBatches:
         """Documents one by one (cut to the block's length) instead of blocks; row ids count through the
         sources."""
         split = self.splits.get("val", self.splits["train"])
-        sources = [EncodedRows.of(blocks.cache) for blocks in split.blocks]
-        starts = np.concatenate([[0], np.cumsum([len(rows) for rows in sources])])
-        lengths = np.minimum(np.concatenate([rows.lengths for rows in sources]), self.sequence_length)
+        documents = JoinedSplit([EncodedRows(blocks.cache) for blocks in split.blocks])
+        names = [self.source_names.index(name) for name in split.names]
 
-        def make(ids: np.ndarray) -> Batch:
-            source = np.searchsorted(starts, ids.clip(min=0), side="right") - 1
-            documents = [
-                sources[s][max(0, row) - int(starts[s])]["input_ids"][: self.sequence_length]
-                for s, row in zip(source, ids, strict=True)
-            ]
-            pad_id = self.tokenizer.pad_token_id
-            return token_rows([[d] for d in documents], [[d] for d in documents], source.tolist(), pad_id)
+        def make(rows: np.ndarray) -> Batch:
+            ids = [documents.members(max(0, row))[0]["input_ids"][: self.sequence_length] for row in rows]
+            source = [names[documents.part_of(max(0, row))] for row in rows]
+            return token_rows([[d] for d in ids], [[d] for d in ids], source, self.tokenizer.pad_token_id)
 
-        everything = np.arange(starts[-1])
-        return EvalBatches(everything, lengths, everything, self.eval_batch_size, make, *self.ranks())
+        lengths = np.minimum(documents.lengths, self.sequence_length)
+        return EvalBatches(documents.ids, lengths, documents.ids, self.eval_batch_size, make, *self.ranks())
 
 
 class DocumentEncoder(RowEncoder):
-    """A row's text between bos (where the tokenizer has one) and eos."""
+    """A row's text, from a column or a function, between bos (where the tokenizer has one) and eos."""
 
-    def __init__(self, tokenizer: Any, text: str | Callable[[dict[str, Any]], str]):
-        self.tokenizer, self.text = tokenizer, text
+    def __init__(self, tokenizer: Any, text: str | Callable[[Row], str]):
+        self.text = text
         key = text if isinstance(text, str) else Hasher.hash(text)  # its code and all that it refers to
         ids = pa.uint16() if len(tokenizer) <= 1 << 16 else pa.int32()
-        super().__init__({"input_ids": pa.list_(ids)}, f"document {key}", tokenizer, self._encode)
+        super().__init__(tokenizer, {"input_ids": pa.list_(ids)}, f"document {key}")
+        begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        self.begin, self.end = np.array(begin, np.int32), np.array([tokenizer.eos_token_id], np.int32)
 
-    def _encode(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> list[Encoded]:
-        texts = each(rows, lambda _, row: self._text(row))
-        begin = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
-        encoded = iter(encode_texts(self.tokenizer, [text for text in texts if isinstance(text, str)]))
-        found: list[Encoded] = []
-        for text in texts:
-            if not isinstance(text, str):
-                found.append(text)
-                continue
-            ids = np.array([*begin, *next(encoded), self.tokenizer.eos_token_id], dtype=np.int32)
-            found.append({"input_ids": ids, "length": len(ids), "weight": len(ids) - 1})
-        return found
+    def render(self, row: Row, number: int) -> list[list[Segment]]:
+        return [[Segment(self._text(row), True)]]
+
+    def finish(self, row: Row, tokens: list[Tokens]) -> Row:
+        ids = np.concatenate([self.begin, tokens[0].ids, self.end])
+        return {"input_ids": ids, "length": len(ids), "weight": len(ids) - 1}
 
     def _text(self, row: dict[str, Any]) -> str:
         if isinstance(self.text, str):

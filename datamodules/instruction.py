@@ -1,31 +1,32 @@
 """SFT data: instructions and chats, with the loss on the replies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from datamodules.base import TextDataModule, too_small
-from datamodules.caching.encoded_rows import FLAGS, INTS, EncodedRows, Joined, OnBadRow, RowEncoder, each
+from datamodules.base import RowSpec, TextDataModule, too_small
+from datamodules.caching.encoded_rows import EncodedRows
 from datamodules.caching.packing import Packed
-from datamodules.caching.token_cache import Encoded
-from datamodules.collate import IGNORED, prompts, token_rows
+from datamodules.caching.row_encoder import FLAGS, INTS, Row, RowEncoder
+from datamodules.caching.split import JoinedSplit, Split
+from datamodules.collate import IGNORED, Batch, prompts, token_rows
 from datamodules.receipt import sample
-from datamodules.rendering.segments import BadRow, DropRow, EmptyReply, StopRun
+from datamodules.rendering.segments import BadRow, DropRow, EmptyReply, Segment, StopRun
 from datamodules.rendering.templates import InstructionTemplate, Template
-from datamodules.rendering.tokenize import Encoded as Tokens
-from datamodules.rendering.tokenize import double_bos, encode_batch, ends_with_eos
+from datamodules.rendering.tokenizer import Tokens, double_bos, ends_with_eos
+from datamodules.sampling.loaders import EvalBatches
 from datamodules.sampling.mixture_schedule import MixtureSchedule
-from datamodules.sampling.step_sampler import Batch, EvalBatches, Mixed, RowOrder, Shuffled
+from datamodules.sampling.orders import Mixed, RowOrder, Shuffled, source_seed
 
 COLUMNS = {"input_ids": INTS, "trained": FLAGS, "prompt_length": pa.int32(), "group": pa.string()}
 DropOrError = Literal["drop", "error"]
 CutOrDrop = Literal["drop", "truncate_left", "error"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Policies:
     """What happens to a row that cannot be trained on as it is; every such row is counted in the receipt.
 
@@ -81,11 +82,10 @@ class InstructionData(TextDataModule):
         global_batch_size: rows of an optimizer step over all ranks and micro-batches.
         micro_batch_size: rows of one forward on one rank; gradient accumulation follows from both.
         eval_batch_size: rows of one forward in validation and prediction.
-        on_bad_row: `error` stops at a row that cannot be read or is of a wrong type, `skip` leaves it out.
-        max_dropped: share of a source's rows that may be left out, for whatever reason.
-        seed: of the order.
-        num_workers: processes that prepare batches; 0 = in the training process.
+        kwargs: as of `TextDataModule`.
     """
+
+    makes: ClassVar[str] = "tokens"
 
     def __init__(
         self,
@@ -97,24 +97,18 @@ class InstructionData(TextDataModule):
         group_by: list[str] | None = None,
         max_length: int = 1024,
         packing: int | None = None,
-        policies: Policies = Policies(),  # noqa: B008
+        policies: Policies = Policies(),
         global_batch_size: int = 32,
         micro_batch_size: int = 8,
         eval_batch_size: int = 16,
-        on_bad_row: OnBadRow = "error",
-        max_dropped: float = 0.01,
-        seed: int = 0,
-        num_workers: int = 0,
+        **kwargs: Any,
     ):
         super().__init__(
-            tokenizer,
-            global_batch_size,
-            micro_batch_size,
-            eval_batch_size,
-            on_bad_row,
-            max_dropped,
-            seed,
-            num_workers,
+            tokenizer=tokenizer,
+            global_batch_size=global_batch_size,
+            micro_batch_size=micro_batch_size,
+            eval_batch_size=eval_batch_size,
+            **kwargs,
         )
         self.train, self.val = train, val
         self.template = template
@@ -122,6 +116,12 @@ class InstructionData(TextDataModule):
         self.group_by = group_by
         self.max_length, self.packing = max_length, packing
         self.policies = policies
+        self._groups: set[str] = set()
+
+    @classmethod
+    def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
+        packing = arguments["packing"]
+        return RowSpec(sequences=1, tokens=packing or arguments["max_length"], packed=packing is not None)
 
     @property
     def sources(self) -> dict[str, InstructionSource]:
@@ -132,59 +132,62 @@ class InstructionData(TextDataModule):
 
     @property
     def source_names(self) -> list[str]:
-        return sorted({group for split in self.splits.values() for group in split.texts("group")})
+        """The groups of `group_by`, known once the data is read."""
+        return sorted(self._groups)
 
     def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
-        found = super().config_errors(world_size, accumulate)
-        found += too_small("data.max_length", self.max_length, 2)
+        errors = super().config_errors(world_size, accumulate)
+        errors += too_small("data.max_length", self.max_length, 2)
         if self.packing is not None:
-            found += too_small("data.packing", self.packing, self.max_length)
+            errors += too_small("data.packing", self.packing, self.max_length)
         if not self.sources:
-            found.append("data.train is empty: name at least one source")
+            errors.append("data.train is empty: name at least one source")
         for name, source in self.sources.items():
             if not 0 < source.weight < float("inf"):
-                found.append(f"data.train.{name}.weight is {source.weight}: give a number above 0")
+                errors.append(f"data.train.{name}.weight is {source.weight}: give a number above 0")
             for line in source.template.config_errors() if source.template else []:
-                found.append(line.replace("data.template", f"data.train.{name}.template", 1))
-        return found + self.template.config_errors()
+                errors.append(line.replace("data.template", f"data.train.{name}.template", 1))
+        return errors + self.template.config_errors()
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> dict[str, Split]:
         several = isinstance(self.train, dict)
-        parts: list[Any] = []
+        parts: list[Split] = []
         for name, source in self.sources.items():
             field = f"data.train.{name}" if several else "data.train"
             rows = self._rows(field, source.train, source.template or self.template)
             parts.append(rows if self.packing is None else Packed(rows, self.packing, "data.packing"))
-        splits: dict[str, Any] = {"train": Joined(parts) if several else parts[0]}
+        splits: dict[str, Split] = {"train": JoinedSplit(parts) if several else parts[0]}
         if self.val:
             splits["val"] = self._rows("data.val", self.val, self.template)
         return splits
 
     def _rows(self, name: str, path: Any, template: Template) -> EncodedRows:
-        key = f"instruction {template!r} {self.group_by} {self.max_length} {asdict(self.policies)}"
-        work = _Encode(self.tokenizer, template, self.group_by or [], self.max_length, self.policies)
-        encoder = RowEncoder(COLUMNS, key, self.tokenizer, work)
-        rows = EncodedRows(path, name, encoder, self.on_bad_row, self.max_dropped)
-        first = rows[0]
-        rows.receipt.sample = sample(self.tokenizer, first["input_ids"], first["trained"])
+        encoder = InstructionEncoder(
+            self.tokenizer, template, self.group_by or [], self.max_length, self.policies
+        )
+        rows = self.encode(path, name, encoder)
+        rows.receipt.sample = sample(self.tokenizer, rows[0]["input_ids"], rows[0]["trained"])
+        self._groups |= rows.distinct("group")
         return rows
 
     def order(self) -> RowOrder:
         split = self.splits["train"]
-        if not isinstance(split, Joined):
+        if not isinstance(split, JoinedSplit):
             return super().order()
-        orders = [Shuffled(len(part), self.seed + 7919 * i) for i, part in enumerate(split.parts)]
-        amounts = [part.lengths.sum() if self.mix_by == "tokens" else _count(part) for part in split.parts]
+        orders = [Shuffled(len(part), source_seed(self.seed, i)) for i, part in enumerate(split.parts)]
         # the schedule deals out rows (or packs): a share of tokens becomes one of rows by their mean length
+        by_tokens = self.mix_by == "tokens"
         weights = [
-            source.weight * len(part) / amount
-            for source, part, amount in zip(self.sources.values(), split.parts, amounts, strict=True)
+            source.weight
+            * len(part)
+            / (part.lengths[part.row_ids()].sum() if by_tokens else len(part.unpacked))
+            for source, part in zip(self.sources.values(), split.parts, strict=True)
         ]
         return Mixed(MixtureSchedule(weights), orders, split.starts)
 
-    def batch(self, data: Any, rows: np.ndarray) -> Batch:
+    def batch(self, split: Split, rows: np.ndarray) -> Batch:
         names = {name: index for index, name in enumerate(self.source_names)}
-        packs = [data.members(max(0, row)) for row in rows]
+        packs = [split.members(max(0, row)) for row in rows]
         ids = [[item["input_ids"] for item in pack] for pack in packs]
         labels = [
             [np.where(item["trained"] & (row >= 0), item["input_ids"], IGNORED) for item in pack]
@@ -198,95 +201,92 @@ class InstructionData(TextDataModule):
         split = self.splits.get("val", self.splits["train"]).unpacked
 
         def make(rows: np.ndarray) -> Batch:
-            items = [split.members(max(0, row))[0] for row in rows]
-            ids = [item["input_ids"][: item["prompt_length"]] for item in items]
+            members = [split.members(max(0, row))[0] for row in rows]
+            ids = [member["input_ids"][: member["prompt_length"]] for member in members]
             return prompts(ids, self.tokenizer.pad_token_id)
 
         return self.eval_batches(split, make)
 
 
-def _count(part: Any) -> int:
-    return len(part.rows) if isinstance(part, Packed) else len(part)
-
-
-class _Encode:
-    """Rows to tokens and the mask of those that are trained on, by the policies."""
+class InstructionEncoder(RowEncoder):
+    """A conversation's tokens and which of them are trained on; the arguments are `InstructionData`'s."""
 
     def __init__(
         self, tokenizer: Any, template: Template, group_by: list[str], max_length: int, policies: Policies
     ):
-        self.tokenizer, self.template, self.group_by = tokenizer, template, group_by
+        settings = f"instruction {template!r} {group_by} {max_length} {asdict(policies)}"
+        super().__init__(tokenizer, COLUMNS, settings)
+        self.template, self.group_by = template, group_by
         self.max_length, self.policies = max_length, policies
 
-    def __call__(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> list[Encoded]:
-        segments = each(rows, lambda number, row: self.template.segments(row, number, self.tokenizer))
-        good = [found for found in segments if isinstance(found, list)]
-        tokens = iter(encode_batch(self.tokenizer, good))
-        ready = [
-            (found if isinstance(found, Exception) else next(tokens), row)
-            for found, (_, row) in zip(segments, rows, strict=True)
-        ]
-        return each(ready, self._finished)
+    def render(self, row: Row, number: int) -> list[list[Segment]]:
+        try:
+            return [self.template.segments(row, number, self.tokenizer)]
+        except EmptyReply as error:
+            raise _by_policy(str(error), "empty_reply", self.policies.empty_reply) from error
 
-    def _finished(self, tokens: Any, row: dict[str, Any]) -> dict[str, Any]:
-        if isinstance(tokens, EmptyReply):
-            raise _left_out(str(tokens), self.policies.empty_reply, "empty_reply")
-        if isinstance(tokens, Exception):
-            raise tokens
+    def finish(self, row: Row, tokens: list[Tokens]) -> Row:
         missing = [column for column in self.group_by if row.get(column) is None]
         if missing:
             raise BadRow(f"no `{missing[0]}`, which data.group_by asks for")
-        changed: list[str] = []
-        for change in (self._with_eos, self._with_one_bos, self._fitting):
-            tokens = change(tokens, changed)
+        (conversation,), changed = tokens, []
+        for step in (self._with_eos, self._with_one_bos, self._fitting):
+            conversation, change = step(conversation)
+            changed += [change] if change else []
         return {
-            "input_ids": tokens.ids,
-            "trained": tokens.trained,
-            "prompt_length": _last_reply(tokens.trained),
+            "input_ids": conversation.ids,
+            "trained": conversation.trained,
+            "prompt_length": _last_reply(conversation.trained),
             "group": "/".join(str(row.get(column)) for column in self.group_by) or "data",
-            "length": len(tokens.ids),
-            "weight": int(tokens.trained[1:].sum()),
+            "length": len(conversation.ids),
+            "weight": int(conversation.trained[1:].sum()),
             "changed": changed,
         }
 
-    def _with_eos(self, tokens: Tokens, changed: list[str]) -> Tokens:
+    # Each of the following gives the tokens as a policy wants them and, if it changed them, what it did.
+
+    def _with_eos(self, tokens: Tokens) -> tuple[Tokens, str]:
         if ends_with_eos(tokens, self.tokenizer):
-            return tokens
+            return tokens, ""
         eos, policy = self.tokenizer.eos_token_id, self.policies.missing_eos
         if policy != "append":
-            raise _left_out(f"a reply without {self.tokenizer.eos_token} at its end", policy, "missing_eos")
-        changed.append("eos appended to a reply without one")
+            raise _by_policy(f"a reply without {self.tokenizer.eos_token} at its end", "missing_eos", policy)
         ends = np.flatnonzero(tokens.trained & ~np.append(tokens.trained[1:], False))
         ends = ends[tokens.ids[ends] != eos] + 1
-        return Tokens(np.insert(tokens.ids, ends, eos), np.insert(tokens.trained, ends, True))
+        with_eos = Tokens(np.insert(tokens.ids, ends, eos), np.insert(tokens.trained, ends, True))
+        return with_eos, "eos appended to a reply without one"
 
-    def _with_one_bos(self, tokens: Tokens, changed: list[str]) -> Tokens:
+    def _with_one_bos(self, tokens: Tokens) -> tuple[Tokens, str]:
         if not double_bos(tokens.ids, self.tokenizer):
-            return tokens
+            return tokens, ""
         if self.policies.double_bos != "truncate_left":
             reason = f"two {self.tokenizer.bos_token} at the beginning"
-            raise _left_out(reason, self.policies.double_bos, "double_bos")
-        changed.append("one of two bos removed")
-        return Tokens(tokens.ids[1:], tokens.trained[1:])
+            raise _by_policy(reason, "double_bos", self.policies.double_bos)
+        return Tokens(tokens.ids[1:], tokens.trained[1:]), "one of two bos removed"
 
-    def _fitting(self, tokens: Tokens, changed: list[str]) -> Tokens:
+    def _fitting(self, tokens: Tokens) -> tuple[Tokens, str]:
         limit, over = self.max_length, len(tokens.ids) - self.max_length
         if over <= 0:
-            return tokens
+            return tokens, ""
         start = _last_reply(tokens.trained)
-        which = "long_prompt" if start >= limit else "long_reply"
-        what = "prompt fills" if start >= limit else "prompt and reply are longer than"
-        policy = getattr(self.policies, which)
+        if start >= limit:
+            reason, name, policy = (
+                f"prompt fills max_length {limit}",
+                "long_prompt",
+                self.policies.long_prompt,
+            )
+        else:
+            reason = f"prompt and reply are longer than max_length {limit}"
+            name, policy = "long_reply", self.policies.long_reply
         if policy != "truncate_left":
-            raise _left_out(f"{what} max_length {limit}", policy, which)
+            raise _by_policy(reason, name, policy)
         bos = int(tokens.ids[0] == self.tokenizer.bos_token_id)
         if over + bos >= start:
             raise DropRow(f"reply alone fills max_length {limit}")
-        changed.append("prompt cut from the left")
         kept = np.r_[np.arange(bos), np.arange(over + bos, len(tokens.ids))]
         ids, trained = tokens.ids[kept], tokens.trained[kept]
         trained[: bos + int(np.argmin(trained[bos:]))] = False  # an earlier reply whose question is gone
-        return Tokens(ids, trained)
+        return Tokens(ids, trained), "prompt cut from the left"
 
 
 def _last_reply(trained: np.ndarray) -> int:
@@ -295,7 +295,8 @@ def _last_reply(trained: np.ndarray) -> int:
     return int(given[-1]) + 1 if len(given) else 0
 
 
-def _left_out(reason: str, policy: str, name: str) -> DropRow | BadRow:
+def _by_policy(reason: str, name: str, policy: str) -> DropRow | StopRun:
+    """What leaves a row out where the policy of that name is to drop it, or else stops the run."""
     if policy == "drop":
         return DropRow(reason)
     return StopRun(f"{reason} (data.policies.{name} is error)")

@@ -1,22 +1,24 @@
 """Reward model's data: prompts with ranked, rated, or chosen and rejected replies."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from datamodules.base import TextDataModule, too_small
-from datamodules.caching.encoded_rows import INTS, EncodedRows, OnBadRow, RowEncoder, each
+from datamodules.base import RowSpec, TextDataModule, too_small
+from datamodules.caching.encoded_rows import EncodedRows
 from datamodules.caching.packing import Packed
-from datamodules.caching.token_cache import Encoded
-from datamodules.collate import RankedPrompt, ranked_replies
+from datamodules.caching.row_encoder import INTS, Row, RowEncoder
+from datamodules.caching.split import Split
+from datamodules.collate import Batch, RankedPrompt, ranked_replies
 from datamodules.receipt import sample
 from datamodules.rendering.segments import BadRow, DropRow, Segment, reply, text_of
 from datamodules.rendering.templates import InstructionTemplate, Template
-from datamodules.rendering.tokenize import encode_batch
-from datamodules.sampling.step_sampler import Batch, EvalBatches
+from datamodules.rendering.tokenizer import Tokens
+from datamodules.sampling.loaders import EvalBatches
 
+REPLIES = 4  # to a prompt, where a plan does not read the data
 FLOATS = pa.list_(pa.float32())
 COLUMNS = {
     "replies": pa.list_(INTS),
@@ -49,11 +51,10 @@ class PreferenceData(TextDataModule):
         global_batch_size: prompts of an optimizer step over all ranks and micro-batches.
         micro_batch_size: prompts of one forward on one rank; gradient accumulation follows from both.
         eval_batch_size: prompts of one forward in validation and prediction.
-        on_bad_row: `error` stops at a row that cannot be read or is of a wrong type, `skip` leaves it out.
-        max_dropped: share of a source's rows that may be left out, for whatever reason.
-        seed: of the order.
-        num_workers: processes that prepare batches; 0 = in the training process.
+        kwargs: as of `TextDataModule`.
     """
+
+    makes: ClassVar[str] = "ranked_replies"
 
     def __init__(
         self,
@@ -66,131 +67,121 @@ class PreferenceData(TextDataModule):
         global_batch_size: int = 16,
         micro_batch_size: int = 4,
         eval_batch_size: int = 16,
-        on_bad_row: OnBadRow = "error",
-        max_dropped: float = 0.01,
-        seed: int = 0,
-        num_workers: int = 0,
+        **kwargs: Any,
     ):
         super().__init__(
-            tokenizer,
-            global_batch_size,
-            micro_batch_size,
-            eval_batch_size,
-            on_bad_row,
-            max_dropped,
-            seed,
-            num_workers,
+            tokenizer=tokenizer,
+            global_batch_size=global_batch_size,
+            micro_batch_size=micro_batch_size,
+            eval_batch_size=eval_batch_size,
+            **kwargs,
         )
         self.train, self.val = train, val
         self.template = template
         self.max_length, self.packing = max_length, packing
 
-    def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
-        found = super().config_errors(world_size, accumulate)
-        found += too_small("data.max_length", self.max_length, 2)
-        if self.packing is not None:
-            found += too_small("data.packing", self.packing, 2 * self.max_length)
-        return found + self.template.config_errors()
+    @classmethod
+    def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
+        if arguments["packing"] is not None:
+            return RowSpec(sequences=1, tokens=arguments["packing"], packed=True)
+        note = f"{REPLIES} replies to a prompt"
+        return RowSpec(sequences=REPLIES, tokens=arguments["max_length"], packed=False, note=note)
 
-    def read(self) -> dict[str, Any]:
-        train = self._rows("data.train", self.train)
-        splits: dict[str, Any] = {
+    def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
+        errors = super().config_errors(world_size, accumulate)
+        errors += too_small("data.max_length", self.max_length, 2)
+        if self.packing is not None:
+            errors += too_small("data.packing", self.packing, 2 * self.max_length)
+        return errors + self.template.config_errors()
+
+    def read(self) -> dict[str, Split]:
+        train = self._rows("data.train", self.train, packed=self.packing is not None)
+        splits: dict[str, Split] = {
             "train": train if self.packing is None else Packed(train, self.packing, "data.packing")
         }
         if self.val:
-            splits["val"] = self._rows("data.val", self.val)
+            splits["val"] = self._rows("data.val", self.val, packed=False)
         return splits
 
-    def _rows(self, name: str, path: Any) -> EncodedRows:
-        packed = self.packing is not None and name == "data.train"
-        key = f"preference {self.template!r} {self.max_length} {packed}"
-        work = _Encode(self.tokenizer, self.template, self.max_length, packed)
-        encoder = RowEncoder(COLUMNS, key, self.tokenizer, work)
-        rows = EncodedRows(path, name, encoder, self.on_bad_row, self.max_dropped)
+    def _rows(self, name: str, path: Any, packed: bool) -> EncodedRows:
+        encoder = PreferenceEncoder(self.tokenizer, self.template, self.max_length, packed)
+        rows = self.encode(path, name, encoder)
         first = rows[0]
         best = first["replies"][int(np.argmax(first["ratings"]))]
         trained = np.arange(len(best)) >= first["prompt_length"]
         rows.receipt.sample = sample(self.tokenizer, best, trained)
         return rows
 
-    def batch(self, data: Any, rows: np.ndarray) -> Batch:
-        packs = [[_prompt(item) for item in data.members(max(0, row))] for row in rows]
-        return ranked_replies(packs, isinstance(data, Packed), self.tokenizer.pad_token_id)
+    def batch(self, split: Split, rows: np.ndarray) -> Batch:
+        packs = [[_ranked(member) for member in split.members(max(0, row))] for row in rows]
+        return ranked_replies(packs, isinstance(split, Packed), self.tokenizer.pad_token_id)
 
     def training_sample(self, replies: int) -> EvalBatches:
         """Training prompts with about so many replies, spread evenly over the set."""
         train = self.splits["train"].unpacked
-        count = min(len(train), max(1, replies // max(1, len(train[0]["replies"]))))
+        count = min(len(train), max(1, replies // max(1, len(train.members(0)[0]["replies"]))))
         rows = np.linspace(0, len(train) - 1, count).astype(np.int64)
         return self.eval_batches(train, lambda ids: self.batch(train, ids), rows)
 
 
-def _prompt(item: dict[str, Any]) -> RankedPrompt:
-    count = len(item["ratings"])
-    return RankedPrompt(item["replies"], item["ratings"], item["preferred"].reshape(count, count))
+def _ranked(columns: Row) -> RankedPrompt:
+    count = len(columns["ratings"])
+    return RankedPrompt(columns["replies"], columns["ratings"], columns["preferred"].reshape(count, count))
 
 
-class _Encode:
-    """Rows to the tokens of every reply with its prompt, ratings, and who preferred what."""
+class Comparison(NamedTuple):
+    """What a row compares."""
+
+    prompt: Row
+    """the row that the prompt is made of"""
+    replies: list[str]
+    """K of them"""
+    ratings: np.ndarray
+    """(K,)"""
+    preferred: np.ndarray
+    """(K, K): the share of people who preferred the first to the second reply"""
+
+
+class PreferenceEncoder(RowEncoder):
+    """The tokens of every reply with its prompt in front, ratings, and preferences. A row is as long as
+    the longest reply or, packed, as all of them together."""
 
     def __init__(self, tokenizer: Any, template: Template, max_length: int, packed: bool):
-        self.tokenizer, self.template = tokenizer, template
-        self.max_length, self.packed = max_length, packed
+        super().__init__(tokenizer, COLUMNS, f"preference {template!r} {max_length} {packed}")
+        self.template, self.max_length, self.packed = template, max_length, packed
 
-    def __call__(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> list[Encoded]:
-        read = each(rows, self._read)
-        good = [found for found in read if not isinstance(found, Exception)]
-        tokens = iter(encode_batch(self.tokenizer, [part for found in good for part in self._parts(found)]))
-        ready: list[tuple[Any, Any]] = []
-        for found in read:
-            if isinstance(found, Exception):
-                ready.append((found, None))
-            else:
-                ready.append((found, [next(tokens).ids for _ in self._parts(found)]))
-        return each(ready, self._finished)
+    def parse(self, row: Row) -> Comparison:
+        return comparison(row)
 
-    def _read(self, number: int, row: dict[str, Any]) -> tuple:
-        """Segments of the prompt, the replies, (K,) ratings and (K, K) shares who preferred."""
-        row, texts, ratings, preferred = comparison(row)
-        return self.template.prompt(row, number, self.tokenizer), texts, ratings, preferred
+    def render(self, row: Comparison, number: int) -> list[list[Segment]]:
+        prompt = self.template.prompt(row.prompt, number, self.tokenizer)
+        return [prompt, *(reply(text, self.tokenizer) for text in row.replies)]
 
-    def _parts(self, found: tuple) -> list[list[Segment]]:
-        prompt, texts, _, _ = found
-        return [prompt, *(reply(text, self.tokenizer) for text in texts)]
-
-    def _finished(self, found: Any, tokens: Any) -> dict[str, Any]:
-        if isinstance(found, Exception):
-            raise found
-        _, texts, ratings, preferred = found
-        prompt, *answers = tokens
-        replies = [np.concatenate([prompt, answer]) for answer in answers]
-        kept = [i for i, ids in enumerate(replies) if texts[i].strip() and len(ids) <= self.max_length]
+    def finish(self, row: Comparison, tokens: list[Tokens]) -> Row:
+        prompt, *answers = (part.ids for part in tokens)
+        replies, ratings = [np.concatenate([prompt, answer]) for answer in answers], row.ratings
+        kept = [i for i, ids in enumerate(replies) if row.replies[i].strip() and len(ids) <= self.max_length]
         if not any(
             ratings[i] != ratings[j] and not np.array_equal(replies[i], replies[j])
             for i in kept
             for j in kept
         ):
-            limit = self.max_length
-            raise DropRow(f"no two different replies of different rating within max_length {limit}")
+            raise DropRow(f"no two different replies of different rating within max_length {self.max_length}")
         lengths = [len(replies[i]) for i in kept]
         return {
             "replies": [replies[i] for i in kept],
             "ratings": ratings[kept],
-            "preferred": preferred[np.ix_(kept, kept)].ravel(),
+            "preferred": row.preferred[np.ix_(kept, kept)].ravel(),
             "prompt_length": len(prompt),
             "longest": max(lengths),
             "length": sum(lengths) if self.packed else max(lengths),
             "weight": 1,
-            "changed": ["too long or blank replies left out"] if len(kept) < len(texts) else [],
+            "changed": ["too long or blank replies left out"] if len(kept) < len(replies) else [],
         }
 
 
-def comparison(row: dict[str, Any]) -> tuple[dict[str, Any], list[str], np.ndarray, np.ndarray]:
+def comparison(row: Row) -> Comparison:
     """What a row compares.
-
-    Returns:
-        the row that the prompt is made of, K replies, (K,) ratings, and (K, K) the share of people who
-        preferred the first to the second reply.
 
     Raises:
         BadRow: a field is missing or of a wrong type.
@@ -206,7 +197,7 @@ def comparison(row: dict[str, Any]) -> tuple[dict[str, Any], list[str], np.ndarr
     given = row.get("ratings")
     if given is None:
         given = [float(len(texts) - rank) for rank in range(len(texts))]
-    return row, texts, *ratings_of(given, len(texts))
+    return Comparison(row, texts, *ratings_of(given, len(texts)))
 
 
 def ratings_of(given: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -219,8 +210,8 @@ def ratings_of(given: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
     numbers = (int, float, type(None)) if labelers is given else (int, float)
     for ratings in labelers:
         if not isinstance(ratings, list) or len(ratings) != count:
-            found = len(ratings) if isinstance(ratings, list) else 0
-            raise BadRow(f"{count} `replies` but {found} `ratings`, or an empty one among them")
+            rated = len(ratings) if isinstance(ratings, list) else 0
+            raise BadRow(f"{count} `replies` but {rated} `ratings`, or an empty one among them")
         if not all(isinstance(rating, numbers) for rating in ratings):
             raise BadRow(
                 f"{count} `replies` but not {count} numbers as `ratings`, or an empty one among them"
@@ -238,7 +229,8 @@ def ratings_of(given: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(compared.any(axis=0), shares, by_mean)
 
 
-def _chosen(row: dict[str, Any]) -> tuple[dict[str, Any], list[str], np.ndarray, np.ndarray]:
+def _chosen(row: Row) -> Comparison:
+    """A row of `chosen` and `rejected`: two texts, or two conversations that differ in the last message."""
     share = row.get("agreement")
     share = 1.0 if share is None else share
     if not isinstance(share, int | float) or not 0.5 < share <= 1:
@@ -246,7 +238,7 @@ def _chosen(row: dict[str, Any]) -> tuple[dict[str, Any], list[str], np.ndarray,
     preferred = np.array([[0.5, share], [1 - share, 0.5]])
     ratings = np.array([1.0, 0.0])
     if not isinstance(row["chosen"], list):
-        return row, [text_of(row, "chosen"), text_of(row, "rejected")], ratings, preferred
+        return Comparison(row, [text_of(row, "chosen"), text_of(row, "rejected")], ratings, preferred)
     chosen, rejected = row["chosen"], row.get("rejected")
     if not isinstance(rejected, list):
         raise BadRow("`chosen` is a conversation but `rejected` is none")
@@ -259,4 +251,4 @@ def _chosen(row: dict[str, Any]) -> tuple[dict[str, Any], list[str], np.ndarray,
     if any(message.get("role") != "assistant" for message in last):
         raise DropRow("the last message is not the assistant's")
     texts = [text_of(message, "content") for message in last]
-    return {**row, "messages": chosen[:shared]}, texts, ratings, preferred
+    return Comparison({**row, "messages": chosen[:shared]}, texts, ratings, preferred)

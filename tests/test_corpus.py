@@ -1,80 +1,39 @@
-"""The mixed corpus: shares by tokens at every step, sources of any kind, also while they are read, and a run
-that goes on where it stopped."""
+"""The mixed corpus: shares by tokens at every step, limits of epochs, sources of any kind."""
 
 import gzip
 import json
-import threading
 import time
-from pathlib import Path
 
 import lightning as L
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from datamodules import InstructionData, InstructionSource, MixedCorpusData, Source
-from datamodules.caching import token_cache
-from datamodules.sampling import step_sampler
+from datamodules import MixedCorpusData, Source
 from modules import CausalLM
-
-LENGTH, GLOBAL = 32, 8
+from tests.corpora import (
+    GLOBAL,
+    LENGTH,
+    TINY_RUN,
+    assert_identical,
+    batches,
+    maker,
+    ready,
+    shrink,
+    texts_in,
+    tokens_of,
+)
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Windows and shards that tiny sources have several of."""
-    monkeypatch.setattr(step_sampler, "WINDOW", 8)
-    monkeypatch.setattr(token_cache, "BATCH_ROWS", 10)
-    monkeypatch.setattr(token_cache, "SHARD_BYTES", 3000)
+    shrink(monkeypatch)
 
 
 @pytest.fixture
 def corpus(tiny_files, tiny_tokenizer):
-    """A mixture of the tiny sources a and b, by default 0.7 to 0.3."""
-
-    def make(a=None, b=None, **options):
-        sources = {
-            "a": Source(str(tiny_files / "a.train.jsonl"), **{"weight": 0.7, **(a or {})}),
-            "b": Source(str(tiny_files / "b.train.jsonl"), **{"weight": 0.3, **(b or {})}),
-        }
-        given = {"sequence_length": LENGTH, "global_batch_size": GLOBAL, "micro_batch_size": 2, **options}
-        return MixedCorpusData(sources, tiny_tokenizer, **given)
-
-    return make
-
-
-def ready(data):
-    data.setup()
-    return data
-
-
-def batches(data, count):
-    return [batch for batch, _ in zip(data.train_dataloader(), range(count), strict=False)]
-
-
-def assert_identical(found, expected):
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        assert one.keys() == other.keys()
-        for key, value in one.items():
-            assert value.dtype == other[key].dtype
-            assert torch.equal(value, other[key]), key
-
-
-def tokens_of(data, texts):
-    """As `DocumentEncoder` promises: bos, the text, eos; by plain `transformers`."""
-    tokenizer = data.tokenizer
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    return [[*begin, *one, tokenizer.eos_token_id] for one in ids]
-
-
-def texts_in(file):
-    return [json.loads(line)["text"] for line in Path(file).read_text("utf-8").splitlines()]
+    return maker(tiny_files, tiny_tokenizer)
 
 
 # --- shares
@@ -145,15 +104,6 @@ def test_the_mixture_of_a_million_steps_is_told_in_less_than_a_second(corpus):
 # --- epochs
 
 
-TINY_RUN = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
-
-
 class Steps(L.Callback):
     def __init__(self):
         self.begun = 0
@@ -190,13 +140,9 @@ def test_a_run_that_would_see_a_source_too_often_is_refused_before_its_first_ste
     )
     assert steps * b < 9
     limits["b"]["max_epochs"] = 0.1
-    both = ready(corpus(**limits))
-    with pytest.raises(ValueError, match="would be seen") as refused:
-        both.check_epochs(steps)
-    assert [line.split()[0] for line in str(refused.value).splitlines()] == [
-        "data.sources.a",
-        "data.sources.b",
-    ]
+    lines = ready(corpus(**limits)).run_errors(steps)
+    assert [line.split()[0] for line in lines] == ["data.sources.a", "data.sources.b"]
+    assert all("would be seen" in line for line in lines)
 
 
 def test_a_run_that_stays_below_its_limit_is_trained(corpus, tiny_config):
@@ -212,9 +158,9 @@ def test_the_limit_itself_is_allowed(tmp_path, rows, tiny_tokenizer):
     file = rows(tmp_path / "x.jsonl", [{"text": text}] * 10)
     options = {"sequence_length": each, "global_batch_size": 5, "micro_batch_size": 5}
     data = ready(MixedCorpusData({"a": Source(file, max_epochs=2)}, tiny_tokenizer, **options))
-    data.check_epochs(4)
-    with pytest.raises(ValueError, match=r"seen 2\.50 times in 5 steps, its max_epochs is 2:"):
-        data.check_epochs(5)
+    assert data.run_errors(4) == []
+    (line,) = data.run_errors(5)
+    assert "seen 2.50 times in 5 steps, its max_epochs is 2:" in line
 
 
 # --- sources of any kind
@@ -260,7 +206,7 @@ def test_a_text_may_be_a_function_of_the_row(tmp_path, rows, corpus):
     data.sources["a"].train = str(tmp_path / "x.jsonl")
     ready(data)
     flat = [t for one in tokens_of(data, [f"a{n} says the film is good" for n in range(60)]) for t in one]
-    assert data.splits["train"].blocks[0].everything()[0].tolist() == flat
+    assert data.splits["train"].blocks[0].read()[0].tolist() == flat
 
 
 def test_a_function_that_gives_no_text_is_told_with_its_name(tmp_path, rows, corpus):
@@ -277,282 +223,6 @@ def test_a_source_shorter_than_a_block_is_refused(tmp_path, rows, corpus):
     data.sources["b"].train = rows(tmp_path / "x.jsonl", [{"text": "the"}])
     with pytest.raises(ValueError, match=r"data\.sources\.b: \d tokens are less than one block of 32"):
         data.setup()
-
-
-# --- streaming
-
-GATES: dict[str, threading.Event] = {}
-
-
-def gated(row):
-    """The text; a writer stops at a row of the name of a gate until that is opened."""
-    if row.get("gate"):
-        assert GATES[row["gate"]].wait(60)
-    return row["text"]
-
-
-@pytest.fixture
-def streaming(tmp_path, rows, corpus, tiny_files, monkeypatch):
-    """Data whose source a is streaming and has a gate at the 100th of its 192 rows, in a new cache."""
-
-    def make(name, opened, **options):
-        monkeypatch.setenv("TRIVIUM_CACHE", str(tmp_path / name))
-        texts = texts_in(tiny_files / "a.train.jsonl")
-        lines = [{"text": text, "gate": "a" if n == 100 else None} for n, text in enumerate(texts)]
-        GATES["a"] = threading.Event()
-        if opened:
-            GATES["a"].set()
-        data = corpus(a={"text": gated, "streaming": True}, **options)
-        file = tmp_path / "stream.jsonl"
-        if not file.exists():  # the writer behind an earlier object may still be reading it
-            rows(file, lines)
-        data.sources["a"].train = str(file)
-        return data
-
-    return make
-
-
-def complete(data):
-    """Waits until the streaming source is there as a whole."""
-    blocks = data.splits["train"].blocks[0]
-    blocks.wait_for(10**9)
-    assert blocks.complete
-    return data
-
-
-def test_a_source_that_still_grows_gives_the_same_batches_as_a_complete_one(streaming):
-    growing = ready(streaming("growing", False))
-    blocks = growing.splits["train"].blocks[0]
-    assert not blocks.complete
-    loader = iter(growing.train_dataloader())
-    early = [next(loader) for _ in range(8)]
-    assert not blocks.complete  # these were read before the source was there
-    GATES["a"].set()
-    late = [next(loader) for _ in range(192)]
-    finished = complete(ready(streaming("finished", True)))
-    again = complete(ready(streaming("finished", True)))  # another object on the same cache
-    assert_identical(early + late, batches(finished, 200))
-    assert_identical(early + late, batches(again, 200))
-    # 200 micro-batches of 2, seven tenths of a: more than one epoch of it
-    assert finished.mixture(50)["a"]["epochs"] > 1
-    rows = [row for batch in early + late for row in batch["rows"].tolist() if row < step_sampler.WINDOW]
-    assert len(rows) >= step_sampler.WINDOW
-
-
-def test_a_streaming_epoch_has_every_block_once_shuffled_within_windows(streaming):
-    data = complete(ready(streaming("finished", True)))
-    size = len(data.splits["train"].blocks[0])
-    order = data.order().orders[0]
-    for epoch in range(2):
-        rows = [order[epoch * size + n] for n in range(size)]
-        assert sorted(rows) == list(range(size))
-        assert rows != sorted(rows)
-        # place and row are in the same window
-        assert all(
-            row // step_sampler.WINDOW == place // step_sampler.WINDOW for place, row in enumerate(rows)
-        )
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_streaming_run_that_is_resumed_while_the_source_grows_goes_on_as_it_was(streaming, workers):
-    expected = batches(complete(ready(streaming("finished", True))), 60)
-    growing = ready(streaming("growing", False, num_workers=workers))
-    loader = growing.train_dataloader()
-    loader.load_state_dict({"step": 2})
-    opener = threading.Timer(0.2, GATES["a"].set)
-    opener.start()
-    found = [batch for batch, _ in zip(loader, range(52), strict=False)]
-    assert_identical(found, expected[8:])
-
-
-def test_epochs_and_receipt_of_a_source_that_grew_are_those_of_all_of_it(streaming):
-    """What is logged and kept as provenance at the end of a run, whoever read the blocks meanwhile."""
-    whole = complete(ready(streaming("finished", True)))
-    growing = ready(streaming("growing", False))
-    assert not growing.splits["train"].blocks[0].complete
-    GATES["a"].set()
-    complete(ready(streaming("growing", True)))  # another reader, as a worker is
-    assert growing.mixture(10) == whole.mixture(10)
-    assert growing.receipts[0].to_dict() == whole.receipts[0].to_dict()
-
-
-def test_half_an_epoch_ends_a_streaming_source_that_is_complete(streaming):
-    data = complete(ready(streaming("finished", True)))
-    blocks = data.splits["train"].blocks[0]
-    order = step_sampler.Windowed(blocks, 0, "data.sources.a", 0.5)
-    half = -(-len(blocks) // 2)
-    assert order[half - 1] >= 0
-    with pytest.raises(ValueError, match=r"data\.sources\.a has been seen 0\.5 times, its max_epochs"):
-        order[half]
-
-
-def test_a_run_by_epochs_waits_for_no_streaming_source_and_is_refused_until_it_is_complete(
-    streaming, tiny_config
-):
-    """Of what is there when training begins an epoch would be a fraction."""
-
-    def run(data):
-        trainer = L.Trainer(max_epochs=1, **TINY_RUN)
-        trainer.fit(CausalLM({**tiny_config, "num_hidden_layers": 1}, warmup_steps=0), data)
-        return trainer
-
-    remedies = r"data\.sources\.a .* set trainer\.max_steps, or data\.sources\.a\.streaming: false"
-    with pytest.raises(ValueError, match=remedies):
-        run(streaming("growing", False))
-    GATES["a"].set()
-    whole = complete(ready(streaming("growing", True)))
-    assert run(streaming("growing", True)).global_step == whole.steps_per_epoch
-
-
-@pytest.fixture
-def with_a_bad_row(tmp_path, rows, corpus, monkeypatch):
-    """Data whose source a is streaming and has a number for a text in row 301 of 401; a cache of its own."""
-    monkeypatch.setenv("TRIVIUM_CACHE", str(tmp_path / "cache"))
-    lines = [{"text": "the film is good and the story is great"}] * 401
-    file = rows(tmp_path / "bad.jsonl", [*lines[:300], {"text": 3}, *lines[301:]])
-
-    def make(**options):
-        data = corpus(a={"streaming": True}, **{"max_dropped": 1.0, **options})
-        data.sources["a"].train = file
-        return data
-
-    return make
-
-
-BAD = r"bad\.jsonl:301: `text` is int, not text"
-
-
-def test_a_bad_row_of_a_streaming_source_stops_who_reads_it_with_its_place(with_a_bad_row):
-    with pytest.raises(ValueError, match=rf"data\.sources\.a: .*{BAD}"):
-        batches(ready(with_a_bad_row()), 400)
-
-
-def test_a_bad_row_that_stopped_a_streaming_run_can_be_left_out_by_the_next(with_a_bad_row):
-    with pytest.raises(ValueError, match=BAD):
-        batches(ready(with_a_bad_row()), 400)
-    data = complete(ready(with_a_bad_row(on_bad_row="skip")))
-    assert data.splits["train"].blocks[0].cache.index.refused == {"`text` is int, not text": 1}
-
-
-def test_a_bad_row_that_one_streaming_run_left_out_stops_the_next_that_may_not(with_a_bad_row):
-    complete(ready(with_a_bad_row(on_bad_row="skip")))
-    data = with_a_bad_row()
-    with pytest.raises(ValueError, match=BAD):
-        data.setup()
-
-
-def test_a_streaming_source_that_lost_too_much_stops_who_reads_it_when_all_is_tokenised(with_a_bad_row):
-    with pytest.raises(ValueError, match=r"1 of 401 rows .* would be left out, more than max_dropped"):
-        complete(ready(with_a_bad_row(on_bad_row="skip", max_dropped=0.001)))
-    complete(ready(with_a_bad_row(on_bad_row="skip")))
-
-
-def test_a_complete_streaming_source_that_lost_too_much_is_refused(with_a_bad_row):
-    """The cache is complete: how much is left out is known before the first step."""
-    complete(ready(with_a_bad_row(on_bad_row="skip")))
-    data = with_a_bad_row(on_bad_row="skip", max_dropped=0.001)
-    with pytest.raises(ValueError, match=r"1 of 401 rows .* would be left out, more than max_dropped"):
-        data.setup()
-
-
-# --- resume
-
-
-def corpus_data(tiny_files, tiny_tokenizer, **options):
-    sources = {
-        name: Source(str(tiny_files / f"{name}.train.jsonl"), weight)
-        for name, weight in (("a", 0.7), ("b", 0.3))
-    }
-    changes = {5: {"a": 0.2, "b": 0.8}}
-    return MixedCorpusData(sources, tiny_tokenizer, changes, None, LENGTH, **options)
-
-
-def instruction_data(tiny_files, tiny_tokenizer, packing=None, **options):
-    file = str(tiny_files / "instructions.train.jsonl")
-    return InstructionData(file, tiny_tokenizer, max_length=64, packing=packing, **options)
-
-
-def packed_data(tiny_files, tiny_tokenizer, **options):
-    return instruction_data(tiny_files, tiny_tokenizer, packing=128, **options)
-
-
-def mixed_instructions(tiny_files, tiny_tokenizer, **options):
-    file = str(tiny_files / "instructions.train.jsonl")
-    sources = {"x": InstructionSource(file), "y": InstructionSource([file, file], 3.0)}
-    return InstructionData(sources, tiny_tokenizer, max_length=64, packing=128, **options)
-
-
-KINDS = [corpus_data, instruction_data, packed_data, mixed_instructions]
-
-
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
-def fresh(request, tiny_files, tiny_tokenizer):
-    """A new data module each time: steps of 8, micro-batches of 2."""
-
-    def make(workers=0, micro=2):
-        options = {"global_batch_size": 8, "micro_batch_size": micro, "num_workers": workers}
-        return ready(request.param(tiny_files, tiny_tokenizer, **options))
-
-    return make
-
-
-def test_a_loader_stopped_anywhere_goes_on_with_the_same_tensors(fresh):
-    whole = batches(fresh(), 90)
-    data = fresh()
-
-    @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    @given(st.integers(0, 36))
-    def goes_on(stop):
-        before = data.train_dataloader()
-        taken = [batch for _, batch in zip(range(stop), before, strict=False)]
-        assert_identical(taken, whole[:stop])
-        after = data.train_dataloader()
-        after.load_state_dict(json.loads(json.dumps(before.state_dict())))
-        first = stop - stop % 4  # a step that was broken off is begun again
-        found = [batch for _, batch in zip(range(10), after, strict=False)]
-        assert_identical(found, whole[first : first + 10])
-
-    goes_on()
-
-
-@pytest.mark.parametrize("stop", [1, 14])
-def test_two_workers_stopped_and_begun_again_give_the_next_fifty_batches(fresh, stop):
-    whole = batches(fresh(), 62)
-    before = fresh(2).train_dataloader()
-    taken = [batch for _, batch in zip(range(stop), before, strict=False)]
-    assert_identical(taken, whole[:stop])
-    after = fresh(2).train_dataloader()
-    after.load_state_dict(before.state_dict())
-    first = stop - stop % 4
-    found = [batch for _, batch in zip(range(50), after, strict=False)]
-    assert_identical(found, whole[first : first + 50])
-
-
-@pytest.mark.parametrize("micro", [1, 4])
-def test_two_ranks_that_go_on_train_on_the_same_rows_in_each_step(fresh, monkeypatch, micro):
-    steps = 12
-    alone = batches(fresh(), 4 * steps)
-
-    def by_step(found):
-        rows = {}
-        for batch in found:
-            rows.setdefault(int(batch["step"]), []).extend(batch["rows"].tolist())
-        return {step: sorted(one) for step, one in rows.items()}
-
-    expected = by_step(alone)
-    together = {}
-    for rank in range(2):
-        data = fresh(micro=micro)
-        monkeypatch.setattr(data, "ranks", lambda rank=rank: (2, rank))
-        loader = data.train_dataloader()
-        loader.load_state_dict({"step": 3})  # as saved by one rank
-        count = (steps - 3) * loader.sampler.accumulate
-        found = [batch for _, batch in zip(range(count), loader, strict=False)]
-        for batch in found:
-            assert float(batch["normalizer"]) == float(alone[4 * int(batch["step"])]["normalizer"])
-        for step, rows in by_step(found).items():
-            together[step] = sorted([*together.get(step, []), *rows])
-    assert together == {step: rows for step, rows in expected.items() if step >= 3}
 
 
 # --- refusals

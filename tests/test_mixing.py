@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.sampling import mixture_schedule
+from datamodules.sampling.loaders import StepLoader
 from datamodules.sampling.mixture_schedule import CHUNK, MixtureSchedule, temperature_weights
-from datamodules.sampling.step_sampler import Mixed, Shuffled, StepLoader, StepSampler
+from datamodules.sampling.orders import Mixed, Shuffled
+from datamodules.sampling.step_sampler import StepSampler
 
 
 def skewed(sources, seed):

@@ -219,6 +219,11 @@ def test_packed_preferences_keep_all_replies_of_a_prompt_together(tiny_files, ti
 # --- training on packs
 
 
+def single(data, row):
+    """The batch of one training row."""
+    return data.batch(data.splits["train"], np.array([row]))
+
+
 def gradients(network, losses):
     network.zero_grad()
     total = sum(losses())
@@ -258,7 +263,7 @@ def test_loss_and_gradients_of_packed_instructions_equal_those_of_the_rows_alone
     assert len(alone) >= 4
     assert_same(
         gradients(network, lambda: [loss(batch)]),
-        gradients(network, lambda: [loss(plain.collate("train", np.array([row]))) for row in alone]),
+        gradients(network, lambda: [loss(single(plain, row)) for row in alone]),
     )
 
 
@@ -285,7 +290,7 @@ def test_scores_loss_and_gradients_of_packed_preferences_equal_those_of_the_prom
         return ranking_loss(scores(batch), batch["prompt_index"], batch["ratings"], batch["preferred"])
 
     (batch,) = first_batches(packed, 1)
-    alone = [plain.collate("train", np.array([row])) for pack in members(packed, batch) for row in pack]
+    alone = [single(plain, row) for pack in members(packed, batch) for row in pack]
     with torch.no_grad():
         expected = torch.cat([scores(one) for one in alone])
         assert expected.std() > 0.02  # three orders above the tolerance
@@ -352,7 +357,7 @@ def test_a_reward_model_is_trained_on_packs_to_the_end_where_its_offset_is_taken
     assert losses[0] == pytest.approx(losses[1], rel=2e-6)  # as above
     plain = preferences(tiny_files, tiny_tokenizer)
     with torch.no_grad():
-        scores = [module(plain.collate("train", np.array([row]))) for row in range(96)]
+        scores = [module(single(plain, row)) for row in range(96)]
     expected = torch.cat(scores).mean().item()
     assert offsets == pytest.approx([expected, expected], abs=1e-5)  # fp32, scores near 1
 

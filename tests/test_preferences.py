@@ -186,7 +186,7 @@ def test_a_batch_says_who_preferred_what(read):
             {**ASK, "chosen": "fun", "rejected": "sad", "agreement": 0.75},
         ]
     )
-    batch = data.collate("train", np.array([0, 1]))
+    batch = data.batch(data.splits["train"], np.array([0, 1]))
     assert batch["prompt_index"].tolist() == [0, 0, 0, 1, 1]
     assert batch["ratings"].tolist() == pytest.approx([8 / 3, 2, 1, 1, 0])  # fp32
     expected = [[0.5, 2 / 3, 1], [1 / 3, 0.5, 1], [0, 0, 0.5], [0.5, 0.75, 0], [0.25, 0.5, 0]]

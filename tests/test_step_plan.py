@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.sampling.step_sampler import EvalBatches, Shuffled, StepLoader, StepSampler
+from datamodules.sampling.loaders import EvalBatches, StepLoader
+from datamodules.sampling.orders import Shuffled
+from datamodules.sampling.step_sampler import StepSampler
 
 ROWS, GLOBAL = 24, 8
 LENGTHS = np.random.default_rng(0).integers(3, 40, ROWS)

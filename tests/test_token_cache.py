@@ -13,31 +13,40 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from datamodules import InstructionTemplate, Policies, PreferenceData
-from datamodules.caching import token_cache
+from datamodules.caching import writer
+from datamodules.caching.blocks import SourceBlocks
+from datamodules.caching.row_encoder import RowEncoder
 from datamodules.caching.token_cache import TokenCache
-from datamodules.corpus import Blocks, DocumentEncoder
+from datamodules.corpus import DocumentEncoder
 from datamodules.instruction import InstructionData
-from datamodules.rendering.segments import BadRow, DropRow
+from datamodules.rendering.segments import BadRow, DropRow, Segment
+from datamodules.rendering.tokenizer import Tokens
 
 FORK = multiprocessing.get_context("fork")
 
 
-class Letters:
+class Letters(RowEncoder):
     """A toy encoder: a row's text as its code points; and what it is told to do at a row."""
 
-    schema = pa.schema({"input_ids": pa.list_(pa.int32()), "length": pa.int32(), "weight": pa.int32()})
-    key = "letters"
+    key = "letters"  # no tokenizer is in it
 
-    def __init__(self, at=None):
+    def __init__(self, at=None, **more):
+        super().__init__(None, {"input_ids": pa.list_(pa.int32()), **more}, "")
         self.at = at or {}
 
-    def __call__(self, rows):
-        found = []
-        for number, row in rows:
-            outcome = self.at[number]() if number in self.at else None
-            ids = np.array([ord(letter) for letter in row["text"]], dtype=np.int32)
-            found.append(outcome or {"input_ids": ids, "length": len(ids), "weight": len(ids) - 1})
-        return found
+    def render(self, row, number):
+        outcome = self.at[number]() if number in self.at else None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return [[Segment(row["text"], True)]]
+
+    def tokenize(self, texts):
+        ids = [np.array([ord(letter) for letter in segments[0].text], np.int32) for segments in texts]
+        return [Tokens(each, np.ones(len(each), bool)) for each in ids]
+
+    def finish(self, row, tokens):
+        ids = tokens[0].ids
+        return {"input_ids": ids, "length": len(ids), "weight": len(ids) - 1}
 
 
 def fail():
@@ -48,8 +57,8 @@ def fail():
 def small_shards(tmp_path, monkeypatch):
     """A cache of its own; a batch of 10 rows, 3 to 5 of them a shard."""
     monkeypatch.setenv("TRIVIUM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(token_cache, "BATCH_ROWS", 10)
-    monkeypatch.setattr(token_cache, "SHARD_BYTES", 4000)
+    monkeypatch.setattr(writer, "BATCH_ROWS", 10)
+    monkeypatch.setattr(writer, "SHARD_BYTES", 4000)
 
 
 def texts(count=200):
@@ -151,12 +160,8 @@ class LikeLetters(Letters):
     key = "letters, but capital"
 
 
-class MoreColumns(Letters):
-    schema = Letters.schema.append(pa.field("more", pa.int32()))
-
-
 def test_another_encoding_or_other_columns_are_another_cache(source):
-    encoders = [Letters(), LikeLetters(), MoreColumns()]
+    encoders = [Letters(), LikeLetters(), Letters(more=pa.int32())]
     assert len({folder(source, encoder) for encoder in encoders}) == 3
 
 
@@ -327,7 +332,7 @@ def test_blocks_read_early_equal_those_read_after_the_end(source):
     growing = cache(source, {130: lambda: None if opened.wait(60) else fail()})
     growing.write_behind(strict=True)
     growing.wait(lambda: growing.index.tokens >= 32)
-    early = Blocks(growing, 32, keep_tail=False)
+    early = SourceBlocks(growing, 32, keep_tail=False)
     early.wait_for(8)
     assert not early.complete
     ready = len(early)
@@ -335,7 +340,7 @@ def test_blocks_read_early_equal_those_read_after_the_end(source):
     opened.set()
     early.wait_for(10**9)  # until the end
     assert early.complete
-    late = Blocks(written(source), 32, keep_tail=False)
+    late = SourceBlocks(written(source), 32, keep_tail=False)
     letters = [ord(letter) for text in texts() for letter in text]
     assert len(late) == len(early) == len(letters) // 32 > ready >= 8
     for block in range(len(late)):
@@ -348,7 +353,7 @@ def test_blocks_read_early_equal_those_read_after_the_end(source):
 
 
 def test_a_blocks_documents_and_targets_are_those_of_the_texts(source):
-    blocks = Blocks(written(source), 32, keep_tail=True)
+    blocks = SourceBlocks(written(source), 32, keep_tail=True)
     owners = [number for number, text in enumerate(texts()) for _ in text]
     assert len(blocks) == -(-len(owners) // 32)
     for block in range(len(blocks)):
@@ -362,7 +367,7 @@ def test_a_blocks_documents_and_targets_are_those_of_the_texts(source):
 def test_the_failure_of_a_writer_reaches_who_waits(source):
     found = cache(source, {120: fail})
     found.write_behind(strict=True)
-    with pytest.raises(ValueError, match="the disk is full"):
+    with pytest.raises(RuntimeError, match="the disk is full"):  # no user's mistake
         found.wait(lambda: False)
     assert found.index.kept > 0  # what was complete before can still be read
     assert columns(found) == expected(texts()[: found.index.kept])

@@ -1,21 +1,24 @@
-"""The documents of a source cut into blocks, read from the token cache, also while it is being written."""
+"""A corpus as blocks of one length, read from the token cache, also while it is being written."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from datamodules.caching.encoded_rows import receipt_of
 from datamodules.caching.token_cache import TokenCache
 from datamodules.receipt import Receipt
 
-STRIDE = 1 << 40  # row ids: source × STRIDE + block
+# A row id is source × SOURCE_STRIDE + block. Ids cannot count through the sources: how many blocks one has is
+# not known while it is still being tokenised, and an id must not change when more come.
+SOURCE_STRIDE = 1 << 40
 
 
-class Blocks:
-    """The documents of one source, one after another, cut into blocks of `length` tokens. Nothing is held in
-    memory: tokens and the ends of documents are read from the cache.
+class SourceBlocks:
+    """The documents of one source, one after another, cut into blocks of `length` tokens.
+
+    Nothing is held in memory: tokens and the ends of documents are read from the cache, which may still be
+    growing; the blocks that are there do not change as it grows.
 
     Args:
         cache: encoded documents, maybe still being written.
@@ -27,9 +30,10 @@ class Blocks:
         self.cache, self.length, self.keep_tail = cache, length, keep_tail
         self.starts = [0]
         self.parts: list[tuple[np.ndarray, np.ndarray]] = []  # tokens, offsets of documents
-        self._take_note()
+        self._take_in()
 
-    def _take_note(self) -> None:
+    def _take_in(self) -> None:
+        """Adds the batches that the cache has and this has not."""
         for batch in self.cache.batches[len(self.parts) :]:
             column = batch.column("input_ids")
             self.parts.append((column.values.to_numpy(), column.offsets.to_numpy()))
@@ -46,35 +50,39 @@ class Blocks:
         return -(-tokens // self.length) if self.keep_tail and self.complete else tokens // self.length
 
     def update(self) -> None:
-        """Takes note of what another thread or process has written."""
+        """Adds what another thread or process has written by now."""
         if not self.complete:
             self.cache.refresh()
-            self._take_note()
+            self._take_in()
 
     def wait_for(self, blocks: int) -> None:
         """Waits until so many blocks are there, or the source is complete."""
         if len(self) < blocks and not self.complete:
             self.cache.wait(lambda: self.cache.index.tokens >= blocks * self.length)
-            self._take_note()
+            self._take_in()
 
     def __getitem__(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids and document ids (from 0, −1 = padding) of a block, `length` each; the ids' padding is 0."""
-        start = block * self.length
-        stop = min(start + self.length, self.starts[-1])
-        tokens, ends = self._read(start, stop)
+        start, stop = self._span(block)
+        tokens, ends = self.read(start, stop)
         documents = np.searchsorted(ends, np.arange(start, stop), side="right")
         tail = self.length - len(tokens)
         return np.pad(tokens, (0, tail)), np.pad(documents, (0, tail), constant_values=-1)
 
     def targets(self, block: int) -> int:
         """Tokens of a block that are predicted: all but the first of each document in it."""
-        start = block * self.length
-        stop = min(start + self.length, self.starts[-1])
-        _, ends = self._read(start, stop)
+        start, stop = self._span(block)
+        _, ends = self.read(start, stop)
         return stop - start - 1 - int((ends < stop).sum())
 
-    def _read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens from `start` to `stop`, and the ends of documents after `start` and up to `stop`."""
+    def _span(self, block: int) -> tuple[int, int]:
+        start = block * self.length
+        return start, min(start + self.length, self.starts[-1])
+
+    def read(self, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens from `start` to `stop` (by default all that are there), and the ends of documents after
+        `start` and up to `stop`."""
+        stop = self.starts[-1] if stop is None else stop
         tokens, ends = [], []
         part = bisect_right(self.starts, start) - 1
         while start < stop:
@@ -85,46 +93,46 @@ class Blocks:
             start, part = first + high, part + 1
         return np.concatenate(tokens), np.concatenate(ends)
 
-    def everything(self) -> tuple[np.ndarray, np.ndarray]:
-        """All tokens, and the end of each document; for small sources."""
-        return self._read(0, self.starts[-1])
 
+class OnDemand:
+    """A number for each row id, worked out when it is asked for: blocks may be many, and more may come."""
 
-class _Lengths:
-    """Tokens of blocks, all alike, by row id."""
-
-    def __init__(self, length: int):
-        self.length = length
+    def __init__(self, numbers: Callable[[np.ndarray], np.ndarray]):
+        self.numbers = numbers
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return np.full(len(rows), self.length)
+        return self.numbers(rows)
 
 
-class _Targets:
-    """Target tokens of blocks by row id, counted when asked for."""
+class MixtureBlocks:
+    """The blocks of all sources of a split. Row ids are not 0 … n − 1 but those of `row_ids`.
 
-    def __init__(self, blocks: Sequence[Blocks]):
-        self.blocks = blocks
+    Args:
+        sources: name → blocks.
+        length: tokens of a block.
+    """
 
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return np.array([self.blocks[row // STRIDE].targets(row % STRIDE) for row in rows])
-
-
-class CorpusSplit:
-    """The blocks of all sources of a split; a row id is source × `STRIDE` + block."""
-
-    def __init__(self, names: Sequence[str], blocks: Sequence[Blocks], length: int):
-        self.names, self.blocks = list(names), list(blocks)
-        self.lengths: Any = _Lengths(length)
-        self.weights: Any = _Targets(self.blocks)
+    def __init__(self, sources: Mapping[str, SourceBlocks], length: int):
+        self.names, self.blocks = list(sources), list(sources.values())
         self.longest = length
+        self.lengths = OnDemand(self._lengths)
+        self.weights = OnDemand(self._targets)
+        self.ids = OnDemand(np.asarray)  # in evaluation batches too a row is known by its id
+
+    def _lengths(self, rows: np.ndarray) -> np.ndarray:
+        return np.full(len(rows), self.longest)
+
+    def _targets(self, rows: np.ndarray) -> np.ndarray:
+        return np.array(
+            [self.blocks[row // SOURCE_STRIDE].targets(row % SOURCE_STRIDE) for row in rows.tolist()]
+        )
 
     @property
     def receipts(self) -> list[Receipt]:
         for blocks in self.blocks:
             blocks.update()
         pairs = zip(self.names, self.blocks, strict=True)
-        return [receipt_of(blocks.cache.index, name) for name, blocks in pairs]
+        return [blocks.cache.index.receipt(name) for name, blocks in pairs]
 
     @property
     def sizes(self) -> list[int]:
@@ -134,29 +142,22 @@ class CorpusSplit:
         return [len(blocks) for blocks in self.blocks]
 
     @property
-    def unpacked(self) -> "CorpusSplit":
+    def unpacked(self) -> "MixtureBlocks":
         """Itself: blocks are evaluated as they are."""
         return self
-
-    @property
-    def ids(self) -> "_Same":
-        """What a batch's `rows` says of each row: its id."""
-        return _Same()
 
     def __len__(self) -> int:
         return sum(self.sizes)
 
-    def rows(self) -> np.ndarray:
-        """All row ids, source after source."""
-        return np.concatenate([STRIDE * source + np.arange(size) for source, size in enumerate(self.sizes)])
+    def row_ids(self) -> np.ndarray:
+        """Of all blocks that are there now, source after source."""
+        return np.concatenate(
+            [SOURCE_STRIDE * source + np.arange(size) for source, size in enumerate(self.sizes)]
+        )
 
-    def __getitem__(self, row: int) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
-        """The source of a block, and the block."""
-        source, block = divmod(int(row), STRIDE)
+    def members(self, row: int) -> list[dict[str, Any]]:
+        """The block with an id, which is waited for: `name` of its source, `input_ids` and `document_ids`."""
+        source, block = divmod(int(row), SOURCE_STRIDE)
         self.blocks[source].wait_for(block + 1)
-        return source, self.blocks[source][block]
-
-
-class _Same:
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return rows
+        input_ids, document_ids = self.blocks[source][block]
+        return [{"name": self.names[source], "input_ids": input_ids, "document_ids": document_ids}]

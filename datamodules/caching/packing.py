@@ -51,43 +51,37 @@ def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray,
 
 
 class Packed:
-    """Rows of a source in packs; a pack is what the step plan deals out.
+    """Rows of a source in packs; a pack is what is dealt out.
 
     Args:
         rows: the rows.
         capacity: tokens of a pack.
         name: the field of the capacity, for messages.
+
+    Raises:
+        UserError: a row is longer than a pack.
     """
 
     def __init__(self, rows: EncodedRows, capacity: int, name: str):
-        most = int(rows.lengths.max())
-        if most > capacity:
-            raise UserError(f"{name} is {capacity}, but the longest row has {most} tokens: raise it")
-        self.rows = rows
+        longest = int(rows.lengths.max())
+        if longest > capacity:
+            raise UserError(f"{name} is {capacity}, but the longest row has {longest} tokens: raise it")
+        self.unpacked = rows
         self.ids = np.arange(len(rows))
         self.order, self.starts = best_fit_decreasing(rows.lengths, capacity)
         self.lengths = np.add.reduceat(rows.lengths[self.order], self.starts[:-1])
         self.weights = np.add.reduceat(rows.weights[self.order], self.starts[:-1])
         self.longest = rows.longest
-        self.filled = float(rows.lengths.sum() / (len(self) * capacity))
-        """share of the packs' tokens that is not padding"""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    @property
-    def unpacked(self) -> EncodedRows:
-        """The rows on their own."""
-        return self.rows
+    def row_ids(self) -> np.ndarray:
+        return np.arange(len(self))
 
-    def members(self, pack: int) -> list[dict[str, Any]]:
-        """The rows of a pack."""
-        return [self.rows[row] for row in self.order[self.starts[pack] : self.starts[pack + 1]]]
+    def members(self, row: int) -> list[dict[str, Any]]:
+        return [self.unpacked[member] for member in self.order[self.starts[row] : self.starts[row + 1]]]
 
     @property
     def receipts(self) -> list[Receipt]:
-        return self.rows.receipts
-
-    def texts(self, name: str) -> list[str]:
-        """As `EncodedRows.texts`."""
-        return self.rows.texts(name)
+        return self.unpacked.receipts

@@ -24,9 +24,6 @@ from datamodules.sampling.mixture_schedule import MixtureSchedule
 class Template(ABC):
     """How a row becomes text. `repr` states everything that the text depends on, the tokenizer apart."""
 
-    columns: tuple[str, ...] = ()
-    """columns that a source must have"""
-
     def config_errors(self) -> list[str]:
         """What makes the template impossible, a line each."""
         return []
@@ -109,8 +106,6 @@ class InstructionTemplate(Template):
         style: a known format: `trivium` (`### Instruction:`), `alpaca`, `llama2` (`[INST]`), `chatml`.
     """
 
-    columns = ("instruction", "output")
-
     def __init__(
         self,
         prompt: str | None = None,
@@ -167,7 +162,6 @@ class MixedTemplates(Template):
         self.templates = templates
         self.weights = dict.fromkeys(templates, 1.0) if weights is None else weights
         self.seed = seed
-        self.columns = tuple(dict.fromkeys(chain(*(template.columns for template in templates.values()))))
 
     def __repr__(self) -> str:
         parts = [f"{name!r}: ({self.weights.get(name)}, {self.templates[name]!r})" for name in self._names]

@@ -1,11 +1,17 @@
-"""Loading a tokenizer that can end a sequence and pad without saying so."""
+"""A tokenizer that can end a sequence and pad it, and many rows' segments → token ids on all cores."""
 
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
+import numpy as np
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from datamodules.errors import UserError
+from datamodules.rendering.segments import Segment
 
 
 def load_tokenizer(path: str) -> Any:
@@ -57,6 +63,75 @@ def tokenize(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
-def bos(tokenizer: Any) -> list[int]:
-    """What a sequence begins with: the bos id where the tokenizer has one."""
-    return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+class Tokens(NamedTuple):
+    """A row's tokens."""
+
+    ids: np.ndarray
+    """(T,) int32"""
+    trained: np.ndarray
+    """(T,) bool: the loss is on it"""
+
+
+def encode_batch(tokenizer: Any, rows: Sequence[Sequence[Segment]]) -> list[Tokens]:
+    """The ids of every row, each segment on its own and no token added.
+
+    They are those of `tokenizer(text, add_special_tokens=False, split_special_tokens=not special)` on each
+    segment, but all come from two calls of the fast tokenizer, whose threads share the texts.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        rows: segments of each row.
+    """
+    plain = [segment.text for row in rows for segment in row if not segment.special]
+    special = list(dict.fromkeys(segment.text for row in rows for segment in row if segment.special))
+    plain_ids = iter(encode_texts(tokenizer, plain))
+    special_ids = dict(zip(special, encode_texts(tokenizer, special, special=True), strict=True))
+    return [
+        _joined(row, [special_ids[segment.text] if segment.special else next(plain_ids) for segment in row])
+        for row in rows
+    ]
+
+
+def double_bos(ids: Sequence[int] | np.ndarray, tokenizer: Any) -> bool:
+    """Whether a sequence begins with two bos tokens, such as a template's and a tokenizer's."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and len(ids) > 1 and bool(ids[0] == bos and ids[1] == bos)
+
+
+def ends_with_eos(tokens: Tokens, tokenizer: Any) -> bool:
+    """Whether every run of trained tokens ends with eos (so, too, where nothing is trained)."""
+    last = tokens.trained & ~np.append(tokens.trained[1:], False)
+    return bool((tokens.ids[last] == tokenizer.eos_token_id).all())
+
+
+def _joined(row: Sequence[Segment], ids: list[list[int]]) -> Tokens:
+    trained = np.repeat([segment.trained for segment in row], [len(part) for part in ids])
+    return Tokens(np.fromiter(chain(*ids), np.int32, len(trained)), trained.astype(bool))
+
+
+def encode_texts(tokenizer: Any, texts: list[str], special: bool = False) -> list[list[int]]:
+    """The ids of every text, nothing added, cut or padded; safe to call from several threads.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        texts: what to encode.
+        special: whether special tokens written in them are tokens; else they stay plain text.
+    """
+    backend = _backend(tokenizer, special)
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+_backends: WeakKeyDictionary[Any, dict[tuple[int, bool], Tokenizer]] = WeakKeyDictionary()
+
+
+def _backend(tokenizer: Any, special: bool) -> Tokenizer:
+    """A copy of the tokenizer's backend with settings of its own, so that no other use can disturb it."""
+    copies = _backends.setdefault(tokenizer, {})
+    key = (len(tokenizer), special)
+    if key not in copies:
+        copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        copy.encode_special_tokens = not special
+        copy.no_truncation()
+        copy.no_padding()
+        copies[key] = copy
+    return copies[key]

@@ -1,4 +1,4 @@
-"""A function's last results."""
+"""A cache of the last few results of a pure function, for objects that are sent to worker processes."""
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -7,8 +7,8 @@ Result = TypeVar("Result")
 
 
 class Memoized(Generic[Result]):
-    """A function of numbers that keeps its last results. Unlike `lru_cache` it can be sent to another
-    process, where it begins anew.
+    """A pure function of integers that keeps its last results. Unlike `lru_cache` it can be pickled, so that
+    what holds it can be sent to a worker process; there it begins with none.
 
     Args:
         function: always gives the same for the same numbers.

@@ -7,7 +7,8 @@ from array import array
 from bisect import bisect_left
 from typing import IO
 
-from datamodules.reading.files import ending, open_unpacked, read_file
+from datamodules.reading.files import ending, read_file
+from datamodules.reading.record import open_unpacked
 from experiments.cli.user_errors import UserError
 
 PARQUET, WHOLE = ".parquet", (".txt", ".md")

@@ -128,7 +128,7 @@ def stop_where_broken_off(text: Text) -> None:
     Raises:
         UserError: naming the row.
     """
-    from datamodules.reading.files import BROKEN_OFF
+    from datamodules.reading.record import BROKEN_OFF
 
     if BROKEN_OFF in (text.problem or ""):
         raise UserError(f"{text.where} {text.problem}: give the whole file")

@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from datamodules.reading.sources import fingerprint
+from datamodules.reading.fingerprint import fingerprint
 from experiments.cli.user_errors import SOURCES
 from experiments.distributed.ranks import ranks
 

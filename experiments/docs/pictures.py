@@ -20,16 +20,19 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
+from datamodules.caching.blocks import SourceBlocks
 from datamodules.caching.packing import best_fit_decreasing
 from datamodules.caching.token_cache import TokenCache
 from datamodules.collate import IGNORED, documents_in_rows, token_rows
-from datamodules.corpus import Blocks, DocumentEncoder
+from datamodules.corpus import DocumentEncoder
 from datamodules.rendering.chat_template import ChatTemplate
 from datamodules.rendering.segments import Segment
 from datamodules.rendering.templates import InstructionTemplate
-from datamodules.rendering.tokenize import encode_batch
+from datamodules.rendering.tokenizer import encode_batch
+from datamodules.sampling.loaders import StepLoader
 from datamodules.sampling.mixture_schedule import MixtureSchedule
-from datamodules.sampling.step_sampler import Shuffled, StepLoader, StepSampler
+from datamodules.sampling.orders import Shuffled
+from datamodules.sampling.step_sampler import StepSampler
 from experiments.commands.tokenizer import train
 from modules.backbone import attention_mask
 
@@ -335,8 +338,8 @@ def cache(tokenizer: Any, scratch: Path) -> Figure:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokens = TokenCache(str(file), "data.sources.web.train", DocumentEncoder(tokenizer, "text"))
     tokens.write(strict=True)
-    blocks = Blocks(tokens, BLOCK, keep_tail=False)
-    _, ends = blocks.everything()
+    blocks = SourceBlocks(tokens, BLOCK, keep_tail=False)
+    _, ends = blocks.read()
     used = np.full(len(blocks), BLOCK)
     plan = StepSampler(Shuffled(len(blocks), seed=0), used, used, STEP_BLOCKS, STEP_BLOCKS)
     state = StepLoader(plan, lambda rows, places: {}, 1, 0)

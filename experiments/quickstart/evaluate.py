@@ -35,9 +35,9 @@ def unigram_losses(data: MixedCorpusData) -> dict[str, float]:
     for name, train, val in zip(
         data.source_names, data.splits["train"].blocks, data.splits["val"].blocks, strict=True
     ):
-        counts = np.bincount(train.everything()[0], minlength=vocabulary) + 1.0
+        counts = np.bincount(train.read()[0], minlength=vocabulary) + 1.0
         logprobs = np.log(counts / counts.sum())
-        tokens, ends = val.everything()
+        tokens, ends = val.read()
         trained = np.ones(len(tokens), dtype=bool)
         trained[np.concatenate([[0], ends[:-1]])] = False  # a document's first token is given
         losses[name] = float(-logprobs[tokens[trained]].mean())
@@ -58,7 +58,7 @@ def continuations(
     samples = []
     split = data.splits["val"]
     for name, blocks in zip(split.names, split.blocks, strict=True):
-        documents = EncodedRows.of(blocks.cache)
+        documents = EncodedRows(blocks.cache)
         long_enough = int(np.argmax(documents.lengths > given + length))
         ids = documents[long_enough]["input_ids"][:given].astype(np.int64)
         prompt = torch.from_numpy(ids)[None]

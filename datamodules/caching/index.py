@@ -1,0 +1,141 @@
+"""What a token cache holds: counts of the rows that are kept, and reason and place of those that are not."""
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datamodules.atomic import replacing
+from datamodules.errors import UserError
+from datamodules.receipt import Receipt
+
+EXAMPLES = 5  # of each reason why a row was left out
+REASONS = 50
+
+
+@dataclass
+class Index:
+    """What a cache holds so far; the shards are complete, each."""
+
+    files: list[str] = field(default_factory=list)
+    """the source's, as they were called when it was read"""
+    shards: list[int] = field(default_factory=list)
+    """rows of each"""
+    rows: int = 0
+    """rows read from the source"""
+    tokens: int = 0
+    weight: int = 0
+    truncated: int = 0
+    """rows that were shortened or changed"""
+    changed: dict[str, int] = field(default_factory=dict)
+    """what was done to them → rows"""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """reason → rows left out by a policy"""
+    refused: dict[str, int] = field(default_factory=dict)
+    """reason → rows that cannot be read or are of a wrong type"""
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    """reason → the first such rows, where they are and what is wrong"""
+    finished: bool = False
+    failure: str = ""
+    """what ended the last writer"""
+    is_refusal: bool = False
+    """whether that was a user's mistake"""
+
+    @property
+    def kept(self) -> int:
+        return sum(self.shards)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """reason → rows that are not kept, for whichever cause"""
+        return {**self.dropped, **self.refused}
+
+    def leave_out(self, counts: dict[str, int], reason: str, line: str) -> None:
+        """Counts a row that is not kept.
+
+        Args:
+            counts: `dropped` or `refused`.
+            reason: what precedes " (" is the same for all such rows; reasons beyond `REASONS` are one.
+            line: where the row is and what is wrong with it; the first few are remembered.
+        """
+        reason = reason.partition(" (")[0]
+        if reason not in counts and len(counts) >= REASONS:
+            reason = "other reasons"
+        counts[reason] = counts.get(reason, 0) + 1
+        lines = self.examples.setdefault(reason, [])
+        if len(lines) < EXAMPLES:
+            lines.append(line)
+
+    def first_refused(self) -> str:
+        """The line of the first row that is unreadable or of a wrong type, and how many more there are."""
+        more = sum(self.refused.values()) - 1
+        line = self.examples[next(iter(self.refused))][0]
+        return line + (f" (and {more} more so far)" if more else "")
+
+    def check_losses(self, name: str, path: Any, max_dropped: float) -> None:
+        """Refuses a source that lost too much.
+
+        Args:
+            name: the field of the configuration, for the message.
+            path: of the source, for the message.
+            max_dropped: share of the rows that may be left out.
+
+        Raises:
+            UserError: with the reasons and where the first such row is.
+        """
+        lost, count = self.left_out, sum(self.left_out.values())
+        reasons = ", ".join(f"{reason} ({n})" for reason, n in Counter(lost).most_common())
+        if not self.kept:
+            raise UserError(f"{name}: {path}: none of its {self.rows} rows can be trained on: {reasons}")
+        if count > max_dropped * self.rows:
+            commonest = max(lost, key=lambda reason: lost[reason])
+            raise UserError(
+                f"{name}: {count} of {self.rows} rows of {path} ({count / self.rows:.1%}) would be left out, "
+                f"more than max_dropped {max_dropped:.1%}: {reasons}; the first is "
+                f"{self.examples[commonest][0]}: mend the rows, change the policy, or raise max_dropped"
+            )
+
+    def receipt(self, name: str) -> Receipt:
+        """What became of the rows of the source, which `name` is."""
+        return Receipt(
+            source=name,
+            rows=self.rows,
+            kept=self.kept,
+            truncated=self.truncated,
+            changed=self.changed,
+            dropped=self.left_out,
+            first={reason: self.examples[reason][0] for reason in self.left_out},
+            tokens=self.tokens,
+            trained=self.weight,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes `index.json`."""
+        with replacing(folder / "index.json") as unfinished:
+            unfinished.write_text(json.dumps(asdict(self), ensure_ascii=False))
+
+    @classmethod
+    def load(cls, folder: Path, files: list[str]) -> "Index | None":
+        """The index of a cache; None where none was written yet.
+
+        Args:
+            folder: of the cache.
+            files: the source's, as they are called now: the same content may have lain elsewhere when it was
+                read, and lines that name a row are told with the name of now.
+        """
+        file = folder / "index.json"
+        if not file.is_file():
+            return None
+        index = cls(**json.loads(file.read_text()))
+        for lines in index.examples.values():
+            lines[:] = [_renamed(line, index.files, files) for line in lines]
+        index.files = files
+        return index
+
+
+def _renamed(line: str, before: list[str], now: list[str]) -> str:
+    for old, new in zip(before, now, strict=False):
+        if line.startswith((f"{old}:", f"{old},")):
+            return new + line[len(old) :]
+    return line

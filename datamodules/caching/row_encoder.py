@@ -1,0 +1,118 @@
+"""How rows become columns of the token cache: one loop for all kinds of data and all kinds of bad rows."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+
+from datamodules.reading.record import Record
+from datamodules.rendering.segments import BadRow, DropRow, Segment, StopRun
+from datamodules.rendering.tokenizer import Tokens, encode_batch
+
+Row = dict[str, Any]
+INTS = pa.list_(pa.int32())
+FLAGS = pa.list_(pa.int8())
+
+
+class LeftOut(NamedTuple):
+    """A row that is not kept."""
+
+    number: int
+    """of the row in its source"""
+    outcome: Literal["dropped", "refused", "stopped"]
+    """left out by a policy; unreadable or of a wrong type, which only some runs allow; the end of any run"""
+    reason: str
+    line: str
+    """where the row is, and the reason"""
+
+
+@dataclass
+class EncodedBatch:
+    """What became of neighbouring rows of a source."""
+
+    rows: list[Row] = field(default_factory=list)
+    """the columns of those that are kept, with their `number`"""
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    @contextmanager
+    def unless_left_out(self, number: int, where: str) -> Iterator[None]:
+        """Notes that a row is left out where the block raises `DropRow`, `BadRow` or `StopRun`."""
+        try:
+            yield
+        except (DropRow, BadRow) as error:
+            stops = isinstance(error, StopRun)
+            outcome: Any = "stopped" if stops else "refused" if isinstance(error, BadRow) else "dropped"
+            self.left_out.append(LeftOut(number, outcome, str(error), f"{where}: {error}"))
+
+
+class RowEncoder(ABC):
+    """Makes columns of rows: `render` gives a row's texts, which are tokenised together with those of a whole
+    batch, and `finish` makes columns of their tokens. Both raise `DropRow`, `BadRow` or `StopRun` where a row
+    cannot be trained on.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        columns: name → Arrow type; `length` and `weight` are added.
+        settings: what the columns depend on, rows and tokenizer apart, as a text.
+    """
+
+    def __init__(self, tokenizer: Any, columns: Mapping[str, pa.DataType], settings: str):
+        self.tokenizer = tokenizer
+        self.schema = pa.schema({**columns, "length": pa.int32(), "weight": pa.int32()})
+        self.settings = settings
+
+    @property
+    def key(self) -> str:
+        """Everything, the rows apart, that the columns depend on: another key is another cache."""
+        special = json.dumps(self.tokenizer.special_tokens_map, sort_keys=True)
+        template = str(self.tokenizer.chat_template)
+        return "\0".join([self.settings, self.tokenizer.backend_tokenizer.to_str(), special, template])
+
+    def parse(self, row: Row) -> Any:
+        """What `render` and `finish` are given of a row."""
+        return row
+
+    @abstractmethod
+    def render(self, row: Any, number: int) -> list[list[Segment]]:
+        """The texts of a row that are tokenised, each as segments.
+
+        Args:
+            row: as `parse` gives it.
+            number: of the row in its source, from 0.
+        """
+
+    @abstractmethod
+    def finish(self, row: Any, tokens: list[Tokens]) -> Row:
+        """The columns of a row with `length`, `weight` and, maybe, `changed`: what was done to it, in words.
+
+        Args:
+            row: as `parse` gives it.
+            tokens: of each text that `render` gave.
+        """
+
+    def tokenize(self, texts: list[list[Segment]]) -> list[Tokens]:
+        """The tokens of many texts at once, so that the tokenizer's threads share them."""
+        return encode_batch(self.tokenizer, texts)
+
+    def encode(self, records: Sequence[tuple[int, Record]]) -> EncodedBatch:
+        """Encodes rows, given with their numbers; called from several threads."""
+        batch = EncodedBatch()
+        rendered: list[tuple[int, str, Any, list[list[Segment]]]] = []
+        for number, (where, row, problem) in records:
+            if row is None:
+                batch.left_out.append(LeftOut(number, "refused", str(problem), f"{where} {problem}"))
+                continue
+            with batch.unless_left_out(number, where):
+                parsed = self.parse(row)
+                rendered.append((number, where, parsed, self.render(parsed, number)))
+        tokens = iter(self.tokenize([text for *_, texts in rendered for text in texts]))
+        for number, where, parsed, texts in rendered:
+            row_tokens = [next(tokens) for _ in texts]
+            with batch.unless_left_out(number, where):
+                batch.rows.append({**self.finish(parsed, row_tokens), "number": number})
+        batch.left_out.sort()
+        return batch

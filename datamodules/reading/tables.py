@@ -1,0 +1,130 @@
+"""Parquet and Arrow files → rows, a few at a time."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features
+from datasets.features.features import require_decoding
+
+from datamodules.errors import UserError
+from datamodules.reading.record import BROKEN_OFF, Record, first_line
+
+TABLE_ROWS = 256  # turned into Python objects at once
+ARROW_ENDS = (b"\xff\xff\xff\xff\0\0\0\0", b"ARROW1")  # of its stream and its file format
+
+
+def parquet_rows(file: str) -> Iterator[Record]:
+    """The rows of a Parquet file."""
+    with pq.ParquetFile(file) as table:
+        yield from _table_rows(file, table.iter_batches(TABLE_ROWS), table.schema_arrow)
+
+
+def arrow_rows(file: str) -> Iterator[Record]:
+    """The rows of an Arrow file, a stream (as `datasets` saves it) or a file with an index (Feather)."""
+    with pa.memory_map(file) as source:
+        reader = _arrow_reader(source)
+        yield from _table_rows(file, _arrow_batches(reader), reader.schema)
+
+
+def _arrow_reader(source: Any) -> Any:
+    """A reader of either of Arrow's two file formats."""
+    whole = source.read(6) == b"ARROW1"
+    source.seek(0)
+    return pa.ipc.open_file(source) if whole else pa.ipc.open_stream(source)
+
+
+def _arrow_batches(reader: Any) -> Iterator[pa.RecordBatch]:
+    if isinstance(reader, pa.ipc.RecordBatchFileReader):
+        return (reader.get_batch(number) for number in range(reader.num_record_batches))
+    return iter(reader)
+
+
+def _table_rows(file: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[Record]:
+    number, decode = 0, _decoder(schema)
+    try:
+        for batch in batches:
+            for start in range(0, batch.num_rows, TABLE_ROWS):
+                for row, problem in _python_rows(batch.slice(start, TABLE_ROWS)):
+                    number += 1
+                    if row is not None and decode:
+                        row, problem = _decoded(row, decode)
+                    yield Record(f"{file}, row {number}", None if problem else row, problem)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # the disk's own error; Arrow's has no number
+        yield Record(f"{file}, row {number + 1}", None, f"cannot be read{BROKEN_OFF} ({first_line(error)})")
+
+
+def _decoder(schema: pa.Schema) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
+    """What turns stored columns into those that `datasets` shows (JSON kept as text), where they differ.
+
+    Raises:
+        UserError: the table's description is none that `datasets` knows.
+    """
+    if b"huggingface" not in (schema.metadata or {}):
+        return None
+    try:
+        features = Features.from_arrow_schema(schema)
+    except ValueError as error:
+        raise UserError(first_line(error)) from error
+    return features.decode_example if any(map(require_decoding, features.values())) else None
+
+
+def _decoded(
+    row: dict[str, Any], decode: Callable[[dict[str, Any]], dict[str, Any]]
+) -> tuple[dict[str, Any] | None, str | None]:
+    try:
+        return decode(row), None
+    except ValueError as error:
+        return None, f"is damaged ({first_line(error)})"
+
+
+def _python_rows(batch: pa.RecordBatch) -> list[tuple[dict[str, Any] | None, str | None]]:
+    """Each row, or what is wrong with it: where the whole batch cannot be turned, row by row."""
+    try:
+        batch.validate(full=True)  # damaged offsets would end the process
+        return [(row, None) for row in batch.to_pylist()]
+    except ValueError as error:  # pa.ArrowInvalid and UnicodeDecodeError are both
+        if batch.num_rows == 1:
+            utf8 = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
+            return [(None, f"{'is not UTF-8' if utf8 else 'is damaged'} ({first_line(error)})")]
+    return [pair for i in range(batch.num_rows) for pair in _python_rows(batch.slice(i, 1))]
+
+
+def check_table(file: str, name: str, kind: Literal["Parquet", "Arrow"]) -> None:
+    """Refuses a table without rows, without its end, or with two columns of one name.
+
+    Raises:
+        UserError: with the field `name` of the configuration.
+        OSError: the file cannot be opened.
+    """
+    try:
+        if kind == "Parquet":
+            with pq.ParquetFile(file) as table:
+                columns, empty = table.schema_arrow.names, not table.metadata.num_rows
+        else:
+            columns, empty = _arrow_columns(file), False
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        reason = first_line(error)
+        raise UserError(f"{name}: {file} is no whole {kind} file, perhaps cut off: {reason}") from error
+    if empty:
+        raise UserError(f"{name}: {file} is empty")
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise UserError(f"{name}: {file} has two columns `{twice[0]}`: rename one")
+
+
+def _arrow_columns(file: str) -> list[str]:
+    """Raises pa.ArrowInvalid unless the file has a schema and an end."""
+    with open(file, "rb") as stream:
+        stream.seek(-min(8, Path(file).stat().st_size), 2)
+        tail = stream.read()
+    if not tail.endswith(ARROW_ENDS):
+        raise pa.ArrowInvalid("it has no end mark")
+    with pa.memory_map(file) as source:
+        return _arrow_reader(source).schema.names
