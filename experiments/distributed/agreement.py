@@ -14,7 +14,6 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from datamodules.reading.sources import fingerprint
-from experiments.cli.user_errors import SOURCES
 from experiments.distributed.ranks import ranks
 
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "datasets", "deepspeed")
@@ -25,6 +24,8 @@ OWN: tuple[str, ...] = (
 )
 """fields in which every machine may have its own"""
 PATH = "a path"
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = tuple(ROOT / folder for folder in ("modules", "datamodules", "strategies", "experiments"))
 SAMPLES, SAMPLE = 64, 4096  # places of a large file, and bytes read at each
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
 
-from experiments.cli.user_errors import UserError, is_user_error, tell
+from experiments.cli.user_errors import UserError, refusal_of, tell
 from experiments.distributed.failure import Failure, failure_of, is_echo
 from experiments.distributed.liveness import Siblings, this_process
 from experiments.distributed.rendezvous import started_place
@@ -157,7 +157,7 @@ class Ranks:
         end = time.monotonic() + patience
         while self._first() is None and time.monotonic() < end:
             time.sleep(0.1)
-        trace = None if is_user_error(error) else error
+        trace = error if refusal_of(error) is None else None
         return self._claim(failure, trace).code
 
     def _first(self) -> Failure | None:

@@ -56,12 +56,16 @@ def trivium(*arguments: str) -> None:
 
     Raises:
         UserError: it was refused; what it printed says why.
+        SystemExit: it met a bug, and has printed the trace.
     """
     from experiments.cli.program import main as program
 
     Console().print(f"[dim]$ trivium {shlex.join(arguments)}", highlight=False)
-    if program(list(arguments)) != 0:
+    code = program(list(arguments))
+    if code == 2:
         raise UserError(f"`trivium {arguments[0]}` was refused; see above")
+    if code != 0:
+        raise SystemExit(code)
 
 
 def versions() -> dict[str, str]:
