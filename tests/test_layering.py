@@ -191,7 +191,7 @@ def test_every_room_has_its_place_and_no_import_is_relative():
 
 
 def test_the_program_names_commands_that_are_there():
-    assert {path for _, path in COMMANDS.values()} <= set(files_of(ROOT))
+    assert {command.file for command in COMMANDS.values()} <= set(files_of(ROOT))
 
 
 def test_the_network_never_hears_of_files_rows_or_yaml_and_the_text_never_of_the_network():

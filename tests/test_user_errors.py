@@ -1,5 +1,5 @@
-"""A mistake of the user is one line and exit code 2; a bug keeps its trace, asks for a report, and is exit code
-1, whatever its type."""
+"""A user's mistake is one line and exit code 2; a bug, whatever its type, keeps its trace, asks for a report
+and is exit code 1."""
 
 import numpy as np
 import pytest

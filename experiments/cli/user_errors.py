@@ -1,5 +1,5 @@
-"""How a command ends: a user's mistake is told in one line, with exit code 2; any other exception is a bug and
-keeps its trace, with exit code 1 and a line that asks for a report."""
+"""How a command ends: a user's mistake is told in one line, with exit code 2; any other exception is a bug
+and keeps its trace, with exit code 1 and a line that asks for a report."""
 
 import sys
 import traceback

@@ -295,7 +295,7 @@ def differences(facts: Mapping[str, str], of_rank_0: Mapping[str, str]) -> str:
     return ", ".join(found[:SHOWN]) + more
 
 
-def world_problem(size: int) -> list[str]:
+def world_errors(size: int) -> list[str]:
     """Refuses a run that was started as another number of processes than it is configured for.
 
     Args:
