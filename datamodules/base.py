@@ -124,6 +124,16 @@ class TextDataModule(L.LightningDataModule):
             found.append(str(error))
         return found
 
+    def pairing_errors(self, stage: Any) -> list[str]:
+        """TEMPORARY, until `Stage.reads` and `TextDataModule.makes` are there."""
+        reads = {"CausalLM": "tokens", "SFTModule": "tokens", "RewardModule": "ranked_replies"}
+        makes = {"MixedCorpusData": "tokens", "InstructionData": "tokens", "PreferenceData": "ranked_replies"}
+        mine, its = makes.get(type(self).__name__, "prompts"), reads.get(type(stage).__name__, "prompts")
+        if mine == its:
+            return []
+        names = type(self).__name__, type(stage).__name__
+        return [f"data: {names[0]} makes {mine}, {names[1]} reads {its}: give other data"]
+
     def prepare_data(self) -> None:
         self.read()
 
