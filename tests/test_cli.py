@@ -154,7 +154,8 @@ def test_stage_and_data_are_known_by_the_names_of_their_classes(tiny_stages, sta
     model = {"sft": "SFTModule", "ppo": "PPOModule"}[stage]
     line = ["fit", f"--model={model}", f"--data={data}", *options]
     code = (
-        "import sys; from experiments.cli.parser import BuildOnly, parse; cli = parse(sys.argv[1:], BuildOnly)\n"
+        "import sys; from experiments.cli.parser import BuildOnly, parse\n"
+        "cli = parse(sys.argv[1:], BuildOnly)\n"
         "print(type(cli.model).__name__, type(cli.datamodule).__name__)"
     )
     done = subprocess.run([sys.executable, "-c", code, *line], capture_output=True, text=True, cwd=ROOT)

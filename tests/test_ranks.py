@@ -20,8 +20,8 @@ import psutil
 import pytest
 
 from experiments.cli.user_errors import REPORT
-from experiments.distributed.ports import free_port
 from experiments.distributed.ranks import differences
+from experiments.distributed.rendezvous import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUND = 30  # seconds from a rank's death to the end of the others
@@ -384,11 +384,11 @@ def test_a_mistake_that_all_ranks_meet_is_told_once(start, rows, tiny_files, tmp
 ALONE = """
 import os, sys
 from experiments.cli.program import main
-from experiments.distributed.launcher import TOLD
+from experiments.distributed.launcher import RANK_VARIABLES
 from experiments.distributed.ranks import ranks
 assert main(sys.argv[1:]) == 0
 assert ranks.store is None
-assert not [name for name in TOLD if name in os.environ]
+assert not [name for name in RANK_VARIABLES if name in os.environ]
 """
 
 

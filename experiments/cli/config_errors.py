@@ -10,6 +10,8 @@ from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+import datamodules
+import modules
 from experiments.cli.user_errors import UserError
 
 NOISE = re.compile(
@@ -54,6 +56,9 @@ def one_line(message: str, options: Iterable[str]) -> str:
     if unknown := re.search(r"module '([^']+)' has no attribute '([^']+)'", text):
         module, name = unknown.groups()
         return f"{field}: there is no {module}.{name}{_nearest(name, dir(import_module(module)))}"
+    if unknown := re.search(r"Expected a dot import path string: (\w+)", text):
+        names = [*modules.__all__, *datamodules.__all__]
+        return f"{field}: there is no class `{unknown[1]}`{_nearest(unknown[1], names)}"
     text = re.sub(r'Parser key "[^"]+": ?|Problem with given class_path \'[^\']+\': ?', "", text)
     text = re.sub(r"Expected a <class '([^']+)'>\. Got value: (.*)", r"expected \1, got `\2`", text)
     return f"{field}: {text.strip()}"

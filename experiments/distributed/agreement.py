@@ -17,16 +17,16 @@ from datamodules.reading.sources import fingerprint
 from experiments.distributed.ranks import ranks
 
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "datasets", "deepspeed")
-OWN: tuple[str, ...] = (
+OF_A_MACHINE: tuple[str, ...] = (
     *("config", "run", "overwrite", "ckpt_path", "data.num_workers", "trainer.devices", "trainer.num_nodes"),
     *("trainer.logger", "trainer.default_root_dir", "trainer.profiler"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary"),
 )
 """fields in which every machine may have its own"""
-PATH = "a path"
+PATH = "a path"  # stands for every path that there is on a machine
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = tuple(ROOT / folder for folder in ("modules", "datamodules", "strategies", "experiments"))
-SAMPLES, SAMPLE = 64, 4096  # places of a large file, and bytes read at each
+SAMPLES, SAMPLE_BYTES = 64, 4096  # places of a large file, and what is read at each
 
 
 class Agreement(Callback):
@@ -56,7 +56,7 @@ def shared_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in _flat(config, "")
-        if not any(name == own or name.startswith(f"{own}.") for own in OWN)
+        if not any(name == own or name.startswith(f"{own}.") for own in OF_A_MACHINE)
     }
 
 
@@ -109,9 +109,9 @@ def _folder(folder: Path) -> str:
         result.update(f"{file.name} {size}\n".encode())
         with file.open("rb") as stream:
             for place in range(SAMPLES):
-                stream.seek(max(0, size - SAMPLE) * place // (SAMPLES - 1))
-                result.update(stream.read(SAMPLE))
-                if size <= SAMPLE:
+                stream.seek(max(0, size - SAMPLE_BYTES) * place // (SAMPLES - 1))
+                result.update(stream.read(SAMPLE_BYTES))
+                if size <= SAMPLE_BYTES:
                     break
     return result.hexdigest()
 
