@@ -43,7 +43,7 @@ def test_chinese_is_compared_by_characters(corpus, tmp_path):
     assert found[0].hits[0].ngram == gram
     assert (summary.rows, summary.contaminated) == (2, 1)
     _, found = contamination([train], [evaluation], characters=19)
-    assert [row.found for row in found] == [2, 2]
+    assert [row.training_rows for row in found] == [2, 2]
 
 
 def test_a_short_evaluation_row_is_found_only_whole(corpus):

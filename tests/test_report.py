@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.quickstart.report import (
+from experiments.quickstart.page import (
     duration,
     finite,
     number,

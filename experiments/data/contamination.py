@@ -19,7 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Cell
 
+from experiments.atomic import whole
 from experiments.cli.user_errors import UserError
+from experiments.data.output import add_counts, check_output, counts_table, same_file
 from experiments.data.shingles import encode, joined, units, unspaced_share, windows
 from experiments.data.texts import read_texts, row_number, stop_where_broken_off
 
@@ -45,7 +47,7 @@ class Hit(NamedTuple):
 
 @dataclass
 class Evaluation:
-    """An evaluation file and what was found of it."""
+    """An evaluation file, and how many of its rows are what; `short` ones have less than an n-gram."""
 
     file: str
     rows: int = 0
@@ -56,11 +58,11 @@ class Evaluation:
 
 @dataclass
 class Row:
-    """An evaluation row: how many training rows it was found in, and the first `HITS_KEPT` of them."""
+    """An evaluation row: how many training rows have a part of it, and the first `HITS_KEPT` of them."""
 
     where: str
     evaluation: Evaluation
-    found: int = 0
+    training_rows: int = 0
     hits: list[Hit] = field(default_factory=list)
 
 
@@ -106,15 +108,19 @@ def main(argv: list[str]) -> int:
     )
     options = parser.parse_args(argv)
     if options.output:
-        _check_output(options.output, [*options.files, *options.against])
+        check_output(Path(options.output), [*options.files, *options.against])
     evaluations, rows = contamination(
-        options.files, options.against, options.ngram, options.characters,
-        options.field, options.against_field or options.field,
-    )  # fmt: skip
+        files=options.files,
+        against=options.against,
+        ngram=options.ngram,
+        characters=options.characters,
+        field=options.field,
+        against_field=options.against_field or options.field,
+    )
     console = Console()
     console.print(_table(evaluations))
     for row in rows[:LISTED]:
-        more = f" and {row.found - 1:,} more" if row.found > 1 else ""
+        more = f" and {row.training_rows - 1:,} more" if row.training_rows > 1 else ""
         console.print(
             Cell(f"{row.where} in {row.hits[0].training}{more}: {row.hits[0].ngram}"), soft_wrap=True
         )
@@ -154,34 +160,36 @@ def contamination(
         if value < 1:
             raise UserError(f"{option} is {value}: give a whole number of 1 or more")
     for file in files:
-        for other in against:
-            if Path(file).exists() and Path(other).exists() and Path(file).samefile(other):
-                raise UserError(f"{file} is given both to train on and with --against")
+        if any(same_file(file, other) for other in against):
+            raise UserError(f"{file} is given both to train on and with --against")
     evaluations = [Evaluation(file) for file in against]
     by_length: dict[int, tuple[list[Row], list[np.ndarray]]] = {}
-    whole: tuple[list[Row], list[np.ndarray]] = [], []
+    short_rows: list[Row] = []
+    short_grams: list[np.ndarray] = []
     for evaluation in evaluations:
         for row, codes, length in _evaluation_rows(evaluation, against_field, ngram, characters):
             is_short = len(codes) < length
-            rows, grams = whole if is_short else by_length.setdefault(length, ([], []))
+            rows, grams = (short_rows, short_grams) if is_short else by_length.setdefault(length, ([], []))
             rows.append(row)
-            grams.append(np.unique(windows(codes, len(codes) if is_short else length)))
+            grams.append(np.unique(windows(codes, min(length, len(codes)))))
     indexes = [(length, rows, Index(grams)) for length, (rows, grams) in by_length.items()]
-    wholes = Index(whole[1]) if whole[1] else None
+    short_index = Index(short_grams) if short_grams else None
     for file in files:
-        for where, found in _training_rows(file, field):
-            codes = encode(found)
+        for where, words in _training_rows(file, field):
+            codes = encode(words)
             for length, rows, index in indexes:
                 for number, place in index.find(windows(codes, length)):
-                    _note(rows[number], where, found[place : place + length], False)
-            if wholes and len(codes):
-                for number, _ in wholes.find(windows(codes, len(codes))):
-                    _note(whole[0][number], where, found, True)
-    kept = [row for rows, _ in (*by_length.values(), whole) for row in rows if row.found]
-    for row in kept:
+                    _note(rows[number], where, words[place : place + length], whole=False)
+            if short_index and len(codes):
+                for number, _ in short_index.find(windows(codes, len(codes))):
+                    _note(short_rows[number], where, words, whole=True)
+    every = [row for rows in (short_rows, *(rows for _, rows, _ in indexes)) for row in rows]
+    contaminated = [row for row in every if row.training_rows]
+    for row in contaminated:
         row.evaluation.contaminated += 1
     order = {file: number for number, file in enumerate(against)}
-    return evaluations, sorted(kept, key=lambda row: (order[row.evaluation.file], row_number(row.where)))
+    contaminated.sort(key=lambda row: (order[row.evaluation.file], row_number(row.where)))
+    return evaluations, contaminated
 
 
 def _evaluation_rows(
@@ -191,15 +199,15 @@ def _evaluation_rows(
     problem = None
     for item in read_texts(evaluation.file, field, "indexing", name="--against"):
         evaluation.rows += 1
-        found = units(item.text) if item.text else []
-        if not found:
+        words = units(item.text) if item.text else []
+        if not words:
             stop_where_broken_off(item)
             evaluation.unread += 1
             problem = problem or f"{item.where} {item.problem or 'has no word in it'}"
             continue
-        length = characters if unspaced_share(found) > 0.5 else ngram
-        evaluation.short += len(found) < length
-        yield Row(item.where, evaluation), encode(found), length
+        length = characters if unspaced_share(words) > 0.5 else ngram
+        evaluation.short += len(words) < length
+        yield Row(item.where, evaluation), encode(words), length
     if evaluation.unread == evaluation.rows:
         raise UserError(f"--against: {evaluation.file} has no row with text: {problem}")
     _warn(evaluation.file, evaluation.unread, problem)
@@ -223,44 +231,29 @@ def _training_rows(file: str, field: str | None) -> Iterator[tuple[str, list[str
 
 def _warn(file: str, unread: int, problem: str | None) -> None:
     if unread:
-        told = Cell(f"{file}: {unread:,} rows are not checked; the first: {problem}")
-        Console(stderr=True).print(told, soft_wrap=True)
+        warning = Cell(f"{file}: {unread:,} rows are not checked; the first: {problem}")
+        Console(stderr=True).print(warning, soft_wrap=True)
 
 
 def _note(row: Row, training: str, ngram: list[str], whole: bool) -> None:
-    row.found += 1
+    row.training_rows += 1
     if len(row.hits) < HITS_KEPT:
         row.hits.append(Hit(row.where, training, joined(ngram), whole))
 
 
-def _check_output(output: str, inputs: list[str]) -> None:
-    if Path(output).is_dir():
-        raise UserError(f"--output {output} is a folder: give a file")
-    if not Path(output).parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {Path(output).parent}")
-    if any(Path(output).exists() and Path(file).exists() and Path(output).samefile(file) for file in inputs):
-        raise UserError(f"--output {output} would overwrite a file that is read: give another name")
-
-
 def _write(output: str, rows: list[Row]) -> None:
     """A line a hit, in the order of the evaluation rows; `training_rows` counts those not listed too."""
-    unfinished = Path(f"{output}.part")
-    with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with whole(Path(output)) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for row in rows:
             for hit in row.hits:
-                entry = {**hit._asdict(), "training_rows": row.found}
+                entry = {**hit._asdict(), "training_rows": row.training_rows}
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    unfinished.replace(output)
 
 
 def _table(evaluations: list[Evaluation]) -> Table:
-    """Evaluation rows of each file, those that were checked, and those found."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("evaluation file", overflow="fold")
-    for head in ("rows", "unread", "short", "contaminated", "share"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for one in evaluations:
-        counts = one.rows, one.unread, one.short, one.contaminated
-        share = one.contaminated / (one.rows - one.unread)
-        table.add_row(Cell(one.file), *(f"{count:,}" for count in counts), f"{share:.1%}")
+    """Rows of each evaluation file, and of those that could be read the share that training files have."""
+    table = counts_table("evaluation file", ("rows", "unread", "short", "contaminated", "share"))
+    for file in evaluations:
+        counts = file.rows, file.unread, file.short, file.contaminated
+        add_counts(table, file.file, counts, file.contaminated / (file.rows - file.unread))
     return table

@@ -1,10 +1,14 @@
 """`trivium data receipt --config FILE`: what a configuration's data is, before anything is trained."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from experiments.cli.user_errors import UserError
+
+if TYPE_CHECKING:
+    from datamodules.base import TextDataModule
 
 
 def main(argv: list[str]) -> int:
@@ -27,7 +31,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def read_data(config: str, overrides: list[str]):
+def read_data(config: str, overrides: list[str]) -> "TextDataModule":
     """The data module that a stage's YAML describes; neither model nor trainer is built.
 
     Raises:
@@ -36,7 +40,6 @@ def read_data(config: str, overrides: list[str]):
     from experiments.cli.parser import parse_data
 
     data = parse_data(["fit", "--config", config, *overrides])
-    found = data.config_errors(1)
-    if found:
-        raise UserError("\n".join(found))
+    if errors := data.config_errors(1):
+        raise UserError("\n".join(errors))
     return data

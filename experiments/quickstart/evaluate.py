@@ -18,10 +18,10 @@ from modules.backbone import LanguageModel
 from modules.generation import generate
 from modules.hf_load import load_causal_lm
 
-Rows = list[dict[str, Any]]
+JsonRows = list[dict[str, Any]]
 
 
-def read_rows(path: str | Path) -> Rows:
+def read_rows(path: str | Path) -> JsonRows:
     """The rows of a JSON lines file."""
     with open(path, encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
@@ -68,9 +68,10 @@ def continuations(
             "note": name,
         }
         for when, each in models.items():
-            limits = (length, tokenizer.eos_token_id, tokenizer.pad_token_id)
-            found, mask = generate(each, prompt, torch.ones_like(prompt, dtype=torch.bool), *limits)
-            sample[when] = tokenizer.decode(found[0][mask[0]], skip_special_tokens=True)
+            mask = torch.ones_like(prompt, dtype=torch.bool)
+            ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+            written, kept = generate(each, prompt, mask, length, **ends)
+            sample[when] = tokenizer.decode(written[0][kept[0]], skip_special_tokens=True)
         samples.append(sample)
     return samples
 
@@ -100,7 +101,7 @@ def share_right(replies: Iterable[str], answers: Iterable[str]) -> float:
     return sum(last_number(reply) == last_number(answer) for reply, answer in pairs) / len(pairs)
 
 
-def reward_accuracy(predictions: Rows, preferences: Rows) -> dict[str, float]:
+def reward_accuracy(predictions: JsonRows, preferences: JsonRows) -> dict[str, float]:
     """Pair accuracy of the reward model, and of the VADER lexicon, on held-out pairs with rating gap ≥ 1."""
     scores = [score for row in predictions for score in row["scores"]]
     rows = [preferences[row["row"]] for row in predictions]
@@ -117,7 +118,7 @@ def reward_accuracy(predictions: Rows, preferences: Rows) -> dict[str, float]:
     }
 
 
-def judge_responses(before: Rows, after: Rows) -> dict[str, float]:
+def judge_responses(before: JsonRows, after: JsonRows) -> dict[str, float]:
     """The judge's mean on continuations before and after PPO, and what shows whether it was reached honestly.
 
     Both are continuations of the same openings; the standard error is that of the paired difference.

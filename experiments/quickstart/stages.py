@@ -1,9 +1,11 @@
 """The quickstart's stages through the program's own commands: how far each goes, training and prediction."""
 
+import json
 import shlex
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -44,11 +46,19 @@ def run_stage(budget: StageBudget, minutes: float) -> None:
     trivium("fit", *arguments)
 
 
-def predict(stage: str, folder: str, *overrides: str) -> Path:
-    """Runs `trivium predict` and names the file it wrote."""
-    run = FOLDER / folder
-    trivium("predict", "--config", str(CONFIGS / f"{stage}.yaml"), "--run", str(run), *overrides)
-    return run / "predictions.jsonl"
+def predict(stage: str, folder: str, **networks: str) -> list[dict[str, Any]]:
+    """Runs `trivium predict` and gives the rows that it wrote.
+
+    Args:
+        stage: whose YAML says the rest.
+        folder: of the run, in the quickstart's.
+        networks: argument of the stage → folder of the export to take, in the quickstart's.
+    """
+    options = [f"--model.init_args.{name}={FOLDER / export}" for name, export in networks.items()]
+    config = str(CONFIGS / f"{stage}.yaml")
+    trivium("predict", "--config", config, "--run", str(FOLDER / folder), *options)
+    with open(FOLDER / folder / "predictions.jsonl", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def trivium(*arguments: str) -> None:

@@ -6,7 +6,6 @@ Words and layout are in `report.html.j2`, which asks `Charts` for what it shows.
 import itertools
 import json
 import math
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 
+from experiments.atomic import write_text
 from experiments.html.charts import (
     CHARACTER,
     INK,
@@ -38,9 +38,10 @@ from experiments.html.charts import (
 )
 from experiments.quickstart.instructions import REVIEW_PROMPT
 
-Curve = list[tuple[int, float]]
-Row = tuple[str, float, float]
-Rows = Mapping[str, Sequence[float | None]]
+Curve = list[tuple[int, float]]  # (step, value)
+Pair = tuple[str, float, float]  # a name and its two values
+Draw = Callable[[list[Pair]], Axes]
+Measured = Mapping[str, Sequence[float | None]]  # name → its two values, as far as they were measured
 
 SMOOTHED = 60  # points from which on a curve is drawn with its running mean
 
@@ -53,10 +54,10 @@ def write_report(report: dict[str, Any], curves: Mapping[str, Mapping[str, Curve
         curves: stage to metric to (step, value) points; a step is an update, in PPO an iteration.
         folder: where the stages' `export` paths begin; made if it is missing.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     report = finite(report)
-    _replace(folder / "report.json", json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-    _replace(folder / "report.html", render(report, curves, folder))
+    text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False)
+    write_text(folder / "report.json", text + "\n")
+    write_text(folder / "report.html", render(report, curves, folder))
 
 
 def render(report: dict[str, Any], curves: Mapping[str, Mapping[str, Curve]], folder: Path) -> str:
@@ -118,30 +119,39 @@ class Charts(Inline):
             points = [point for point in curve if math.isfinite(point[1])]
             if points and (name.startswith(metric) if metric.endswith("/") else name == metric):
                 series[name.removeprefix(metric)] = points
-        told = [f"{name} from {number(c[0][1])} to {number(c[-1][1])}".strip() for name, c in series.items()]
+        if not series:
+            return Markup()
+        ends = {name: (number(curve[0][1]), number(curve[-1][1])) for name, curve in series.items()}
+        words = [f"{name} from {first} to {last}".strip() for name, (first, last) in ends.items()]
         step = "iteration" if stage == "ppo" else "optimizer step"
-        return self.inline(_lines(series, unit, step), title, unit, told) if series else Markup()
+        return self.inline(_lines(series, unit, step), title, unit, words)
 
-    def changes(self, rows: Rows, title: str, unit: str, names: tuple[str, str]) -> Markup:
+    def changes(self, rows: Measured, title: str, unit: str, names: tuple[str, str]) -> Markup:
         """Two values a row, a line between them and the change on the right."""
-        return self._pairs(rows, title, unit, names, lambda found: _changes(found, unit, names))
+        return self._pairs(rows, title, unit, names, lambda pairs: _changes(pairs, unit, names))
 
-    def shares(self, rows: Rows, title: str, unit: str, names: tuple[str, str]) -> Markup:
+    def shares(self, rows: Measured, title: str, unit: str, names: tuple[str, str]) -> Markup:
         """A bar a row, and a mark where it was to end."""
-        return self._pairs(rows, title, unit, names, lambda found: _shares(found, unit, names))
+        return self._pairs(rows, title, unit, names, lambda pairs: _shares(pairs, unit, names))
 
-    def estimates(self, rows: Rows, title: str, unit: str, reference: float) -> Markup:
+    def estimates(self, rows: Measured, title: str, unit: str, reference: float) -> Markup:
         """A value and its standard error a row, drawn ± 2 standard errors, beside a reference."""
         rows = {name: (value, error or 0.0) for name, (value, error) in rows.items()}
         names = ("value", "standard error")
-        return self._pairs(rows, title, unit, names, lambda found: _estimates(found, unit, reference))
+        return self._pairs(rows, title, unit, names, lambda pairs: _estimates(pairs, unit, reference))
 
     def _pairs(
-        self, rows: Rows, title: str, unit: str, names: tuple[str, str], draw: Callable[[list[Row]], Axes]
+        self,
+        rows: Measured,
+        title: str,
+        unit: str,
+        names: tuple[str, str],
+        draw: Draw,
     ) -> Markup:
-        found = [(name, x, y) for name, (x, y, *_) in rows.items() if x is not None and y is not None]
-        told = [f"{name}, {names[0]} {number(x)}, {names[1]} {number(y)}" for name, x, y in found]
-        return self.inline(draw(found), title, unit, told) if found else Markup()
+        """A chart of the rows of which both values were measured."""
+        pairs = [(name, x, y) for name, (x, y, *_) in rows.items() if x is not None and y is not None]
+        words = [f"{name}, {names[0]} {number(x)}, {names[1]} {number(y)}" for name, x, y in pairs]
+        return self.inline(draw(pairs), title, unit, words) if pairs else Markup()
 
 
 @rc_context(STYLE)
@@ -168,7 +178,7 @@ def _lines(series: Mapping[str, Curve], unit: str, step: str) -> Axes:
 
 
 @rc_context(STYLE)
-def _changes(rows: Sequence[Row], unit: str, names: tuple[str, str]) -> Axes:
+def _changes(rows: Sequence[Pair], unit: str, names: tuple[str, str]) -> Axes:
     labels, before, after = zip(*rows, strict=True)
     axes, places = row_axes(labels, 50, unit), range(len(rows))
     axes.hlines(places, before, after, color=MUTED, linewidth=1.5)
@@ -180,7 +190,7 @@ def _changes(rows: Sequence[Row], unit: str, names: tuple[str, str]) -> Axes:
 
 
 @rc_context(STYLE)
-def _estimates(rows: Sequence[Row], unit: str, reference: float) -> Axes:
+def _estimates(rows: Sequence[Pair], unit: str, reference: float) -> Axes:
     labels, values, errors = zip(*rows, strict=True)
     axes = row_axes(labels, 50, unit)
     axes.axvline(reference, color=MUTED, linestyle=(0, (3, 3)), linewidth=1)
@@ -191,12 +201,12 @@ def _estimates(rows: Sequence[Row], unit: str, reference: float) -> Axes:
 
 
 @rc_context(STYLE)
-def _shares(rows: Sequence[Row], unit: str, names: tuple[str, str]) -> Axes:
-    labels, found, wanted = zip(*rows, strict=True)
+def _shares(rows: Sequence[Pair], unit: str, names: tuple[str, str]) -> Axes:
+    labels, realised, wanted = zip(*rows, strict=True)
     axes, places = row_axes(labels, 50, unit), range(len(rows))
-    axes.barh(places, found, height=0.5, color=SERIES[0], label=names[0])
+    axes.barh(places, realised, height=0.5, color=SERIES[0], label=names[0])
     axes.plot(wanted, places, "|", color=INK, markersize=20, markeredgewidth=2, label=names[1])
-    for place, share in enumerate(found):
+    for place, share in enumerate(realised):
         beside(axes, f"{100 * share:.1f} %", 1 - (place + 0.5) / len(rows), INK)
     return legend(axes)
 
@@ -216,10 +226,3 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
         moved[after] = max(moved[after], moved[before] + gap)
     shift = sum(new - old for new, old in zip(moved, places, strict=True)) / max(len(places), 1)
     return [place - shift for place in moved]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file whole or not at all; half a character (a lone surrogate) is written as its escape."""
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(unfinished, path)
