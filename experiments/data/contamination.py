@@ -92,38 +92,28 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="trivium data contamination", description=(__doc__ or "").partition("\n\n")[2]
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="training files: JSON lines, Parquet, text")
-    parser.add_argument("--against", nargs="+", required=True, metavar="EVAL", help="evaluation files")
-    parser.add_argument("--ngram", type=int, default=NGRAM, help=f"words in an n-gram (default {NGRAM})")
-    parser.add_argument(
-        "--characters", type=int, default=CHARACTERS,
-        help=f"characters in an n-gram of a script without spaces (default {CHARACTERS})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--field", help="the column of the training files; by default all that hold what a row says"
-    )
-    parser.add_argument("--against-field", help="the column of the evaluation files; by default as --field")
-    parser.add_argument(
-        "--output", metavar="hits.jsonl", help=f"where all hits go, at most {HITS_KEPT} for a row"
-    )
+    unspaced = f"characters in an n-gram of a script without spaces (default {CHARACTERS})"
+    hits = f"where all hits go, at most {HITS_KEPT} for a row"
+    option = parser.add_argument
+    option("files", nargs="+", metavar="FILE", help="training files: JSON lines, Parquet, text")
+    option("--against", nargs="+", required=True, metavar="EVAL", help="evaluation files")
+    option("--ngram", type=int, default=NGRAM, help=f"words in an n-gram (default {NGRAM})")
+    option("--characters", type=int, default=CHARACTERS, help=unspaced)
+    option("--field", help="the column of the training files; by default all that hold what a row says")
+    option("--against-field", help="the column of the evaluation files; by default as --field")
+    option("--output", metavar="hits.jsonl", help=hits)
     options = parser.parse_args(argv)
     if options.output:
         check_output(Path(options.output), [*options.files, *options.against])
-    evaluations, rows = contamination(
-        files=options.files,
-        against=options.against,
-        ngram=options.ngram,
-        characters=options.characters,
-        field=options.field,
-        against_field=options.against_field or options.field,
-    )
+    arguments = {name: value for name, value in vars(options).items() if name != "output"}
+    arguments["against_field"] = options.against_field or options.field
+    evaluations, rows = contamination(**arguments)
     console = Console()
     console.print(_table(evaluations))
     for row in rows[:LISTED]:
         more = f" and {row.training_rows - 1:,} more" if row.training_rows > 1 else ""
-        console.print(
-            Cell(f"{row.where} in {row.hits[0].training}{more}: {row.hits[0].ngram}"), soft_wrap=True
-        )
+        line = f"{row.where} in {row.hits[0].training}{more}: {row.hits[0].ngram}"
+        console.print(Cell(line), soft_wrap=True)
     if len(rows) > LISTED:
         where = f"in {options.output}" if options.output else "with --output hits.jsonl"
         print(f"… and {len(rows) - LISTED:,} rows more, {where}")
@@ -163,28 +153,22 @@ def contamination(
         if any(same_file(file, other) for other in against):
             raise UserError(f"{file} is given both to train on and with --against")
     evaluations = [Evaluation(file) for file in against]
-    by_length: dict[int, tuple[list[Row], list[np.ndarray]]] = {}
-    short_rows: list[Row] = []
-    short_grams: list[np.ndarray] = []
+    groups: dict[int | None, tuple[list[Row], list[np.ndarray]]] = {}  # by units in an n-gram; None: whole
     for evaluation in evaluations:
         for row, codes, length in _evaluation_rows(evaluation, against_field, ngram, characters):
             is_short = len(codes) < length
-            rows, grams = (short_rows, short_grams) if is_short else by_length.setdefault(length, ([], []))
+            rows, grams = groups.setdefault(None if is_short else length, ([], []))
             rows.append(row)
-            grams.append(np.unique(windows(codes, min(length, len(codes)))))
-    indexes = [(length, rows, Index(grams)) for length, (rows, grams) in by_length.items()]
-    short_index = Index(short_grams) if short_grams else None
+            grams.append(np.unique(windows(codes, len(codes) if is_short else length)))
+    indexes = [(size, rows, Index(grams)) for size, (rows, grams) in groups.items()]
     for file in files:
         for where, words in _training_rows(file, field):
             codes = encode(words)
-            for length, rows, index in indexes:
+            for size, rows, index in indexes:
+                length = size or len(words)
                 for number, place in index.find(windows(codes, length)):
-                    _note(rows[number], where, words[place : place + length], whole=False)
-            if short_index and len(codes):
-                for number, _ in short_index.find(windows(codes, len(codes))):
-                    _note(short_rows[number], where, words, whole=True)
-    every = [row for rows in (short_rows, *(rows for _, rows, _ in indexes)) for row in rows]
-    contaminated = [row for row in every if row.training_rows]
+                    _note(rows[number], where, words[place : place + length], whole=size is None)
+    contaminated = [row for _, rows, _ in indexes for row in rows if row.training_rows]
     for row in contaminated:
         row.evaluation.contaminated += 1
     order = {file: number for number, file in enumerate(against)}
@@ -223,7 +207,8 @@ def _training_rows(file: str, field: str | None) -> Iterator[tuple[str, list[str
             unread += 1
             problem = problem or f"{item.where} {item.problem}"
             continue
-        yield item.where, units(item.text)
+        if words := units(item.text):
+            yield item.where, words
     if unread == count:
         raise UserError(f"FILE: {file} has no row with text: {problem}")
     _warn(file, unread, problem)

@@ -45,24 +45,15 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="trivium data deduplicate", description=(__doc__ or "").partition("\n\n")[2]
     )
-    parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="JSON lines, Parquet or text files; the first wins"
-    )
-    parser.add_argument(
-        "--output", required=True, metavar="DIR", help="where each file's remaining rows go, same name"
-    )
-    parser.add_argument("--field", help="the column to compare; by default all that hold what a row says")
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        default=0.8,
-        help="least Jaccard similarity of a near duplicate (default 0.8)",
-    )
-    parser.add_argument(
-        "--ngram", type=int, default=5,
-        help="words in an n-gram; characters for scripts without spaces, as Chinese (default 5)",
-    )  # fmt: skip
-    parser.add_argument("--exact-only", action="store_true", help="leave near duplicates in")
+    near = "least Jaccard similarity of a near duplicate (default 0.8)"
+    words = "words in an n-gram; characters for scripts without spaces, as Chinese (default 5)"
+    option = parser.add_argument
+    option("files", nargs="+", metavar="FILE", help="JSON lines, Parquet or text files; the first wins")
+    option("--output", required=True, metavar="DIR", help="where each file's remaining rows go, same name")
+    option("--field", help="the column to compare; by default all that hold what a row says")
+    option("--threshold", type=float, default=0.8, help=near)
+    option("--ngram", type=int, default=5, help=words)
+    option("--exact-only", action="store_true", help="leave near duplicates in")
     options = parser.parse_args(argv)
     tallies = deduplicate(**vars(options))
     Console().print(_table(tallies))

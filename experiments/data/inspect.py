@@ -22,17 +22,12 @@ def main(argv: list[str]) -> int:
         prog="trivium data inspect",
         description="One page about a file: columns, bad rows, lengths, languages, duplicates, samples.",
     )
-    parser.add_argument("file", metavar="FILE", help="JSON lines, Parquet, Arrow, text, or a saved folder")
-    parser.add_argument(
-        "--output", metavar="page.html", help="the page (default: FILE's name with .html, here)"
-    )
-    parser.add_argument(
-        "--tokenizer", metavar="DIR", help="also count tokens, with the tokenizer of this folder"
-    )
-    parser.add_argument(
-        "--field", help="the column that holds the text; by default all that hold what a row says"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the random sample rows (default 0)")
+    option = parser.add_argument
+    option("file", metavar="FILE", help="JSON lines, Parquet, Arrow, text, or a saved folder")
+    option("--output", metavar="page.html", help="the page (default: FILE's name with .html, here)")
+    option("--tokenizer", metavar="DIR", help="also count tokens, with the tokenizer of this folder")
+    option("--field", help="the column that holds the text; by default all that hold what a row says")
+    option("--seed", type=int, default=0, help="of the random sample rows (default 0)")
     options = parser.parse_args(argv)
     output = Path(options.output or f"{Path(options.file).resolve().name}.html")
     check_output(output, [options.file])

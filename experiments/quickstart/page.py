@@ -140,14 +140,7 @@ class Charts(Inline):
         names = ("value", "standard error")
         return self._pairs(rows, title, unit, names, lambda pairs: _estimates(pairs, unit, reference))
 
-    def _pairs(
-        self,
-        rows: Measured,
-        title: str,
-        unit: str,
-        names: tuple[str, str],
-        draw: Draw,
-    ) -> Markup:
+    def _pairs(self, rows: Measured, title: str, unit: str, names: tuple[str, str], draw: Draw) -> Markup:
         """A chart of the rows of which both values were measured."""
         pairs = [(name, x, y) for name, (x, y, *_) in rows.items() if x is not None and y is not None]
         words = [f"{name}, {names[0]} {number(x)}, {names[1]} {number(y)}" for name, x, y in pairs]

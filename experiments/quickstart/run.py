@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -62,14 +63,14 @@ def quickstart(minutes: float, resume: bool, overwrite: bool) -> None:
     console.print(f"talk to it: trivium chat {FOLDER / 'ppo' / 'export'}")
 
 
+@dataclass
 class State:
-    """What is done and how long it took over all attempts, kept in `quickstart.json` so that a run can go
-    on."""
+    """What is done and how long it took over all attempts, kept in a file so that a run can go on."""
 
-    def __init__(self, minutes: float, seconds: dict[str, float], done: list[str]):
-        self.minutes = minutes
-        self.seconds = seconds
-        self.done = done
+    minutes: float
+    """the budget"""
+    seconds: dict[str, float] = field(default_factory=dict)
+    done: list[str] = field(default_factory=list)
 
     @classmethod
     def begin(cls, minutes: float, resume: bool, overwrite: bool) -> "State":
@@ -84,12 +85,12 @@ class State:
             )
         for budget in BUDGETS:
             shutil.rmtree(FOLDER / budget.name, ignore_errors=True)
-        state = cls(minutes, {}, [])
+        state = cls(minutes)
         state.save()
         return state
 
     def save(self) -> None:
-        write_text(FOLDER / STATE, json.dumps(vars(self), indent=2))
+        write_text(FOLDER / STATE, json.dumps(asdict(self), indent=2))
 
     def timed(self, name: str, work: Callable[[], Any]) -> Any:
         """Does a piece of work and adds its seconds, unless it is done already; an interrupted one counts."""

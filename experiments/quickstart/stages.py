@@ -2,10 +2,9 @@
 
 import json
 import shlex
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -16,16 +15,13 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "deepspeed", "tokenizers", "wandb")
 
 
-@dataclass(frozen=True)
-class StageBudget:
-    """How far a stage goes in the full ten minutes."""
+class StageBudget(NamedTuple):
+    """How far a stage goes in the full ten minutes, in optimizer steps, and however short the budget is."""
 
     name: str
     title: str
     steps: int
-    """optimizer steps"""
     fewest: int
-    """optimizer steps, however short the budget"""
 
 
 BUDGETS = (
