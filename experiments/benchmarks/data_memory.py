@@ -66,7 +66,7 @@ def measure(corpus: str, tokenizer: str, steps: int) -> dict[str, float]:
     from modules import CausalLM
 
     def data_of(file: str) -> MixedCorpusData:
-        sizes = {"sequence_length": 256, "global_batch_size": 8, "micro_batch_size": 8}
+        sizes: dict[str, Any] = {"sequence_length": 256, "global_batch_size": 8, "micro_batch_size": 8}
         return MixedCorpusData(sources={"a": Source(file)}, tokenizer=tokenizer, **sizes)
 
     def train(data: MixedCorpusData, steps: int) -> None:

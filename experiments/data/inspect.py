@@ -50,18 +50,8 @@ def render(result: Survey) -> str:
     """The page. Every text that is put into it is escaped, and its control characters made visible."""
     needed("matplotlib")
 
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     from experiments.data.pictures import Pictures
-    from experiments.html.charts import number, visible
+    from experiments.html.pages import page_template
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=lambda value: visible(value) if isinstance(value, str) else value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "share": share}
-    return environment.get_template("inspect.html.j2").render(survey=result, pictures=Pictures())
+    template = page_template(Path(__file__).with_name("inspect.html.j2"), share=share)
+    return template.render(survey=result, pictures=Pictures())

@@ -94,5 +94,5 @@ def _bars(rows: Sequence[tuple[str, int]], unit: str) -> Axes:
     charts.ticks(axes.xaxis, 3, whole=True)
     total = sum(count for _, count in rows)
     for place, (_, count) in enumerate(rows):
-        charts.beside(axes, share(count, total), 1 - (place + 0.5) / len(rows), charts.INK)
+        charts.beside_row(axes, share(count, total), place)
     return axes

@@ -115,6 +115,11 @@ def beside(axes: Axes, text: str, place: float, colour: str) -> None:
     axes.annotate(text, (1, place), (6, 0), "axes fraction", "offset points", color=colour, va="center")
 
 
+def beside_row(axes: Axes, text: str, row: int) -> None:
+    """Writes on the right of a row of `row_axes`."""
+    beside(axes, text, 1 - (row + 0.5) / len(axes.get_yticks()), INK)
+
+
 def legend(axes: Axes) -> Axes:
     """The same axes, what their labels say above them on the right."""
     axes.figure.legend(loc="upper right", ncols=2)
