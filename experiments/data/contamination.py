@@ -67,7 +67,7 @@ class Row:
 
 
 class Index:
-    """The n-grams of evaluation rows, all of one length, as sorted hashes; (G,) uint64 and (G,) rows."""
+    """The n-grams of evaluation rows, of one length or whole, as sorted hashes; (G,) uint64, (G,) rows."""
 
     def __init__(self, grams: list[np.ndarray]):
         sizes = [len(row) for row in grams]

@@ -9,7 +9,7 @@ from typing import Any
 from experiments.cli.parser import parse_data
 from experiments.quickstart import evaluate
 from experiments.quickstart.page import write_report
-from experiments.quickstart.stages import BUDGETS, CONFIGS, FOLDER, predict, versions
+from experiments.quickstart.stages import BUDGETS, CONFIGS, FOLDER, predict, read_rows, versions
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]
 Measured = tuple[dict[str, float], list[dict[str, str]]]
@@ -96,7 +96,7 @@ def sft() -> Measured:
     metrics |= {f"sft/loss_after/{task}": loss for task, loss in after.items()}
     metrics["sft/mean_improvement"] = 1 - sum(after.values()) / sum(before.values())
     metrics["sft/least_improvement"] = min(1 - after[task] / before[task] for task in after)
-    rows = evaluate.read_rows(FOLDER / "data/instructions/val.jsonl")
+    rows = read_rows("data/instructions/val.jsonl")
     replies = {
         stage: predict("sft", f"evaluation/{stage}", pretrained=f"{stage}/export")
         for stage in ("pretrain", "sft")
@@ -117,7 +117,7 @@ def sft() -> Measured:
 def reward() -> Measured:
     """Accuracy on held-out pairs, beside the lexicon's; the best and the worst of some held-out reviews."""
     predictions = predict("reward", "evaluation/reward", pretrained="reward/export")
-    rows = evaluate.read_rows(FOLDER / "data/preferences/val.jsonl")
+    rows = read_rows("data/preferences/val.jsonl")
     samples = []
     for prediction in predictions[: SAMPLES // 2]:
         row = rows[prediction["row"]]
@@ -131,7 +131,7 @@ def ppo() -> Measured:
     """The judge's view of continuations of the same held-out openings before and after PPO."""
     before = predict("ppo", "evaluation/ppo_before")
     after = predict("ppo", "evaluation/ppo_after", actor="ppo/export", reference="sft/export")
-    rows = evaluate.read_rows(FOLDER / "data/prompts/val.jsonl")
+    rows = read_rows("data/prompts/val.jsonl")
     samples = [
         _sample(
             "ppo",

@@ -1,10 +1,8 @@
 """What the quickstart measures beside the stages' own metrics: unigram baselines, reply losses, right
 sums."""
 
-import json
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +17,6 @@ from modules.generation import generate
 from modules.hf_load import load_causal_lm
 
 JsonRows = list[dict[str, Any]]
-
-
-def read_rows(path: str | Path) -> JsonRows:
-    """The rows of a JSON lines file."""
-    with open(path, encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
 
 
 def unigram_losses(data: MixedCorpusData) -> dict[str, float]:

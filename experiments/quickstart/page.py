@@ -126,8 +126,8 @@ class Charts(charts.Inline):
 @rc_context(charts.STYLE)
 def _lines(series: Mapping[str, Curve], unit: str, step: str) -> Axes:
     smooth = {name: running_mean([value for _, value in curve]) for name, curve in series.items()}
-    ends = {charts.short(name): number(float(f"{mean[-1]:.3g}")) for name, mean in smooth.items()}
-    labels = [f"{name} {end}".strip() for name, end in ends.items()]
+    ends = [(charts.short(name), float(f"{mean[-1]:.3g}")) for name, mean in smooth.items()]
+    labels = [f"{name} {number(end)}".strip() for name, end in ends]
     most = number(max(abs(value) for curve in series.values() for _, value in curve), 0)
     left, right = max(44, 12 + charts.CHARACTER * len(most)), 12 + charts.CHARACTER * max(map(len, labels))
     axes = charts.data_axes(charts.LINES, left, right, unit, below=42)

@@ -53,8 +53,12 @@ def predict(stage: str, folder: str, **networks: str) -> list[dict[str, Any]]:
     options = [f"--model.init_args.{name}={FOLDER / export}" for name, export in networks.items()]
     config = str(CONFIGS / f"{stage}.yaml")
     trivium("predict", "--config", config, "--run", str(FOLDER / folder), *options)
-    with open(FOLDER / folder / "predictions.jsonl", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    return read_rows(f"{folder}/predictions.jsonl")
+
+
+def read_rows(name: str) -> list[dict[str, Any]]:
+    """The rows of a JSON lines file in the quickstart's folder."""
+    return [json.loads(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()]
 
 
 def trivium(*arguments: str) -> None:
