@@ -50,6 +50,17 @@ def rows():
     return write_rows
 
 
+@pytest.fixture
+def corpus(tmp_path, rows):
+    """Writes texts as rows of a file in a folder `in`."""
+    (tmp_path / "in").mkdir()
+
+    def write(name, *texts):
+        return rows(tmp_path / "in" / name, [{"text": text} for text in texts])
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def tiny_config():
     """A Hugging Face config of a network of some ten thousand parameters."""

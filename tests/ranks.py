@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from safetensors.torch import load_file
 
-from experiments.distributed.ports import free_port
+from experiments.distributed.rendezvous import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 600  # for all command lines together

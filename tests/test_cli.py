@@ -147,6 +147,21 @@ def test_a_saved_configuration_holds_no_secret_and_names_every_choice(tiny_stage
     assert "api_key" not in (tiny_stages.out / "ppo" / "config.yaml").read_text().lower()
 
 
+@pytest.mark.parametrize(("stage", "data"), [("sft", "InstructionData"), ("ppo", "PromptData")])
+def test_stage_and_data_are_known_by_the_names_of_their_classes(tiny_stages, stage, data):
+    """In a process of its own, where nothing but the parser can have imported them."""
+    options = [line for line in tiny_stages.stage(stage)[5:] if line.startswith(("--model", "--data"))]
+    model = {"sft": "SFTModule", "ppo": "PPOModule"}[stage]
+    line = ["fit", f"--model={model}", f"--data={data}", *options]
+    code = (
+        "import sys; from experiments.cli.parser import BuildOnly, parse\n"
+        "cli = parse(sys.argv[1:], BuildOnly)\n"
+        "print(type(cli.model).__name__, type(cli.datamodule).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *line], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == [model, data], done.stderr[-2000:]
+
+
 @pytest.mark.parametrize("stage", ["CausalLM", "SFTModule", "RewardModule", "PPOModule"])
 def test_the_default_optimizer_is_written_into_a_config_and_made_from_it(stage):
     """PPO gives its optimizer the learning rate, which its config does not name."""

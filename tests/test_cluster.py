@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from experiments.cli.program import main
-from experiments.distributed.ports import free_port
+from experiments.distributed.rendezvous import free_port
 from tests.ranks import curve
 
 ROOT = Path(__file__).resolve().parent.parent

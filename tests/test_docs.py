@@ -72,7 +72,7 @@ def test_a_wrong_option_would_be_noticed(only_parse, line):
 
 
 def test_the_page_names_every_data_command():
-    from experiments.data import COMMANDS as KNOWN
+    from experiments.data.program import COMMANDS as KNOWN
 
     assert {shlex.split(line)[2] for line in COMMANDS if line.startswith("trivium data ")} == set(KNOWN)
 

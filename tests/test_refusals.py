@@ -138,6 +138,19 @@ def test_all_problems_are_told_at_once(refused):
     assert "nowhere/at/all is no directory" in text
 
 
+def test_data_that_the_stage_does_not_read_is_refused_before_anything_is_read(refused, tmp_path):
+    """With all other errors, one that only the configuration has among them; the files are not looked for."""
+    data = {"class_path": "datamodules.PreferenceData", "init_args": {"train": f"{tmp_path}/nowhere.jsonl"}}
+    data["init_args"] |= {"tokenizer": f"{tmp_path}/nowhere", "micro_batch_size": 0}
+    lines = refused("pretrain", f"--data={json.dumps(data)}", "--ckpt_path=nowhere.ckpt")
+    assert len(lines) == 3
+    text = "\n".join(lines)
+    assert "ckpt_path: nowhere.ckpt does not exist" in text
+    assert "data.micro_batch_size is 0" in text
+    (pairing,) = [line for line in lines if "CausalLM" in line]
+    assert all(word in pairing for word in ("PreferenceData", "tokens", "ranked_replies"))
+
+
 def test_contradicting_accumulation_is_refused(refused):
     (line,) = refused("sft", "--trainer.accumulate_grad_batches=3")
     assert "makes it 4: leave it out" in line
@@ -178,6 +191,7 @@ def test_ppo_batches_that_do_not_divide_into_minibatches_are_refused(refused):
             "model.optimizer: there is no option `lrr`: did you mean `lr`?",
         ),
         ("--model=modules.SFTModul", "model: there is no modules.SFTModul: did you mean `SFTModule`?"),
+        ("--model=SFTModul", "model: there is no class `SFTModul`: did you mean `SFTModule`?"),
         ("--trainer.max_steps=many", "trainer.max_steps: expected int, got `many`"),
         ("--config=nowhere.yaml", "--config: nowhere.yaml does not exist: give the YAML file of a stage"),
     ],

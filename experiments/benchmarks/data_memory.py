@@ -16,17 +16,14 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 CONFIG = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 176,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 512,
-}
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "max_position_embeddings": 512,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -68,9 +65,15 @@ def measure(corpus: str, tokenizer: str, steps: int) -> dict[str, float]:
     from datamodules import MixedCorpusData, Source
     from modules import CausalLM
 
-    small = MixedCorpusData({"a": Source(_head(corpus))}, tokenizer, None, None, 256, 8, 8)
-    trainer = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    L.Trainer(max_steps=5, **trainer).fit(CausalLM(CONFIG, warmup_steps=1), datamodule=small)  # type: ignore[arg-type]
+    def data_of(file: str) -> MixedCorpusData:
+        sizes: dict[str, Any] = {"sequence_length": 256, "global_batch_size": 8, "micro_batch_size": 8}
+        return MixedCorpusData(sources={"a": Source(file)}, tokenizer=tokenizer, **sizes)
+
+    def train(data: MixedCorpusData, steps: int) -> None:
+        quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        L.Trainer(max_steps=steps, **quiet).fit(CausalLM(CONFIG, warmup_steps=1), datamodule=data)
+
+    train(data_of(_head(corpus)), steps=5)
     before, seen = anonymous_megabytes(), [(time.perf_counter(), anonymous_megabytes())]
     done = threading.Event()
 
@@ -80,21 +83,21 @@ def measure(corpus: str, tokenizer: str, steps: int) -> dict[str, float]:
 
     threading.Thread(target=watch, daemon=True).start()
     start = time.perf_counter()
-    data = MixedCorpusData({"a": Source(corpus)}, tokenizer, None, None, 256, 8, 8)
+    data = data_of(corpus)
     data.prepare_data()
     tokenised = time.perf_counter()
-    L.Trainer(max_steps=steps, **trainer).fit(CausalLM(CONFIG, warmup_steps=1), datamodule=data)  # type: ignore[arg-type]
+    train(data, steps)
     done.set()
     gigabytes = Path(corpus).stat().st_size / 1e9
-    while_tokenising = np.array([(t - start, m) for t, m in seen if start <= t <= tokenised])
-    progress = while_tokenising[:, 0] / (tokenised - start) * gigabytes
+    seconds, megabytes = np.array([(t - start, m) for t, m in seen if start <= t <= tokenised]).T
+    progress = seconds / (tokenised - start) * gigabytes
     later = progress > 0.1 * gigabytes  # buffers and caches fill up first
-    slope = np.polyfit(progress[later], while_tokenising[later, 1], 1)[0]
+    slope = np.polyfit(progress[later], megabytes[later], 1)[0]
     return {
         "gigabytes": round(gigabytes, 3),
         "tokens": data.splits["train"].blocks[0].starts[-1],
         "seconds_tokenising": round(tokenised - start, 1),
-        "growth_tokenising_mb": round(float(while_tokenising[:, 1].max()) - before, 1),
+        "growth_tokenising_mb": round(float(megabytes.max()) - before, 1),
         "slope_mb_per_gigabyte": round(float(slope), 2),
         "growth_training_mb": round(max(m for t, m in seen if t > tokenised) - before, 1),
     }

@@ -6,7 +6,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
+from datamodules.corpus import MixedCorpusData
 from experiments.callbacks.progress import is_logged
+from experiments.callbacks.upstream import data_of
 
 
 class Mixture(Callback):
@@ -19,14 +21,14 @@ class Mixture(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if not (hasattr(data, "mixture") and is_logged(trainer, batch_idx)):
+        data = data_of(trainer)
+        if not (isinstance(data, MixedCorpusData) and is_logged(trainer, batch_idx)):
             return
-        for name, facts in data.mixture(trainer.global_step).items():
-            pl_module.log(f"data/share/{name}", facts["realised"])
-            pl_module.log(f"data/tokens/{name}", float(facts["tokens"]))
-            pl_module.log(f"data/epochs/{name}", facts["epochs"])
-            if facts["epochs"] > 1 and name not in self.repeated:
+        for name, given in data.mixture(trainer.global_step).items():
+            pl_module.log(f"data/share/{name}", given["realised"])
+            pl_module.log(f"data/tokens/{name}", float(given["tokens"]))
+            pl_module.log(f"data/epochs/{name}", given["epochs"])
+            if given["epochs"] > 1 and name not in self.repeated:
                 self.repeated.add(name)
                 rank_zero_warn(
                     f"data.sources.{name} is in its second epoch: all its text has been seen once at step "

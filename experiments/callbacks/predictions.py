@@ -1,13 +1,14 @@
 """`predictions.jsonl`, from all ranks."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
+
+from experiments.atomic import write_text
 
 
 class Predictions(BasePredictionWriter):
@@ -29,13 +30,10 @@ class Predictions(BasePredictionWriter):
             import torch.distributed as dist
 
             group = pl_module.data_group
-            parts: list[Any] = [None] * dist.get_world_size(group)  # type: ignore[arg-type]
-            dist.all_gather_object(parts, rows, group)  # type: ignore[arg-type]
-            rows = [row for part in parts for row in part]
+            of_ranks: list[Any] = [None] * dist.get_world_size(group)  # type: ignore[arg-type]
+            dist.all_gather_object(of_ranks, rows, group)  # type: ignore[arg-type]
+            rows = [row for rank_rows in of_ranks for row in rank_rows]
         if trainer.is_global_zero:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            part = self.file.with_suffix(".part")
-            lines = (json.dumps(row, ensure_ascii=False) for row in sorted(rows, key=lambda row: row["row"]))
-            part.write_text("\n".join(lines) + "\n")
-            os.replace(part, self.file)
+            rows.sort(key=lambda row: row["row"])
+            write_text(self.file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
             print(f"{len(rows)} predictions: {self.file}")

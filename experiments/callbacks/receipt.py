@@ -8,6 +8,8 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from datamodules.receipt import render
+from experiments.atomic import write_text
+from experiments.callbacks.upstream import data_of
 
 
 class DataReceipt(Callback):
@@ -18,8 +20,7 @@ class DataReceipt(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
-            receipts = trainer.datamodule.receipts  # type: ignore[attr-defined]
+            receipts = data_of(trainer).receipts
             Console().print(render(receipts))
-            self.run.mkdir(parents=True, exist_ok=True)
             text = json.dumps([receipt.to_dict() for receipt in receipts], indent=2, ensure_ascii=False)
-            (self.run / "receipt.json").write_text(text + "\n")
+            write_text(self.run / "receipt.json", text + "\n")

@@ -44,9 +44,9 @@ class Requeue(Callback):
             return
         if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
             self.active = False
-            savers = [each for each in trainer.checkpoint_callbacks if isinstance(each, StepCheckpoint)]
-            if savers:
-                savers[0].save(trainer)
+            checkpoints = [each for each in trainer.checkpoint_callbacks if isinstance(each, StepCheckpoint)]
+            if checkpoints:
+                checkpoints[0].save(trainer)
             else:
                 trainer.save_checkpoint(self.checkpoint)
             self.saved = True

@@ -12,6 +12,10 @@ from experiments.callbacks.progress import is_logged
 class Throughput(Callback):
     """Logs `train/tokens_per_second`: tokens that are not padding, over all ranks, since the last log."""
 
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.since = self.paused = 0.0  # seconds of the clock
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.tokens, self.since = pl_module.total_tokens(), time.perf_counter()  # type: ignore[operator]
 
@@ -28,5 +32,4 @@ class Throughput(Callback):
         self.paused = time.perf_counter()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if hasattr(self, "since"):
-            self.since += time.perf_counter() - self.paused
+        self.since += time.perf_counter() - self.paused

@@ -10,12 +10,15 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+import datamodules
+import modules
 from experiments.cli.user_errors import UserError
 
 NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Given value.*"
     r"|Got value: Namespace.*|(- )?Expected a <class 'NoneType'>.*"
 )
+"""lines of jsonargparse about types that a value could have had, and values in its own spelling"""
 
 
 class ConfigParser(LightningArgumentParser):
@@ -25,11 +28,12 @@ class ConfigParser(LightningArgumentParser):
         if not self.exit_on_error:  # a parser within a parser: the outer one tells
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
-        raise UserError(one_line(message, parser._option_string_actions))
+        options = parser._option_string_actions  # argparse has no public list of its options
+        raise UserError(one_line(message, options))
 
 
 def one_line(message: str, options: Iterable[str]) -> str:
-    """What is wrong in a parser's message: the field, what was found, and the nearest name there is.
+    """What is wrong in a parser's message: the field, what was given, and the nearest name there is.
 
     Args:
         message: jsonargparse's, over many lines.
@@ -38,29 +42,33 @@ def one_line(message: str, options: Iterable[str]) -> str:
     lines = [" ".join(NOISE.sub("", line).split()).removeprefix("- ") for line in message.splitlines()]
     text = " ".join(line for line in lines if line)
     fields = re.findall(r'Parser key "([^"]+)":', text)
-    where = ".".join(dict.fromkeys(fields)) or "configuration"
-    classes = re.findall(r"Problem with given class_path '([^']+)'|class_path='([^']+)'", message)
-    if found := re.search(r"unrecognized arguments: (--)?([^ =]+)", text):
-        known = [option.removeprefix("--") for option in options]
-        return f"there is no option --{found[2]}{_nearest(found[2], known)}"
-    if found := re.search(r"Option '([^']+)' is not accepted", text):
-        known = [name for pair in classes for name in _arguments("".join(pair))]
-        if found[1] in known:  # whoever calls the class gives it, as PPO gives its optimizer a learning rate
-            own = [name for name in known if name.endswith(f"_{found[1]}")]
-            return f"{where}: `{found[1]}` comes from {' and '.join(own) or 'its caller'}: leave it out"
-        return f"{where}: there is no option `{found[1]}`{_nearest(found[1], known)}"
-    if found := re.search(r"Key '([^']+)' is not expected|does not accept option '([^']+)'", text):
-        name = found[1] or found[2]
-        known = [option.removeprefix("--") for option in options]
-        return f"{where}: there is no field `{name}`{_nearest(name, known)}"
-    if found := re.search(r"module '([^']+)' has no attribute '([^']+)'", text):
-        return f"{where}: there is no {found[1]}.{found[2]}{_nearest(found[2], dir(import_module(found[1])))}"
+    field = ".".join(dict.fromkeys(fields)) or "configuration"
+    known = [option.removeprefix("--") for option in options]
+    if unknown := re.search(r"unrecognized arguments: (?:--)?([^ =]+)", text):
+        return f"there is no option --{unknown[1]}{_nearest(unknown[1], known)}"
+    if unknown := re.search(r"Option '([^']+)' is not accepted", text):
+        classes = re.findall(r"Problem with given class_path '([^']+)'|class_path='([^']+)'", message)
+        arguments = [name for pair in classes for name in _arguments("".join(pair))]
+        if unknown[1] in arguments:  # its caller gives it, as PPO gives its optimizer a learning rate
+            own = [name for name in arguments if name.endswith(f"_{unknown[1]}")]
+            return f"{field}: `{unknown[1]}` comes from {' and '.join(own) or 'its caller'}: leave it out"
+        return f"{field}: there is no option `{unknown[1]}`{_nearest(unknown[1], arguments)}"
+    if unknown := re.search(r"Key '([^']+)' is not expected|does not accept option '([^']+)'", text):
+        name = unknown[1] or unknown[2]
+        return f"{field}: there is no field `{name}`{_nearest(name, known)}"
+    if unknown := re.search(r"module '([^']+)' has no attribute '([^']+)'", text):
+        module, name = unknown.groups()
+        return f"{field}: there is no {module}.{name}{_nearest(name, dir(import_module(module)))}"
+    if unknown := re.search(r"Expected a dot import path string: (\w+)", text):
+        names = [*modules.__all__, *datamodules.__all__]
+        return f"{field}: there is no class `{unknown[1]}`{_nearest(unknown[1], names)}"
     text = re.sub(r'Parser key "[^"]+": ?|Problem with given class_path \'[^\']+\': ?', "", text)
     text = re.sub(r"Expected a <class '([^']+)'>\. Got value: (.*)", r"expected \1, got `\2`", text)
-    return f"{where}: {text.strip()}"
+    return f"{field}: {text.strip()}"
 
 
 def _arguments(class_path: str) -> list[str]:
+    """The arguments of a class that a user has named; none where it cannot be imported."""
     module, _, name = class_path.rpartition(".")
     try:
         called: Any = getattr(import_module(module), name)
@@ -81,7 +89,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def check_config_files(argv: list[str]) -> None:
-    """Refuses a `--config` that is not a file, before the parser reads it.
+    """Refuses a `--config` that is not a file, which the parser would take for YAML itself.
 
     Raises:
         UserError: naming the file.

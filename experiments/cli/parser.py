@@ -1,4 +1,4 @@
-"""A command line of a stage → its configuration, or the stage and data that it names; nothing is run here."""
+"""A command line of a stage → its configuration, or the stage and the data it names; nothing runs here."""
 
 from typing import Any, TypeVar
 
@@ -6,6 +6,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+import datamodules
+import modules
 from datamodules.base import TextDataModule
 from experiments.cli.config_errors import ConfigParser, check_config_files
 from experiments.cli.quiet import hush
@@ -15,40 +17,20 @@ from modules.stage import Stage
 class StageCLI(LightningCLI):
     """Lightning's CLI: the YAML names stage and data; `--run` is the folder that everything is written to."""
 
-    save_config: type[SaveConfigCallback] | None = None
-    """writes the resolved configuration of a run"""
-
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--run",
-            type=str,
-            default="runs/run",
-            help="folder of this run: config, metrics, checkpoints, export",
-        )
-        parser.add_argument(
-            "--overwrite", type=bool, default=False, help="train again in a folder that holds a finished run"
-        )
-        parser.add_argument(
-            "--checkpoint_minutes", type=float, default=10.0, help="minutes between checkpoints"
-        )
+        folder = "folder of this run: config, metrics, checkpoints, export"
+        parser.add_argument("--run", type=str, default="runs/run", help=folder)
+        again = "train again in a folder that holds a finished run"
+        parser.add_argument("--overwrite", type=bool, default=False, help=again)
+        minutes = "minutes between checkpoints"
+        parser.add_argument("--checkpoint_minutes", type=float, default=10.0, help=minutes)
 
-    def _option(self, name: str) -> Any:
+    def option(self, name: str) -> Any:
+        """What the command line says, or the YAML, or the default."""
         return self.config[self.subcommand][name]
 
 
 CLI = TypeVar("CLI", bound=StageCLI)
-
-
-class BuildOnly(StageCLI):
-    """Builds the stage and the data that a command line describes, with a trainer that does nothing."""
-
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> L.Trainer:
-        return L.Trainer(
-            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
-        )
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
 
 
 class ParseOnly(StageCLI):
@@ -58,12 +40,37 @@ class ParseOnly(StageCLI):
         pass
 
     def _run_subcommand(self, subcommand: str) -> None:
+        """Lightning has no option to parse a subcommand without running it."""
+
+
+class BuildOnly(StageCLI):
+    """Builds the stage and the data that a command line describes, with a trainer that does nothing."""
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> L.Trainer:
+        """The trainer of the command line may need devices, or ranks, that are not here."""
+        return L.Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )
+
+    def _run_subcommand(self, subcommand: str) -> None:
         pass
 
 
-def parse(argv: list[str], cli: type[CLI]) -> CLI:
-    """Parses `fit|validate|test|predict …` and does what `cli` does with it: run, build or only parse."""
+def parse(argv: list[str], cli: type[CLI], save_config: type[SaveConfigCallback] | None = None) -> CLI:
+    """Parses `fit|validate|test|predict …` and does with it what `cli` does: run, build or only parse.
+
+    Args:
+        argv: the command line after `trivium`.
+        cli: what to do.
+        save_config: the callback that writes the resolved configuration, if any.
+
+    Raises:
+        UserError: what is wrong with the command line.
+    """
     check_config_files(argv)
+    for library in (modules, datamodules):  # `--model SFTModule`: the parser knows classes that are imported
+        for name in library.__all__:
+            getattr(library, name)
     return cli(
         model_class=Stage,
         datamodule_class=TextDataModule,
@@ -72,13 +79,13 @@ def parse(argv: list[str], cli: type[CLI]) -> CLI:
         parser_class=ConfigParser,
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        save_config_callback=cli.save_config,
+        save_config_callback=save_config,
         save_config_kwargs={"save_to_log_dir": False},
         args=argv,
     )
 
 
 def parse_data(argv: list[str]) -> TextDataModule:
-    """The data module of a command line."""
+    """The data module that a command line of a stage describes; what it names has not been read yet."""
     hush()
     return parse(argv, BuildOnly).datamodule

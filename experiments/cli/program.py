@@ -1,67 +1,45 @@
-"""The `trivium` program: one line a command, each loaded only when it is called, so that help answers at
-once."""
+"""The `trivium` program: it names its commands, and loads one when it is called."""
 
 import os
 import sys
-from importlib import import_module
 
+from experiments.cli.menu import Command, main_of, usage
+from experiments.cli.user_errors import exit_code_of
+
+STAGES = "experiments.commands.fit"  # Lightning's own commands: this file takes their name too
 COMMANDS = {
-    "fit": (
-        "train a stage: pretraining, SFT, reward model or PPO, as its YAML says",
-        "experiments.commands.fit",
+    "fit": Command("train a stage: pretraining, SFT, reward model or PPO, as its YAML says", STAGES),
+    "validate": Command("measure a stage on its validation data", STAGES),
+    "test": Command("measure a stage on its test data", STAGES),
+    "predict": Command("write predictions.jsonl: losses, replies, scores or responses", STAGES),
+    "data": Command(
+        "look at data: a run's receipt, a file's page, duplicates, contamination", "experiments.data.program"
     ),
-    "validate": ("measure a stage on its validation data", "experiments.commands.fit"),
-    "test": ("measure a stage on its test data", "experiments.commands.fit"),
-    "predict": ("write predictions.jsonl: losses, replies, scores or responses", "experiments.commands.fit"),
-    "data": (
-        "look at data: a run's receipt, a file's page, duplicates, contamination",
-        "experiments.data",
+    "plan": Command("plan a run before it costs anything: memory, tokens, time, epochs", "experiments.plan"),
+    "export": Command(
+        "turn a checkpoint of any strategy into a Hugging Face directory", "experiments.commands.export"
     ),
-    "plan": ("plan a run before it costs anything: memory, tokens, time, epochs", "experiments.plan"),
-    "export": (
-        "turn a checkpoint of any strategy into a Hugging Face directory",
-        "experiments.commands.export",
-    ),
-    "chat": ("talk to a checkpoint", "experiments.commands.chat"),
-    "tokenizer": ("train a tokenizer on JSON lines", "experiments.commands.tokenizer"),
-    "quickstart": (
-        "all four stages on real data, with a report, in about ten minutes",
-        "experiments.quickstart.run",
+    "chat": Command("talk to a checkpoint", "experiments.commands.chat"),
+    "tokenizer": Command("train a tokenizer on JSON lines", "experiments.commands.tokenizer"),
+    "quickstart": Command(
+        "all four stages on real data, with a report, in about ten minutes", "experiments.quickstart.run"
     ),
 }
 
 
-def usage() -> str:
-    """What `trivium --help` prints."""
-    lines = [
-        "usage: trivium COMMAND [options]",
-        "",
-        "Takes a language model through pretraining, SFT, reward modelling and PPO.",
-        "",
-        "commands:",
-        *(f"  {name:<12} {line}" for name, (line, _) in COMMANDS.items()),
-        "",
-        "`trivium COMMAND --help` tells a command's options. To begin: `trivium quickstart`.",
-    ]
-    return "\n".join(lines)
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0, or 2 for a mistake in what was asked."""
+    """Runs a command; returns the exit code: its own, 2 for a mistake in what was asked, 1 for a bug."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(usage())
+        purpose = "Takes a language model through pretraining, SFT, reward modelling and PPO."
+        print(usage("trivium", purpose, COMMANDS, example="trivium quickstart"))
         return 0
-    name = argv[0]
-    if name not in COMMANDS:
-        from difflib import get_close_matches
+    # Read when torch is imported: without it, a rank whose neighbour was killed prints stacks of C++.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    return exit_code_of(lambda: _run(*argv))
 
-        near = get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else "`trivium --help` lists the commands"
-        print(f"trivium: no command `{name}`: {hint}", file=sys.stderr)
-        return 2
-    from experiments.cli.user_errors import exit_code_of
 
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read at torch's import; else a dead rank's stacks
-    command = import_module(COMMANDS[name][1]).main
-    return exit_code_of(lambda: command(argv if COMMANDS[name][1].endswith("commands.fit") else argv[1:]))
+def _run(name: str, *arguments: str) -> int:
+    command = main_of("trivium", name, COMMANDS)
+    takes_its_name = COMMANDS[name].file == STAGES
+    return command([name, *arguments] if takes_its_name else [*arguments])

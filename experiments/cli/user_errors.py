@@ -1,18 +1,18 @@
-"""What ends a command: a user's mistake is told in one line with exit code 2, every other exception is a bug
+"""How a command ends: a user's mistake is told in one line, with exit code 2; any other exception is a bug
 and keeps its trace, with exit code 1 and a line that asks for a report."""
 
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 import datamodules.errors
 import modules.errors
 import strategies.errors
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCES = tuple(ROOT / folder for folder in ("modules", "datamodules", "strategies", "experiments"))
-REPORT = "this is a bug in trivium, not a mistake of yours: please report the lines above with the command"
+REPORT = (
+    "that is a bug and no mistake in what you asked for: unless the trace ends in code of your own, please "
+    "report it, with the command"
+)
 
 
 class UserError(ValueError):
@@ -20,33 +20,34 @@ class UserError(ValueError):
 
 
 USER_ERRORS = (UserError, modules.errors.UserError, datamodules.errors.UserError, strategies.errors.UserError)
-"""each library's own too: they know neither each other nor `experiments`"""
+"""each library has its own, since it knows neither the others nor `experiments`"""
 
 
-def exit_code_of(run: Callable[[], int]) -> int:
+def exit_code_of(command: Callable[[], int]) -> int:
     """Runs a command: its own exit code, 2 where it was refused, 1 where it met a bug."""
     try:
-        return run()
+        return command()
     except Exception as error:
-        if is_user_error(error):
-            tell(" ".join(str(error).split()) if _is_lightnings(error) else str(error))
-            return 2
-        traceback.print_exception(error)
-        tell(REPORT)
-        return 1
+        refusal = refusal_of(error)
+        if refusal is None:
+            traceback.print_exception(error)
+        tell(refusal or REPORT)
+        return 1 if refusal is None else 2
+
+
+def refusal_of(error: BaseException) -> str | None:
+    """What a user is told of a mistake; None where an exception is a bug.
+
+    Its type decides, never where it was raised: `int("abc")` within our own code raises a ValueError too.
+    """
+    if isinstance(error, USER_ERRORS):
+        return str(error)
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's, which takes seconds to import
+        return " ".join(str(error).split())
+    return None
 
 
 def tell(text: str) -> None:
     """Prints to stderr, a line each; lines that begin with a space are those of a table."""
     for line in text.splitlines():
         print(line if line.startswith(" ") else f"trivium: {line}", file=sys.stderr, flush=True)
-
-
-def is_user_error(error: BaseException) -> bool:
-    """Whether an exception was raised to tell a user's mistake, by this project or by Lightning."""
-    return isinstance(error, USER_ERRORS) or _is_lightnings(error)
-
-
-def _is_lightnings(error: BaseException) -> bool:
-    """By name: most commands need no Lightning, which takes seconds to import."""
-    return type(error).__name__ == "MisconfigurationException"

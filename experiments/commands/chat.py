@@ -17,100 +17,101 @@ def main(argv: list[str]) -> int:
         prog="trivium chat",
         description="Talk to a checkpoint. One line is one turn; an empty line or Ctrl-D ends it.",
     )
-    parser.add_argument("directory", help="a Hugging Face directory, for example runs/quickstart/ppo/export")
-    parser.add_argument("--prompt", help="answer this one prompt and stop")
-    parser.add_argument("--prefix", default="", help="the given start of the reply")
-    parser.add_argument("--max-new-tokens", type=int, default=128, help="limit of a reply, in tokens (128)")
-    parser.add_argument(
-        "--temperature", type=float, default=0.7, help="0 takes the likeliest token every time (0.7)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling (0)")
+    option = parser.add_argument
+    option("directory", help="a Hugging Face directory, for example runs/quickstart/ppo/export")
+    option("--prompt", help="answer this one prompt and stop")
+    option("--prefix", default="", help="the given start of the reply")
+    option("--max-new-tokens", type=int, default=128, help="limit of a reply, in tokens (128)")
+    option("--temperature", type=float, default=0.7, help="0 takes the likeliest token every time (0.7)")
+    option("--seed", type=int, default=0, help="of the sampling (0)")
     options = parser.parse_args(argv)
     problem = parent_problem("directory", options.directory, ("pretrain", "sft", "ppo"))
     if problem:
         raise UserError(problem.removeprefix("model.").replace("directory:", "chat:", 1))
-    chat(
-        options.directory,
-        options.prompt,
-        options.prefix,
-        options.max_new_tokens,
-        options.temperature,
-        options.seed,
-    )
+    import torch
+
+    torch.manual_seed(options.seed)
+    chat = Chat(options.directory, options.prefix, options.max_new_tokens, options.temperature)
+    if options.prompt is None:
+        converse(chat)
+    elif options.prompt.strip():
+        chat.answer(options.prompt)
     return 0
 
 
-def chat(
-    directory: str, prompt: str | None, prefix: str, max_new_tokens: int, temperature: float, seed: int
-) -> None:
-    """Answers one prompt, or a conversation read from the terminal."""
-    import torch
-
-    from modules.hf_load import load_causal_lm
-
-    torch.manual_seed(seed)
-    tokenizer, model = load_tokenizer(directory), load_causal_lm(directory).float().eval()
-    history: list[dict[str, str]] = []
+def converse(chat: "Chat") -> None:
+    """A conversation that is read from the terminal, until an empty line or the end of the input."""
     while True:
         try:
-            line = prompt if prompt is not None else input("you   > ")
+            line = input("you   > ")
         except EOFError:
             print()
             return
         if not line.strip():
             return
-        if prompt is None:
-            print("model > ", end="", flush=True)
-        history.append({"role": "user", "content": line})
-        reply = answer(model, tokenizer, history, prefix, max_new_tokens, temperature)
-        history.append({"role": "assistant", "content": reply})
-        if prompt is not None:
-            return
+        print("model > ", end="", flush=True)
+        chat.answer(line)
 
 
-def answer(
-    model: Any,
-    tokenizer: Any,
-    history: list[dict[str, str]],
-    prefix: str,
-    max_new_tokens: int,
-    temperature: float,
-) -> str:
-    """Streams the reply to the last message to the terminal and returns it."""
-    import torch
-    from transformers import TextStreamer
+class Chat:
+    """A model, and what it and the user have said so far.
 
-    class Streamer(TextStreamer):
-        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            print(printable(text), end="\n" if stream_end else "", flush=True)
+    Args:
+        directory: a Hugging Face directory.
+        prefix: the given start of every reply.
+        max_new_tokens: of a reply.
+        temperature: of the sampling; 0 takes the likeliest token.
+    """
 
-    ids = torch.tensor([prompt_ids(tokenizer, history, prefix)])
-    room = model.config.max_position_embeddings - ids.shape[1]
-    if room < 1:
-        raise UserError(
-            f"chat: the conversation fills the model's {model.config.max_position_embeddings} positions"
+    def __init__(self, directory: str, prefix: str, max_new_tokens: int, temperature: float):
+        from modules.hf_load import load_causal_lm
+
+        self.tokenizer = load_tokenizer(directory)
+        self.model = load_causal_lm(directory).float().eval()
+        self.prefix, self.max_new_tokens, self.temperature = prefix, max_new_tokens, temperature
+        self.messages: list[dict[str, str]] = []
+
+    def answer(self, line: str) -> None:
+        """Streams the reply to a message to the terminal, and keeps both.
+
+        Raises:
+            UserError: the conversation has no room for a reply.
+        """
+        import torch
+        from transformers import TextStreamer
+
+        class Streamer(TextStreamer):
+            def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+                print(printable(text), end="\n" if stream_end else "", flush=True)
+
+        self.messages.append({"role": "user", "content": line})
+        ids = torch.tensor([prompt_ids(self.tokenizer, self.messages, self.prefix)])
+        positions = self.model.config.max_position_embeddings
+        if ids.shape[1] >= positions:
+            raise UserError(f"chat: the conversation fills the model's {positions} positions")
+        print(self.prefix, end="", flush=True)
+        generate: Any = self.model.generate
+        output = generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=min(self.max_new_tokens, positions - ids.shape[1]),
+            do_sample=self.temperature > 0,
+            temperature=self.temperature or None,
+            top_k=None,  # transformers would take the 50 likeliest
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+            streamer=Streamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
         )
-    print(prefix, end="", flush=True)
-    output = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=min(max_new_tokens, room),
-        do_sample=temperature > 0,
-        temperature=temperature or None,
-        top_k=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        streamer=Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
-    )
-    return prefix + tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+        reply = self.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+        self.messages.append({"role": "assistant", "content": self.prefix + reply})
 
 
-def prompt_ids(tokenizer: Any, history: list[dict[str, str]], prefix: str) -> list[int]:
+def prompt_ids(tokenizer: Any, messages: list[dict[str, str]], prefix: str) -> list[int]:
     """A conversation through the tokenizer's chat template; its last message alone in the instruction format
     where the tokenizer has none."""
     if tokenizer.chat_template:
-        segments = ChatTemplate().prompt({"messages": history, "reply_prefix": prefix}, 0, tokenizer)
+        segments = ChatTemplate().prompt({"messages": messages, "reply_prefix": prefix}, 0, tokenizer)
     else:
-        row = {"instruction": history[-1]["content"], "reply_prefix": prefix}
+        row = {"instruction": messages[-1]["content"], "reply_prefix": prefix}
         segments = InstructionTemplate().prompt(row, 0, tokenizer)
     return encode_batch(tokenizer, [segments])[0].ids.tolist()

@@ -100,9 +100,8 @@ def _texts(path: Path, field: str, max_bytes: int) -> Iterator[str]:
                 used += len(text.encode())
                 yield text
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it first"
-        ) from error
+        where = f"{error.reason} at byte {error.start}"
+        raise UserError(f"{path} is not UTF-8 text ({where}): convert it first") from error
 
 
 def _rows(lines: Iterator[str], path: Path, field: str) -> Iterator[str]:
@@ -114,9 +113,8 @@ def _rows(lines: Iterator[str], path: Path, field: str) -> Iterator[str]:
         except json.JSONDecodeError as error:
             raise UserError(f"{path}, row {number}: not JSON ({error.msg})") from error
         if not isinstance(row, dict) or not isinstance(row.get(field), str):
-            raise UserError(
-                f"{path}, row {number}: no text under '{field}'; say with --field which key holds it"
-            )
+            hint = "say with --field which key holds it"
+            raise UserError(f"{path}, row {number}: no text under '{field}'; {hint}")
         yield row[field]
 
 
@@ -138,26 +136,15 @@ def main(argv: list[str]) -> int:
         description="Train a byte-level BPE tokenizer and save it for AutoTokenizer.from_pretrained.",
         epilog="Example: trivium tokenizer --vocab-size 4096 --output runs/tokenizer english.jsonl notes.txt",
     )
-    parser.add_argument(
-        "files", nargs="+", metavar="FILE", help=".jsonl (one row a line) or plain UTF-8 text"
-    )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to save the tokenizer to")
-    parser.add_argument(
-        "--vocab-size",
-        type=int,
-        default=4096,
-        metavar="N",
-        help="tokens in all (default: %(default)s); 32000 and up for a large model",
-    )
-    parser.add_argument(
-        "--max-bytes",
-        type=int,
-        default=20_000_000,
-        metavar="N",
-        help="bytes to train on (default: %(default)s), shared equally among the files",
-    )
-    parser.add_argument("--field", default="text", metavar="KEY", help="key of the text in .jsonl rows")
+    size = "tokens in all (default: %(default)s); 32000 and up for a large model"
+    limit = "bytes to train on (default: %(default)s), shared equally among the files"
+    option = parser.add_argument
+    option("files", nargs="+", metavar="FILE", help=".jsonl (one row a line) or plain UTF-8 text")
+    option("--output", required=True, metavar="DIR", help="folder to save the tokenizer to")
+    option("--vocab-size", type=int, default=4096, metavar="N", help=size)
+    option("--max-bytes", type=int, default=20_000_000, metavar="N", help=limit)
+    option("--field", default="text", metavar="KEY", help="key of the text in .jsonl rows")
     options = parser.parse_args(argv)
-    tokenizer = train(options.files, options.vocab_size, options.output, options.max_bytes, options.field)
+    tokenizer = train(**vars(options))
     print(f"{options.output}: {len(tokenizer):,} tokens; pad {PAD} = 0, bos {BOS} = 1, eos {EOS} = 2")
     return 0

@@ -19,7 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Cell
 
+from experiments.atomic import whole
 from experiments.cli.user_errors import UserError
+from experiments.data.output import add_counts, check_output, counts_table, same_file
 from experiments.data.shingles import encode, joined, units, unspaced_share, windows
 from experiments.data.texts import read_texts, row_number, stop_where_broken_off
 
@@ -45,7 +47,7 @@ class Hit(NamedTuple):
 
 @dataclass
 class Evaluation:
-    """An evaluation file and what was found of it."""
+    """An evaluation file, and how many of its rows are what; `short` ones have less than an n-gram."""
 
     file: str
     rows: int = 0
@@ -56,16 +58,16 @@ class Evaluation:
 
 @dataclass
 class Row:
-    """An evaluation row: how many training rows it was found in, and the first `HITS_KEPT` of them."""
+    """An evaluation row: how many training rows have a part of it, and the first `HITS_KEPT` of them."""
 
     where: str
     evaluation: Evaluation
-    found: int = 0
+    training_rows: int = 0
     hits: list[Hit] = field(default_factory=list)
 
 
 class Index:
-    """The n-grams of evaluation rows, all of one length, as sorted hashes; (G,) uint64 and (G,) rows."""
+    """The n-grams of evaluation rows, of one length or whole, as sorted hashes; (G,) uint64, (G,) rows."""
 
     def __init__(self, grams: list[np.ndarray]):
         sizes = [len(row) for row in grams]
@@ -90,34 +92,28 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="trivium data contamination", description=(__doc__ or "").partition("\n\n")[2]
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="training files: JSON lines, Parquet, text")
-    parser.add_argument("--against", nargs="+", required=True, metavar="EVAL", help="evaluation files")
-    parser.add_argument("--ngram", type=int, default=NGRAM, help=f"words in an n-gram (default {NGRAM})")
-    parser.add_argument(
-        "--characters", type=int, default=CHARACTERS,
-        help=f"characters in an n-gram of a script without spaces (default {CHARACTERS})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--field", help="the column of the training files; by default all that hold what a row says"
-    )
-    parser.add_argument("--against-field", help="the column of the evaluation files; by default as --field")
-    parser.add_argument(
-        "--output", metavar="hits.jsonl", help=f"where all hits go, at most {HITS_KEPT} for a row"
-    )
+    unspaced = f"characters in an n-gram of a script without spaces (default {CHARACTERS})"
+    hits = f"where all hits go, at most {HITS_KEPT} for a row"
+    option = parser.add_argument
+    option("files", nargs="+", metavar="FILE", help="training files: JSON lines, Parquet, text")
+    option("--against", nargs="+", required=True, metavar="EVAL", help="evaluation files")
+    option("--ngram", type=int, default=NGRAM, help=f"words in an n-gram (default {NGRAM})")
+    option("--characters", type=int, default=CHARACTERS, help=unspaced)
+    option("--field", help="the column of the training files; by default all that hold what a row says")
+    option("--against-field", help="the column of the evaluation files; by default as --field")
+    option("--output", metavar="hits.jsonl", help=hits)
     options = parser.parse_args(argv)
     if options.output:
-        _check_output(options.output, [*options.files, *options.against])
-    evaluations, rows = contamination(
-        options.files, options.against, options.ngram, options.characters,
-        options.field, options.against_field or options.field,
-    )  # fmt: skip
+        check_output(Path(options.output), [*options.files, *options.against])
+    arguments = {name: value for name, value in vars(options).items() if name != "output"}
+    arguments["against_field"] = options.against_field or options.field
+    evaluations, rows = contamination(**arguments)
     console = Console()
     console.print(_table(evaluations))
     for row in rows[:LISTED]:
-        more = f" and {row.found - 1:,} more" if row.found > 1 else ""
-        console.print(
-            Cell(f"{row.where} in {row.hits[0].training}{more}: {row.hits[0].ngram}"), soft_wrap=True
-        )
+        more = f" and {row.training_rows - 1:,} more" if row.training_rows > 1 else ""
+        line = f"{row.where} in {row.hits[0].training}{more}: {row.hits[0].ngram}"
+        console.print(Cell(line), soft_wrap=True)
     if len(rows) > LISTED:
         where = f"in {options.output}" if options.output else "with --output hits.jsonl"
         print(f"… and {len(rows) - LISTED:,} rows more, {where}")
@@ -154,34 +150,30 @@ def contamination(
         if value < 1:
             raise UserError(f"{option} is {value}: give a whole number of 1 or more")
     for file in files:
-        for other in against:
-            if Path(file).exists() and Path(other).exists() and Path(file).samefile(other):
-                raise UserError(f"{file} is given both to train on and with --against")
+        if any(same_file(file, other) for other in against):
+            raise UserError(f"{file} is given both to train on and with --against")
     evaluations = [Evaluation(file) for file in against]
-    by_length: dict[int, tuple[list[Row], list[np.ndarray]]] = {}
-    whole: tuple[list[Row], list[np.ndarray]] = [], []
+    groups: dict[int | None, tuple[list[Row], list[np.ndarray]]] = {}  # by units in an n-gram; None: whole
     for evaluation in evaluations:
         for row, codes, length in _evaluation_rows(evaluation, against_field, ngram, characters):
             is_short = len(codes) < length
-            rows, grams = whole if is_short else by_length.setdefault(length, ([], []))
+            rows, grams = groups.setdefault(None if is_short else length, ([], []))
             rows.append(row)
             grams.append(np.unique(windows(codes, len(codes) if is_short else length)))
-    indexes = [(length, rows, Index(grams)) for length, (rows, grams) in by_length.items()]
-    wholes = Index(whole[1]) if whole[1] else None
+    indexes = [(size, rows, Index(grams)) for size, (rows, grams) in groups.items()]
     for file in files:
-        for where, found in _training_rows(file, field):
-            codes = encode(found)
-            for length, rows, index in indexes:
+        for where, words in _training_rows(file, field):
+            codes = encode(words)
+            for size, rows, index in indexes:
+                length = size or len(words)
                 for number, place in index.find(windows(codes, length)):
-                    _note(rows[number], where, found[place : place + length], False)
-            if wholes and len(codes):
-                for number, _ in wholes.find(windows(codes, len(codes))):
-                    _note(whole[0][number], where, found, True)
-    kept = [row for rows, _ in (*by_length.values(), whole) for row in rows if row.found]
-    for row in kept:
+                    _note(rows[number], where, words[place : place + length], whole=size is None)
+    contaminated = [row for _, rows, _ in indexes for row in rows if row.training_rows]
+    for row in contaminated:
         row.evaluation.contaminated += 1
     order = {file: number for number, file in enumerate(against)}
-    return evaluations, sorted(kept, key=lambda row: (order[row.evaluation.file], row_number(row.where)))
+    contaminated.sort(key=lambda row: (order[row.evaluation.file], row_number(row.where)))
+    return evaluations, contaminated
 
 
 def _evaluation_rows(
@@ -191,15 +183,15 @@ def _evaluation_rows(
     problem = None
     for item in read_texts(evaluation.file, field, "indexing", name="--against"):
         evaluation.rows += 1
-        found = units(item.text) if item.text else []
-        if not found:
+        words = units(item.text) if item.text else []
+        if not words:
             stop_where_broken_off(item)
             evaluation.unread += 1
             problem = problem or f"{item.where} {item.problem or 'has no word in it'}"
             continue
-        length = characters if unspaced_share(found) > 0.5 else ngram
-        evaluation.short += len(found) < length
-        yield Row(item.where, evaluation), encode(found), length
+        length = characters if unspaced_share(words) > 0.5 else ngram
+        evaluation.short += len(words) < length
+        yield Row(item.where, evaluation), encode(words), length
     if evaluation.unread == evaluation.rows:
         raise UserError(f"--against: {evaluation.file} has no row with text: {problem}")
     _warn(evaluation.file, evaluation.unread, problem)
@@ -215,7 +207,8 @@ def _training_rows(file: str, field: str | None) -> Iterator[tuple[str, list[str
             unread += 1
             problem = problem or f"{item.where} {item.problem}"
             continue
-        yield item.where, units(item.text)
+        if words := units(item.text):
+            yield item.where, words
     if unread == count:
         raise UserError(f"FILE: {file} has no row with text: {problem}")
     _warn(file, unread, problem)
@@ -223,44 +216,29 @@ def _training_rows(file: str, field: str | None) -> Iterator[tuple[str, list[str
 
 def _warn(file: str, unread: int, problem: str | None) -> None:
     if unread:
-        told = Cell(f"{file}: {unread:,} rows are not checked; the first: {problem}")
-        Console(stderr=True).print(told, soft_wrap=True)
+        warning = Cell(f"{file}: {unread:,} rows are not checked; the first: {problem}")
+        Console(stderr=True).print(warning, soft_wrap=True)
 
 
 def _note(row: Row, training: str, ngram: list[str], whole: bool) -> None:
-    row.found += 1
+    row.training_rows += 1
     if len(row.hits) < HITS_KEPT:
         row.hits.append(Hit(row.where, training, joined(ngram), whole))
 
 
-def _check_output(output: str, inputs: list[str]) -> None:
-    if Path(output).is_dir():
-        raise UserError(f"--output {output} is a folder: give a file")
-    if not Path(output).parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {Path(output).parent}")
-    if any(Path(output).exists() and Path(file).exists() and Path(output).samefile(file) for file in inputs):
-        raise UserError(f"--output {output} would overwrite a file that is read: give another name")
-
-
 def _write(output: str, rows: list[Row]) -> None:
     """A line a hit, in the order of the evaluation rows; `training_rows` counts those not listed too."""
-    unfinished = Path(f"{output}.part")
-    with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with whole(Path(output)) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for row in rows:
             for hit in row.hits:
-                entry = {**hit._asdict(), "training_rows": row.found}
+                entry = {**hit._asdict(), "training_rows": row.training_rows}
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    unfinished.replace(output)
 
 
 def _table(evaluations: list[Evaluation]) -> Table:
-    """Evaluation rows of each file, those that were checked, and those found."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("evaluation file", overflow="fold")
-    for head in ("rows", "unread", "short", "contaminated", "share"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for one in evaluations:
-        counts = one.rows, one.unread, one.short, one.contaminated
-        share = one.contaminated / (one.rows - one.unread)
-        table.add_row(Cell(one.file), *(f"{count:,}" for count in counts), f"{share:.1%}")
+    """Rows of each evaluation file, and of those that could be read the share that training files have."""
+    table = counts_table("evaluation file", ("rows", "unread", "short", "contaminated", "share"))
+    for file in evaluations:
+        counts = file.rows, file.unread, file.short, file.contaminated
+        add_counts(table, file.file, counts, file.contaminated / (file.rows - file.unread))
     return table

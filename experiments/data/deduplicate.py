@@ -8,8 +8,7 @@ goes when an earlier row that stays, in the order of the files given, equals it 
 import argparse
 import json
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -18,8 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Cell
 
+from experiments.atomic import whole
 from experiments.cli.user_errors import UserError
 from experiments.data.duplicates import Duplicates, Match
+from experiments.data.output import add_counts, counts_table, same_file
 from experiments.data.texts import read_texts, row_number, stop_where_broken_off
 
 RECORD = "duplicates.jsonl"
@@ -28,7 +29,7 @@ LISTED = 20  # rows that could not be read, on the terminal
 
 @dataclass
 class Tally:
-    """What became of a file's rows; `elsewhere` counts the removed that duplicate a row of another file."""
+    """How many of a file's rows were read and removed; `elsewhere`: as duplicates of another file's row."""
 
     file: str
     rows: int = 0
@@ -44,28 +45,17 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="trivium data deduplicate", description=(__doc__ or "").partition("\n\n")[2]
     )
-    parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="JSON lines, Parquet or text files; the first wins"
-    )
-    parser.add_argument(
-        "--output", required=True, metavar="DIR", help="where each file's remaining rows go, same name"
-    )
-    parser.add_argument("--field", help="the column to compare; by default all that hold what a row says")
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        default=0.8,
-        help="least Jaccard similarity of a near duplicate (default 0.8)",
-    )
-    parser.add_argument(
-        "--ngram", type=int, default=5,
-        help="words in an n-gram; characters for scripts without spaces, as Chinese (default 5)",
-    )  # fmt: skip
-    parser.add_argument("--exact-only", action="store_true", help="leave near duplicates in")
+    near = "least Jaccard similarity of a near duplicate (default 0.8)"
+    words = "words in an n-gram; characters for scripts without spaces, as Chinese (default 5)"
+    option = parser.add_argument
+    option("files", nargs="+", metavar="FILE", help="JSON lines, Parquet or text files; the first wins")
+    option("--output", required=True, metavar="DIR", help="where each file's remaining rows go, same name")
+    option("--field", help="the column to compare; by default all that hold what a row says")
+    option("--threshold", type=float, default=0.8, help=near)
+    option("--ngram", type=int, default=5, help=words)
+    option("--exact-only", action="store_true", help="leave near duplicates in")
     options = parser.parse_args(argv)
-    tallies = deduplicate(
-        options.files, options.output, options.field, options.threshold, options.ngram, options.exact_only
-    )
+    tallies = deduplicate(**vars(options))
     Console().print(_table(tallies))
     print(f"wrote {options.output}: {', '.join(Path(t.file).name for t in tallies)} and {RECORD}")
     return 0
@@ -102,11 +92,13 @@ def deduplicate(
     Path(output).mkdir(parents=True, exist_ok=True)
     try:
         seen = Duplicates(threshold, ngram, exact_only, folder=output)
-        with _complete_or_nothing(Path(output)) as create:
-            with create(RECORD) as record:
+        with ExitStack() as unfinished:  # its end gives all files their names
+            part = unfinished.enter_context(whole(Path(output, RECORD)))
+            with part.open("wb") as record:
                 tallies = _read(files, field, seen, record)
             for tally in tallies:
-                with create(Path(tally.file).name) as survivors:
+                part = unfinished.enter_context(whole(Path(output, Path(tally.file).name)))
+                with part.open("wb") as survivors:
                     write_survivors(tally.file, tally.kept, survivors)
     except BaseException:
         if made:
@@ -147,8 +139,9 @@ def _read(files: list[str], field: str | None, seen: Duplicates, record: IO[byte
             raise UserError(f"{tally.file} has no row with text: {problem}")
     if unread:
         total = sum(tally.unread for tally in tallies)
-        told = f"{total} rows left out" + (f", the first {LISTED}" if total > LISTED else "")
-        Console(stderr=True, soft_wrap=True).print(Cell("\n  ".join([f"{told}:", *unread])))
+        first = f", the first {LISTED}" if total > LISTED else ""
+        lines = [f"{total} rows left out{first}:", *unread]
+        Console(stderr=True, soft_wrap=True).print(Cell("\n  ".join(lines)))
     return tallies
 
 
@@ -181,38 +174,13 @@ def _check_output(files: list[str], output: str) -> None:
             )
         names[name] = file
         target = Path(output) / name
-        if target.exists() and any(target.samefile(other) for other in files if Path(other).exists()):
+        if any(same_file(target, other) for other in files):
             raise UserError(f"--output {output} would overwrite {target}, which is read: give another folder")
-
-
-@contextmanager
-def _complete_or_nothing(folder: Path) -> Iterator:
-    """Gives a function that creates a file of a name; they get their names together when all are written."""
-    created: dict[Path, Path] = {}
-
-    @contextmanager
-    def create(name: str) -> Iterator[IO[bytes]]:
-        unfinished = folder / f"{name}.part"
-        created[unfinished] = folder / name
-        with unfinished.open("wb") as file:
-            yield file
-
-    try:
-        yield create
-        for unfinished, final in created.items():
-            unfinished.replace(final)
-    finally:
-        for unfinished in created:
-            unfinished.unlink(missing_ok=True)
 
 
 def _table(tallies: list[Tally]) -> Table:
     """Rows of each file: read, left out, removed and kept."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    heads = ("rows", "unread", "exact", "near", "of another file", "kept", "")
-    table.add_column("file", overflow="fold")
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
+    table = counts_table("file", ("rows", "unread", "exact", "near", "of another file", "kept", ""))
     total = Tally("all")
     for tally in tallies:
         for name in ("rows", "unread", "exact", "near", "elsewhere"):
@@ -220,9 +188,5 @@ def _table(tallies: list[Tally]) -> Table:
         total.kept.extend(tally.kept)
     for tally in [*tallies, total] if len(tallies) > 1 else tallies:
         counts = tally.rows, tally.unread, tally.exact, tally.near, tally.elsewhere, len(tally.kept)
-        table.add_row(
-            Cell(Path(tally.file).name),
-            *(f"{count:,}" for count in counts),
-            f"{len(tally.kept) / tally.rows:.1%}",
-        )
+        add_counts(table, Path(tally.file).name, counts, len(tally.kept) / tally.rows)
     return table

@@ -102,11 +102,11 @@ class Duplicates:
         self._end += len(hashes)
         return None
 
-    def _candidates(self, found: list[int], signature: np.ndarray, size: int) -> list[int]:
-        """Those of the texts found in the index that size and estimate leave possible, the earliest first."""
-        if not found:
+    def _candidates(self, indexed: list[int], signature: np.ndarray, size: int) -> list[int]:
+        """Those of the index's texts that size and estimate leave possible, the earliest first."""
+        if not indexed:
             return []
-        numbers = np.sort(np.array(found))
+        numbers = np.sort(np.array(indexed))
         sizes = np.frombuffer(self._sizes, dtype=np.uint64)[numbers]
         numbers = numbers[np.minimum(sizes, size) >= self.threshold * np.maximum(sizes, size)]
         estimates = (self._signatures[numbers] == signature).mean(axis=1)

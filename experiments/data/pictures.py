@@ -1,6 +1,7 @@
 """The pictures of `inspect.html.j2`: a histogram of lengths and bars of counts."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -24,11 +25,11 @@ class Pictures(charts.Inline):
         """How many rows have which length; bins of equal ratio, since lengths differ by magnitudes."""
         if not values:
             return Markup()
-        told = [f"{name} {number(value, 0)}" for name, value in self.told(values).items()]
-        return self.inline(_histogram(np.array(values)), title, f"rows by {unit}", told)
+        words = [f"{name} {number(value, 0)}" for name, value in self.statistics(values).items()]
+        return self.inline(_histogram(np.array(values)), title, f"rows by {unit}", words)
 
-    def told(self, values: Sequence[int]) -> dict[str, float]:
-        """What is said of lengths in words: least, median, mean, the 99th percentile, most, and their sum."""
+    def statistics(self, values: Sequence[int]) -> dict[str, float]:
+        """What the page says of lengths beside their picture, by its name there."""
         array = np.array(values)
         return {
             "shortest": int(array.min()),
@@ -49,31 +50,22 @@ class Pictures(charts.Inline):
         if len(rows) > shown + 1:
             others = sum(count for _, count in rows[shown:])
             rows = [*rows[:shown], (f"{len(rows) - shown} others", others)]
-        told = [f"{name} {number(count, 0)}" for name, count in rows]
-        return self.inline(_bars(rows, unit), title, unit, told)
+        words = [f"{name} {number(count, 0)}" for name, count in rows]
+        return self.inline(_bars(rows, unit), title, unit, words)
 
 
 @rc_context(charts.STYLE)
 def _histogram(lengths: np.ndarray) -> Axes:
     least, most = max(int(lengths.min()), 1), max(int(lengths.max()), 1)
-    edges = (
-        np.unique(np.round(np.geomspace(least, most + 1, BINS + 1)))
-        if most > least
-        else np.array([least, least + 1])
-    )
+    edges = np.array([least, least + 1])
+    if most > least:
+        edges = np.unique(np.round(np.geomspace(least, most + 1, BINS + 1)))
     counts, _ = np.histogram(np.maximum(lengths, 1), np.append(edges[:-1], edges[-1]))
     left = 12 + charts.CHARACTER * max(4, len(number(int(counts.max()), 0)) + 1)
     axes = charts.data_axes(charts.LINES, left, 20, "rows", below=26)
     axes.set_xscale("log")
-    axes.bar(
-        edges[:-1],
-        counts,
-        np.diff(edges),
-        align="edge",
-        color=charts.SERIES[0],
-        edgecolor=charts.PAPER,
-        linewidth=0.7,
-    )
+    looks: dict[str, Any] = {"color": charts.SERIES[0], "edgecolor": charts.PAPER, "linewidth": 0.7}
+    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", **looks)
     axes.set_xlim(edges[0], edges[-1])
     axes.grid(axis="y")
     charts.ticks(axes.yaxis, 4, whole=True)
@@ -87,9 +79,8 @@ def _histogram(lengths: np.ndarray) -> Axes:
 def ticks(low: float, high: float) -> list[float]:
     """Round places on a logarithmic axis, at most seven."""
     for steps in ((1, 2, 5), (1, 3), (1,)):
-        places = [
-            step * 10.0**power for power in range(20) for step in steps if low <= step * 10.0**power <= high
-        ]
+        every = [step * 10.0**power for power in range(20) for step in steps]
+        places = [place for place in every if low <= place <= high]
         if len(places) <= 7:
             break
     return places if len(places) > 1 else [low, high]
@@ -103,5 +94,5 @@ def _bars(rows: Sequence[tuple[str, int]], unit: str) -> Axes:
     charts.ticks(axes.xaxis, 3, whole=True)
     total = sum(count for _, count in rows)
     for place, (_, count) in enumerate(rows):
-        charts.beside(axes, share(count, total), 1 - (place + 0.5) / len(rows), charts.INK)
+        charts.beside_row(axes, share(count, total), place)
     return axes

@@ -8,35 +8,26 @@ from experiments.cli.user_errors import UserError
 
 
 def main(argv: list[str]) -> int:
-    """Runs `trivium data receipt …`."""
+    """Runs `trivium data receipt …`; neither model nor trainer is built.
+
+    Raises:
+        UserError: what is wrong with the configuration of the data, a line each.
+    """
     parser = argparse.ArgumentParser(
         prog="trivium data receipt",
         description="Rows kept, truncated and dropped and why, tokens trained, one sample with its mask.",
     )
+    overrides = "as for fit, for example --data.init_args.max_length=256"
     parser.add_argument("--config", required=True, help="the YAML of a stage")
-    parser.add_argument(
-        "overrides", nargs="*", help="as for fit, for example --data.init_args.max_length=256"
-    )
-    options, overrides = parser.parse_known_args(argv)
-    data = read_data(options.config, [*options.overrides, *overrides])
-    data.splits = data.read()
+    parser.add_argument("overrides", nargs="*", help=overrides)
+    options, unknown = parser.parse_known_args(argv)
 
     from datamodules.receipt import render
-
-    Console().print(render(data.receipts))
-    return 0
-
-
-def read_data(config: str, overrides: list[str]):
-    """The data module that a stage's YAML describes; neither model nor trainer is built.
-
-    Raises:
-        UserError: its problems, a line each.
-    """
     from experiments.cli.parser import parse_data
 
-    data = parse_data(["fit", "--config", config, *overrides])
-    found = data.config_errors(1)
-    if found:
-        raise UserError("\n".join(found))
-    return data
+    data = parse_data(["fit", "--config", options.config, *options.overrides, *unknown])
+    if errors := data.config_errors(1):
+        raise UserError("\n".join(errors))
+    data.splits = data.read()
+    Console().print(render(data.receipts))
+    return 0

@@ -29,18 +29,18 @@ def plain(text: str) -> str:
 def units(text: str) -> list[str]:
     """Words in lower case, each character of a script without spaces, each run of a sign; no punctuation."""
     text = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
-    return [found[0] for found in UNIT.finditer(text)]
+    return [match[0] for match in UNIT.finditer(text)]
 
 
-def unspaced_share(found: list[str]) -> float:
+def unspaced_share(words: list[str]) -> float:
     """The share of the units that are characters of a script without spaces."""
-    return sum(map(bool, map(CHARACTER.match, found))) / len(found) if found else 0.0
+    return sum(map(bool, map(CHARACTER.match, words))) / len(words) if words else 0.0
 
 
-def joined(found: list[str]) -> str:
+def joined(words: list[str]) -> str:
     """Units as a text to read: a space beside every word, none between characters."""
     text = ""
-    for unit in found:
+    for unit in words:
         space = text and not (CHARACTER.match(text[-1]) and CHARACTER.match(unit))
         text += f" {unit}" if space else unit
     return text
@@ -68,9 +68,9 @@ def windows(codes: np.ndarray, length: int) -> np.ndarray:
     return hashes
 
 
-def encode(found: list[str]) -> np.ndarray:
+def encode(words: list[str]) -> np.ndarray:
     """(U,) uint64, a hash of each unit."""
-    return np.fromiter(map(_code, found), dtype=np.uint64, count=len(found))
+    return np.fromiter(map(_code, words), dtype=np.uint64, count=len(words))
 
 
 def shingles(text: str, length: int) -> np.ndarray:
@@ -79,10 +79,10 @@ def shingles(text: str, length: int) -> np.ndarray:
     return np.unique(windows(codes, min(length, max(len(codes), 1))))
 
 
-def jaccard(one: np.ndarray, other: np.ndarray) -> float:
+def jaccard(left: np.ndarray, right: np.ndarray) -> float:
     """Size of the intersection over size of the union of two results of `shingles`; 0 when both are empty."""
-    common = len(np.intersect1d(one, other, assume_unique=True))
-    union = len(one) + len(other) - common
+    common = len(np.intersect1d(left, right, assume_unique=True))
+    union = len(left) + len(right) - common
     return common / union if union else 0.0
 
 

@@ -43,7 +43,7 @@ class Sample:
 
 @dataclass
 class Survey:
-    """What was found in a file.
+    """What is in a file.
 
     Attributes:
         rows: all rows, `bad` ones that cannot be read included.
@@ -100,38 +100,38 @@ def survey(file: str, field: str | None = None, tokenizer: str | None = None, se
     Raises:
         UserError: no such file, nothing in it, no such tokenizer, or a library is missing.
     """
-    found, seen, languages = Survey(file), Duplicates(), Languages()
+    result, seen, languages = Survey(file), Duplicates(), Languages()
     count_tokens = _token_counter(tokenizer) if tokenizer else None
     digests: Counter[bytes] = Counter()
     samples = _Samples(seed)
     for item in read_texts(file, field, any_text=not field):
-        found.rows += 1
+        result.rows += 1
         if item.row is None:
-            found.bad += 1
-            if len(found.listed) < LISTED:
-                found.listed.append((item.where, item.problem or ""))
+            result.bad += 1
+            if len(result.listed) < LISTED:
+                result.listed.append((item.where, item.problem or ""))
             continue
-        _describe(item.row, found.columns)
+        _describe(item.row, result.columns)
         if item.text is None:
-            found.textless = found.textless or f"{item.where} {item.problem}"
+            result.textless = result.textless or f"{item.where} {item.problem}"
         else:
-            found.texts += 1
-            found.guessed += not field and text_of(item.row) is None
-            found.blank += not item.text.strip()
-            found.characters.append(len(item.text))
+            result.texts += 1
+            result.guessed += not field and text_of(item.row) is None
+            result.blank += not item.text.strip()
+            result.characters.append(len(item.text))
             if count_tokens:
-                found.tokens.append(count_tokens(item.text))
-            found.languages[languages.of(item.text)] += 1
+                result.tokens.append(count_tokens(item.text))
+            result.languages[languages.of(item.text)] += 1
             key = digest(plain(item.text))
             digests[key] += 1
             if digests[key] > 1:
-                found.exact += 1
+                result.exact += 1
             elif seen.add(item.text):
-                found.near += 1
+                result.near += 1
         samples.offer(item)
-    found.samples = samples.chosen()
-    _repeated(found, digests, field)
-    return found
+    result.samples = samples.chosen()
+    _repeated(result, digests, field)
+    return result
 
 
 def _describe(row: Mapping[str, Any], columns: dict[str, Column]) -> None:
@@ -154,12 +154,12 @@ def _token_counter(tokenizer: str):
     return lambda text: len(tokenize(loaded, text))
 
 
-def _repeated(found: Survey, digests: Counter[bytes], field: str | None) -> None:
+def _repeated(result: Survey, digests: Counter[bytes], field: str | None) -> None:
     """Reads the file again as far as the rows that occur most often first occur."""
     wanted = {key: count for key, count in digests.most_common(REPEATED) if count > 1}
     first: dict[bytes, Sample] = {}
     if wanted:
-        for item in read_texts(found.file, field, show="looking again at", any_text=not field):
+        for item in read_texts(result.file, field, show="looking again at", any_text=not field):
             if item.text is None:
                 continue
             key = digest(plain(item.text))
@@ -167,7 +167,7 @@ def _repeated(found: Survey, digests: Counter[bytes], field: str | None) -> None
                 first[key] = _sample("", item)
                 if len(first) == len(wanted):
                     break
-    found.repeated = [(count, first[key]) for key, count in wanted.items() if key in first]
+    result.repeated = [(count, first[key]) for key, count in wanted.items() if key in first]
 
 
 class _Samples:
@@ -179,7 +179,7 @@ class _Samples:
         self.first: Text | None = None
         self.longest: Text | None = None
         self.shortest: Text | None = None
-        self.some: list[Text] = []
+        self.at_random: list[Text] = []
 
     def offer(self, item: Text) -> None:
         self.first = self.first or item
@@ -189,17 +189,17 @@ class _Samples:
         if self.shortest is None or length < len(self.shortest.text or ""):
             self.shortest = item
         self.count += 1
-        if len(self.some) < RANDOM:
-            self.some.append(item)
+        if len(self.at_random) < RANDOM:
+            self.at_random.append(item)
         elif (place := self.random.randrange(self.count)) < RANDOM:
-            self.some[place] = item
+            self.at_random[place] = item
 
     def chosen(self) -> list[Sample]:
         """Each row once, under the first of its reasons."""
         named = {"first": self.first, "longest": self.longest, "shortest": self.shortest}
         reasons: dict[str, list[str]] = {}
         items: dict[str, Text] = {}
-        for why, item in [*named.items(), *(("random", item) for item in self.some)]:
+        for why, item in [*named.items(), *(("random", item) for item in self.at_random)]:
             if item is not None:
                 items[item.where] = item
                 reasons.setdefault(item.where, []).append(why)

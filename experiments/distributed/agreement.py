@@ -14,18 +14,19 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from datamodules.reading.fingerprint import fingerprint
-from experiments.cli.user_errors import SOURCES
 from experiments.distributed.ranks import ranks
 
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "datasets", "deepspeed")
-OWN: tuple[str, ...] = (
+OF_A_MACHINE: tuple[str, ...] = (
     *("config", "run", "overwrite", "ckpt_path", "data.num_workers", "trainer.devices", "trainer.num_nodes"),
     *("trainer.logger", "trainer.default_root_dir", "trainer.profiler"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary"),
 )
 """fields in which every machine may have its own"""
-PATH = "a path"
-SAMPLES, SAMPLE = 64, 4096  # places of a large file, and bytes read at each
+PATH = "a path"  # stands for every path that there is on a machine
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = tuple(ROOT / folder for folder in ("modules", "datamodules", "strategies", "experiments"))
+SAMPLES, SAMPLE_BYTES = 64, 4096  # places of a large file, and what is read at each
 
 
 class Agreement(Callback):
@@ -41,7 +42,7 @@ class Agreement(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.world_size > 1:
-            ranks.agree(contents(self.settings()))
+            ranks.agree(content_digests(self.settings()))
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -49,37 +50,37 @@ class Agreement(Callback):
         ranks.report(exception)
 
 
-def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def shared_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Field → value of a nested configuration, named as in YAML but for `init_args`; what every machine may
     have of its own is left out."""
-    found = {}
-    for name, value in _flat(config, ""):
-        if not any(name == own or name.startswith(f"{own}.") for own in OWN):
-            found[name] = value
-    return found
+    return {
+        name: value
+        for name, value in _flat(config, "")
+        if not any(name == own or name.startswith(f"{own}.") for own in OF_A_MACHINE)
+    }
 
 
-def facts(settings: Mapping[str, Any], world_size: int) -> dict[str, str]:
+def versions_and_settings(settings: Mapping[str, Any], world_size: int) -> dict[str, str]:
     """What ranks can compare before anything is read: values, versions, the source of this project."""
-    found = {"the number of ranks": str(world_size), "the version of python": platform.python_version()}
-    found |= {f"the version of {name}": version(name) for name in PACKAGES}
-    found["trivium's own source"] = _source()
-    return found | {name: PATH if _is_path(value) else repr(value) for name, value in settings.items()}
+    compared = {"the number of ranks": str(world_size), "the version of python": platform.python_version()}
+    compared |= {f"the version of {name}": version(name) for name in PACKAGES}
+    compared["trivium's own source"] = _source()
+    return compared | {name: PATH if _is_path(value) else repr(value) for name, value in settings.items()}
 
 
-def contents(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of what lies at the paths of a configuration: of data as the token cache knows it, of folders
-    and checkpoints by samples of their files."""
-    found = {}
+def content_digests(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Field → digest of what lies at the paths of a configuration: of data as the token cache knows it, of
+    folders and checkpoints by samples of their files."""
+    digests = {}
     for name, value in settings.items():
         area, last = name.partition(".")[0], name.rstrip("]").rpartition(".")[2].partition("[")[0]
         if value is None or area not in ("data", "model"):
             continue
         if area == "data" and last in ("train", "val") and isinstance(value, str):
-            found[name] = f"content {fingerprint(value, name)[:12]}"
+            digests[name] = f"content {fingerprint(value, name)[:12]}"
         elif _is_path(value) and Path(value).is_dir():
-            found[name] = f"content {_folder(Path(value))}"
-    return found
+            digests[name] = f"content {_folder(Path(value))}"
+    return digests
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -108,9 +109,9 @@ def _folder(folder: Path) -> str:
         result.update(f"{file.name} {size}\n".encode())
         with file.open("rb") as stream:
             for place in range(SAMPLES):
-                stream.seek(max(0, size - SAMPLE) * place // (SAMPLES - 1))
-                result.update(stream.read(SAMPLE))
-                if size <= SAMPLE:
+                stream.seek(max(0, size - SAMPLE_BYTES) * place // (SAMPLES - 1))
+                result.update(stream.read(SAMPLE_BYTES))
+                if size <= SAMPLE_BYTES:
                     break
     return result.hexdigest()
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch.distributed as dist
 
-from experiments.cli.user_errors import is_user_error
+from experiments.cli.user_errors import REPORT, refusal_of
 
 ECHOES = ("gloo", "nccl", "connection", "socket", "broken pipe", "peer")
 
@@ -27,12 +27,12 @@ def failure_of(error: BaseException, rank: int) -> Failure:
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
         return Failure(rank, error.code if isinstance(error.code, str) else "", code)
-    if is_user_error(error):
-        text = str(error)
-        named = rank == 0 or text.startswith("rank ")
-        return Failure(rank, text if named else f"rank {rank}: {text}", 2)
+    refusal = refusal_of(error)
+    if refusal is not None:
+        named = rank == 0 or refusal.startswith("rank ")
+        return Failure(rank, refusal if named else f"rank {rank}: {refusal}", 2)
     line = str(error).strip().partition("\n")[0]
-    return Failure(rank, f"rank {rank}: {type(error).__name__}: {line}", 1)
+    return Failure(rank, f"rank {rank}: {type(error).__name__}: {line}\n{REPORT}", 1)
 
 
 def is_echo(error: BaseException | None) -> bool:

@@ -6,17 +6,24 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
-from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from experiments.distributed.ports import free_port
 from experiments.distributed.ranks import ranks
-from experiments.distributed.rendezvous import CONNECTING
+from experiments.distributed.rendezvous import CONNECTING, free_port
+from experiments.distributed.upstream import (
+    SubprocessLauncher,
+    set_launcher,
+    share_threads,
+    start_other_ranks,
+)
 
-TOLD = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+RANK_VARIABLES = (
+    *("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"),
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+)
+"""of the environment, by which Lightning tells the ranks that it starts who they are"""
 
 
-class Launcher(_SubprocessScriptLauncher):
+class Launcher(SubprocessLauncher):
     """Starts this command again for every other device. Lightning's own would kill this process five seconds
     after another one's error, whatever it is doing; here `ranks` ends them all."""
 
@@ -32,19 +39,20 @@ class Launcher(_SubprocessScriptLauncher):
         first, size = environment.node_rank() * self.num_processes, self.num_nodes * self.num_processes
         environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         os.environ["LOCAL_WORLD_SIZE"] = str(self.num_processes)
-        ranks.join(first, size, 0, environment.main_address, environment.main_port, CONNECTING)
-        self._call_children_scripts()
+        host, port = environment.main_address, environment.main_port
+        ranks.join(rank=first, size=size, local_rank=0, host=host, port=port, seconds=CONNECTING)
+        start_other_ranks(self)
         ranks.children = self.procs
         for rank, child in enumerate(self.procs, first + 1):
-            ranks.siblings.meet(rank, child.pid)
-        _set_num_threads_if_needed(num_processes=self.num_processes)
+            ranks.peers.add(rank, child.pid)
+        share_threads(self.num_processes)
         return function(*args, **kwargs)
 
 
 @contextmanager
 def _environment_restored() -> Iterator[None]:
     """What Lightning tells the ranks it starts is not left to what this process starts later."""
-    before = {name: os.environ.get(name) for name in TOLD}
+    before = {name: os.environ.get(name) for name in RANK_VARIABLES}
     try:
         yield
     finally:
@@ -57,7 +65,8 @@ def _environment_restored() -> Iterator[None]:
 def watch_over_ranks(trainer: L.Trainer) -> None:
     """Gives a trainer the launcher of this file where it would start processes itself."""
     launcher = trainer.strategy.launcher
-    if isinstance(launcher, _SubprocessScriptLauncher):
-        environment = launcher.cluster_environment
-        if not environment.creates_processes_externally:
-            trainer.strategy._launcher = Launcher(environment, launcher.num_processes, launcher.num_nodes)
+    if not isinstance(launcher, SubprocessLauncher):
+        return
+    environment = launcher.cluster_environment
+    if not environment.creates_processes_externally:
+        set_launcher(trainer.strategy, Launcher(environment, launcher.num_processes, launcher.num_nodes))

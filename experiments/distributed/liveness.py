@@ -13,54 +13,55 @@ def this_process() -> list[float]:
     return [process.pid, process.create_time()]
 
 
-class Siblings:
+class Peers:
     """The other ranks' processes.
 
     Args:
         rank: this one.
         size: all ranks.
-        agent: the process that watches over this rank, where it must outlive it: torchrun's.
+        agent: the process that watches over this rank and must outlive it, where there is one: torchrun's.
     """
 
     def __init__(self, rank: int, size: int, agent: int | None):
         self.agent = agent
         self.unknown = [other for other in range(size) if other != rank]
-        self.known: dict[int, psutil.Process] = {}
+        """ranks that have not said yet which process they are"""
+        self.processes: dict[int, psutil.Process] = {}
 
-    def meet(self, rank: int, pid: int, began: float | None = None) -> None:
+    def add(self, rank: int, pid: int, began: float | None = None) -> None:
         """Takes note of a rank's process; one of another machine is forgotten.
 
         Args:
             rank: its rank.
             pid: its number.
-            began: when, which must be so if the process of this number is the one that is meant.
+            began: when it began; a process of that number that began at another time is on another machine.
         """
         if rank not in self.unknown:
             return
         self.unknown.remove(rank)
         with suppress(psutil.Error):
             process = psutil.Process(int(pid))
-            if began is None or abs(process.create_time() - began) < 0.5:
-                self.known[rank] = process
+            if began is None or abs(process.create_time() - began) < 0.5:  # seconds, by the system's ticks
+                self.processes[rank] = process
 
-    def sees(self, rank: int) -> bool:
+    def is_local(self, rank: int) -> bool:
         """Whether a rank runs, or ran, on this machine."""
-        return rank in self.known
+        return rank in self.processes
 
-    def gone(self) -> set[int]:
-        """Ranks of this machine that have ended, one way or another."""
-        return {rank for rank, process in self.known.items() if not _runs(process)}
+    def ended(self) -> set[int]:
+        """Ranks of this machine whose processes have ended, one way or another."""
+        return {rank for rank, process in self.processes.items() if not _runs(process)}
 
-    def dead(self, ended: Callable[[int], bool]) -> str | None:
+    def death(self, announced: Callable[[int], bool]) -> str | None:
         """Says which rank of this machine ended without a word, if any.
 
         Args:
-            ended: whether a rank has said that it would.
+            announced: whether a rank has said that it would end.
         """
-        for rank in sorted(self.gone()):
-            if not ended(rank):
+        for rank in sorted(self.ended()):
+            if not announced(rank):
                 return (
-                    f"rank {rank} (process {self.known[rank].pid}) was killed, as the system does when "
+                    f"rank {rank} (process {self.processes[rank].pid}) was killed, as the system does when "
                     "memory runs out, or died before it could tell why: the other ranks have been ended"
                 )
         if self.agent is not None and os.getppid() != self.agent:

@@ -1,8 +1,9 @@
 """The ranks of a run: what one of them says, all hear. The first error is told once and ends them all, a rank
-that is killed does not leave the others waiting, and facts that must be the same everywhere are compared.
+that is killed does not leave the others waiting, and what must be the same everywhere is compared.
 
 They share torch's own `TCPStore`, the one that `init_process_group` uses: torchrun's agent holds it, else
-rank 0. A process that is the only one of its run has none, and nothing here does anything.
+rank 0. Its keys of a run begin with the run's number, since a process may run one command after another. A
+process that is the only one of its run has no store, and nothing here does anything.
 """
 
 import json
@@ -20,18 +21,19 @@ from typing import Any
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
 
-from experiments.cli.user_errors import UserError, is_user_error, tell
+from experiments.cli.user_errors import UserError, refusal_of, tell
 from experiments.distributed.failure import Failure, failure_of, is_echo
-from experiments.distributed.liveness import Siblings, this_process
+from experiments.distributed.liveness import Peers, this_process
 from experiments.distributed.rendezvous import started_place
 
-TICK = 1.0  # seconds between two looks at the store and at the other processes
-GRACE = 5.0  # seconds that a rank has to end by itself after another one's error
-PATIENCE = 3.0  # seconds in which another rank may tell the same, rank 0 before all
-ECHO = 5.0  # seconds in which the cause of a broken connection becomes known
-LINGER = 10.0  # seconds that a rank stays after an error so that all others have read it
-LAST = 60.0  # seconds that the store's holder stays for ranks that have not ended yet
-SHOWN = 5  # differences between ranks
+# All in seconds.
+TICK = 1.0  # between two looks at the store and at the other processes
+GRACE = 5.0  # that a rank has to end by itself after another one's error
+PATIENCE = 3.0  # in which another rank may tell the same, rank 0 before all
+ECHO = 5.0  # in which the cause of a broken connection becomes known
+LINGER = 10.0  # that a rank stays after an error so that all others have read it
+LAST = 60.0  # that the store's holder stays for ranks that have not ended yet
+SHOWN = 5  # differences between ranks that are listed
 
 
 class Ranks:
@@ -43,6 +45,12 @@ class Ranks:
         self.children: list[subprocess.Popen] = []
         """ranks that this process has started"""
         self.runs = 0
+        """how many runs these ranks have begun together"""
+        self.compared: list[Mapping[str, str]] = []
+        """what this run's ranks have compared so far"""
+        self._failure: Failure | None = None
+        self._has_printed = False
+        self._over = threading.Event()
         self._lock = threading.Lock()
 
     # --- a run, and the next one
@@ -50,14 +58,12 @@ class Ranks:
     def begin(self) -> None:
         """Begins a run: joins the ranks that torchrun, srun or Lightning has started with this one."""
         self.runs += 1
-        self.facts: list[Mapping[str, str]] = []
-        self._failure: Failure | None = None
-        self._told = False
+        self.compared, self._failure, self._has_printed = [], None, False
         self._over = threading.Event()
         if self.store is None:
             place = started_place()
             if place is not None:
-                self.join(*place)
+                self.join(**place._asdict())
         else:
             self._watch()
 
@@ -75,9 +81,9 @@ class Ranks:
         Raises:
             UserError: it cannot be had.
         """
-        agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+        agent_holds = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
         self.rank, self.size, self.local_rank = rank, size, local_rank
-        self.holds = rank == 0 and not agents
+        self.holds = rank == 0 and not agent_holds
         self.runs = 1  # the first of these ranks, whatever this process has done alone before
         try:
             self.store = dist.TCPStore(
@@ -87,21 +93,22 @@ class Ranks:
                 is_master=self.holds,
                 timeout=timedelta(seconds=seconds),
                 wait_for_workers=False,
-                multi_tenant=not agents,  # `init_process_group` opens it again
+                multi_tenant=not agent_holds,  # `init_process_group` opens it again
             )
         except RuntimeError as error:
-            what = "open" if self.holds else "reach rank 0 at"
+            action = "open" if self.holds else "reach rank 0 at"
             raise UserError(
-                f"rank {rank} cannot {what} {host}:{port}, where the ranks meet: MASTER_ADDR must be rank "
+                f"rank {rank} cannot {action} {host}:{port}, where the ranks meet: MASTER_ADDR must be rank "
                 "0's machine and MASTER_PORT a port that is free there and not blocked"
             ) from error
         self.store.set_timeout(timedelta(seconds=20))
-        self.siblings = Siblings(rank, size, os.getppid() if TorchElasticEnvironment.detect() else None)
+        self.peers = Peers(rank, size, agent=os.getppid() if TorchElasticEnvironment.detect() else None)
         self._set(f"process/{rank}", this_process())
-        if rank and not agents:
-            self.siblings.meet(0, *self._get("process/0"))
-        for number, facts in enumerate(self.facts):  # of before it has started the others
-            self._set(self._here(f"facts/{number}"), dict(facts))
+        if rank and not agent_holds:
+            pid, began = self._get("process/0")
+            self.peers.add(0, pid, began)
+        for number, values in enumerate(self.compared):  # of before it has started the others
+            self._set(self._key(f"compared/{number}"), dict(values))
         self._watch()
 
     def end(self, code: int) -> int:
@@ -112,7 +119,7 @@ class Ranks:
         if not (self.holds or failed):
             self._stop_watching()
         with suppress(RuntimeError):  # the store is gone, and with it those who need it
-            self._set(self._here(f"ended/{self.rank}"), True)
+            self._set(self._key(f"ended/{self.rank}"), True)
             if self.holds or failed:
                 self._see_off()
         self._stop_watching()
@@ -123,27 +130,30 @@ class Ranks:
 
     # --- what must be the same on all ranks
 
-    def agree(self, facts: Mapping[str, str]) -> None:
-        """Compares facts with rank 0's; every rank must ask, as often as the others.
+    def agree(self, values: Mapping[str, str]) -> None:
+        """Compares values with rank 0's; every rank must ask, as often as the others.
+
+        Args:
+            values: what is compared → what it is on this rank.
 
         Raises:
             UserError: naming what differs.
         """
-        number = len(self.facts)
-        self.facts.append(facts)
+        number = len(self.compared)
+        self.compared.append(values)
         if self.store is None:
             return
-        key = self._here(f"facts/{number}")
+        key = self._key(f"compared/{number}")
         if self.rank == 0:
-            self._set(key, dict(facts))
+            self._set(key, dict(values))
             return
         while not self._has(key):
             time.sleep(0.1)
-        found = differences(facts, self._get(key))
-        if found:
+        different = differences(values, self._get(key))
+        if different:
             raise UserError(
-                f"rank {self.rank} differs from rank 0 in {found}: give all ranks the same configuration, "
-                "data, weights and versions"
+                f"rank {self.rank} differs from rank 0 in {different}: give all ranks the same "
+                "configuration, data, weights and versions"
             )
 
     # --- errors
@@ -157,14 +167,14 @@ class Ranks:
         end = time.monotonic() + patience
         while self._first() is None and time.monotonic() < end:
             time.sleep(0.1)
-        trace = None if is_user_error(error) else error
+        trace = error if refusal_of(error) is None else None
         return self._claim(failure, trace).code
 
     def _first(self) -> Failure | None:
         """The run's first error, as far as it is known here."""
         if self._failure is None:
             try:
-                key = self._here("failure")
+                key = self._key("failure")
                 self._failure = Failure(*self._get(key)) if self._has(key) else None
             except RuntimeError:
                 self._failure = self._store_lost()
@@ -176,25 +186,26 @@ class Ranks:
             if self._first() is None:
                 assert self.store is not None
                 try:
-                    told = self.store.compare_set(f"trivium/{self._here('failure')}", "", json.dumps(failure))
-                    self._failure = Failure(*json.loads(told))
+                    # atomic: it sets the key only where it is empty, and gives what it holds then
+                    first = self.store.compare_set(f"trivium/{self._key('failure')}", "", json.dumps(failure))
+                    self._failure = Failure(*json.loads(first))
                 except RuntimeError:
                     self._failure = self._store_lost()
                 if self._failure == failure and trace is not None and failure.text:
                     traceback.print_exception(trace)
-            first = self._failure
-            assert first is not None
-            if not self._told and self._speaks_for(first):
-                tell(first.text)
-            self._told = True
-        return first
+            assert self._failure is not None
+            if not self._has_printed and self._speaks_for(self._failure):
+                tell(self._failure.text)
+            self._has_printed = True
+        return self._failure
 
     def _store_lost(self) -> Failure:
-        end, dead = time.monotonic() + 2 * TICK, None
-        while dead is None and time.monotonic() < end:  # a process that is killed loses its connections first
-            dead = self.siblings.dead(lambda rank: rank != 0)
+        """The error of a run whose store is gone: who held it was killed."""
+        end, death = time.monotonic() + 2 * TICK, None
+        while death is None and time.monotonic() < end:  # a killed process loses its connections first
+            death = self.peers.death(announced=lambda rank: rank != 0)
             time.sleep(0.05)
-        text = dead or "rank 0, or torchrun on the first machine, was killed, or that machine failed"
+        text = death or "rank 0, or torchrun on the first machine, was killed, or that machine failed"
         return Failure(-1, text, 1)
 
     def _speaks_for(self, failure: Failure) -> bool:
@@ -202,9 +213,9 @@ class Ranks:
         if failure.rank == self.rank:
             return True
         if failure.rank < 0:  # who would have told it is gone
-            return self.local_rank == (1 if self.siblings.sees(0) else 0)
+            return self.local_rank == (1 if self.peers.is_local(0) else 0)
         one_output_for_all = "SLURM_PROCID" in os.environ
-        return self.local_rank == 0 and not self.siblings.sees(failure.rank) and not one_output_for_all
+        return self.local_rank == 0 and not self.peers.is_local(failure.rank) and not one_output_for_all
 
     # --- the other ranks
 
@@ -220,17 +231,22 @@ class Ranks:
         while not self._over.wait(TICK):
             failure = self._first()
             if failure is None:
-                with suppress(RuntimeError):
-                    for rank in [rank for rank in self.siblings.unknown if self._has(f"process/{rank}")]:
-                        self.siblings.meet(rank, *self._get(f"process/{rank}"))
-                    dead = self.siblings.dead(lambda rank: self._has(self._here(f"ended/{rank}")))
-                    failure = None if dead is None else Failure(self.rank, dead, 1)
+                with suppress(RuntimeError):  # the store is gone: the next look finds out why
+                    failure = self._death_of_a_peer()
             if failure is not None:
                 failure = self._claim(failure)
                 with suppress(RuntimeError):
-                    self._set(self._here(f"seen/{self.rank}"), True)
+                    self._set(self._key(f"seen/{self.rank}"), True)
                 if not self._over.wait(GRACE):
                     self._leave(failure.code)
+
+    def _death_of_a_peer(self) -> Failure | None:
+        """The error that a rank of this machine would have told if it had not been killed."""
+        for rank in [rank for rank in self.peers.unknown if self._has(f"process/{rank}")]:
+            pid, began = self._get(f"process/{rank}")
+            self.peers.add(rank, pid, began)
+        death = self.peers.death(announced=lambda rank: self._has(self._key(f"ended/{rank}")))
+        return None if death is None else Failure(self.rank, death, 1)
 
     def _leave(self, code: int) -> None:
         """Ends this process where its main thread waits for a rank that will not come."""
@@ -249,10 +265,9 @@ class Ranks:
         while others:
             failed = self._first() is not None
             words = ("ended", "seen") if failed else ("ended",)
-            others = {
-                rank
-                for rank in others - self.siblings.gone()
-                if not any(self._has(self._here(f"{word}/{rank}")) for word in words)
+            others -= self.peers.ended()
+            others -= {
+                rank for rank in others if any(self._has(self._key(f"{word}/{rank}")) for word in words)
             }
             if time.monotonic() - begun > (LINGER if failed else LAST):
                 return
@@ -268,8 +283,9 @@ class Ranks:
 
     # --- the store
 
-    def _here(self, key: str) -> str:
-        return f"{self.runs}/{key}"
+    def _key(self, name: str) -> str:
+        """A key of this run alone."""
+        return f"{self.runs}/{name}"
 
     def _has(self, key: str) -> bool:
         assert self.store is not None
@@ -284,18 +300,18 @@ class Ranks:
         self.store.set(f"trivium/{key}", json.dumps(value))
 
 
-def differences(facts: Mapping[str, str], of_rank_0: Mapping[str, str]) -> str:
+def differences(values: Mapping[str, str], of_rank_0: Mapping[str, str]) -> str:
     """What differs, with both values: `a (1 instead of 2), b (…)`; nothing where nothing does."""
-    found = []
-    for name in dict.fromkeys([*of_rank_0, *facts]):
-        here, there = facts.get(name, "nothing"), of_rank_0.get(name, "nothing")
+    different = []
+    for name in dict.fromkeys([*of_rank_0, *values]):
+        here, there = values.get(name, "nothing"), of_rank_0.get(name, "nothing")
         if here != there:
-            found.append(f"{name} ({here} instead of {there})")
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return ", ".join(found[:SHOWN]) + more
+            different.append(f"{name} ({here} instead of {there})")
+    more = f" and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
+    return ", ".join(different[:SHOWN]) + more
 
 
-def world_problem(size: int) -> list[str]:
+def world_errors(size: int) -> list[str]:
     """Refuses a run that was started as another number of processes than it is configured for.
 
     Args:

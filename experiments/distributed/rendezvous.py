@@ -1,12 +1,15 @@
-"""Which rank of which run this process was started as, and where the ranks meet."""
+"""Where ranks meet: which rank of which run this process was started as, and a port that is free."""
 
 import os
+import random
+import socket
 from typing import NamedTuple
 
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 CONNECTING = 300  # seconds: a cluster's file system may be slow to import from
 BESIDE = 20  # seconds: who started this process has been there before it
+PORTS = range(15_000, 32_000)  # below those that the system gives to connections
 
 
 class Place(NamedTuple):
@@ -25,14 +28,28 @@ def started_place() -> Place | None:
     env = os.environ
     place = None
     if TorchElasticEnvironment.detect():
-        rank, size, local = (int(env[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        place = Place(rank, size, local, env["MASTER_ADDR"], int(env["MASTER_PORT"]), CONNECTING)
+        rank, size, local_rank = (int(env[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        place = Place(rank, size, local_rank, env["MASTER_ADDR"], int(env["MASTER_PORT"]), CONNECTING)
     elif SLURMEnvironment.detect():
-        slurm = SLURMEnvironment()
-        rank, size, local = slurm.global_rank(), slurm.world_size(), slurm.local_rank()
-        place = Place(rank, size, local, slurm.main_address, slurm.main_port, CONNECTING)
+        job = SLURMEnvironment()
+        rank, size, local_rank = job.global_rank(), job.world_size(), job.local_rank()
+        place = Place(rank, size, local_rank, job.main_address, job.main_port, CONNECTING)
     elif int(env.get("LOCAL_RANK", 0)) > 0 and "LOCAL_WORLD_SIZE" in env:
-        local, size = int(env["LOCAL_RANK"]), int(env["WORLD_SIZE"])
-        rank = int(env["NODE_RANK"]) * int(env["LOCAL_WORLD_SIZE"]) + local
-        place = Place(rank, size, local, env["MASTER_ADDR"], int(env["MASTER_PORT"]), BESIDE)
+        local_rank, size = int(env["LOCAL_RANK"]), int(env["WORLD_SIZE"])
+        rank = int(env["NODE_RANK"]) * int(env["LOCAL_WORLD_SIZE"]) + local_rank
+        place = Place(rank, size, local_rank, env["MASTER_ADDR"], int(env["MASTER_PORT"]), BESIDE)
     return place if place is not None and place.size > 1 else None
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at. One that the system names might be given to a connection
+    before it is opened.
+
+    Raises:
+        OSError: there is none.
+    """
+    for port in random.SystemRandom().sample(PORTS, 100):
+        with socket.socket() as candidate:
+            if candidate.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise OSError(f"no port of this machine is free between {PORTS[0]} and {PORTS[-1]}")

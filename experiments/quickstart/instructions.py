@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from experiments.quickstart.sources import ChineseReview, Module, Review, prose
+from experiments.quickstart.raw_texts import ChineseReview, Module, Review, prose
 
 REVIEW_PROMPT = "Write a movie review in one sentence."
 WORDS = 40  # longest English reply
@@ -29,7 +29,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Texts:
-    """What one split's instructions are built from; `sums` as `sources.sum_problems` gives them."""
+    """What one split's instructions are built from; `sums` as `raw_texts.sum_problems` gives them."""
 
     reviews: Sequence[Review]
     chinese: Sequence[ChineseReview]
@@ -51,11 +51,11 @@ def instructions(texts: Texts, sizes: dict[tuple[str, str], int], rng: random.Ra
     }
     rows: list[Instruction] = []
     for (task, language), size in sizes.items():
-        found: dict[tuple[str, str], Instruction] = {}
+        distinct: dict[tuple[str, str], Instruction] = {}
         for instruction, given, output in builders[task, language](texts, rng):
             key = (output, "") if task == "review" else (instruction, given)
-            found.setdefault(key, Instruction(instruction, given, output, task, language))
-        rows += rng.sample(list(found.values()), min(size, len(found)))
+            distinct.setdefault(key, Instruction(instruction, given, output, task, language))
+        rows += rng.sample(list(distinct.values()), min(size, len(distinct)))
     rng.shuffle(rows)
     return rows
 
@@ -76,29 +76,29 @@ def openings(
     reviews: Sequence[Review], lengths: Sequence[int], rng: random.Random, per_review: int = 1
 ) -> list[str]:
     """The first words of reviews, as many as one of `lengths`, at least 4 more to come; each only once."""
-    found: dict[str, None] = {}
+    distinct: dict[str, None] = {}
     for review in reviews:
         words = review.text.split()
         for length in rng.sample(lengths, per_review):
             opening = " ".join(words[:length])
             if len(words) >= length + 4 and opening[0].isalnum() and opening[-1] not in "–.(":
-                found.setdefault(opening)
-    return list(found)
+                distinct.setdefault(opening)
+    return list(distinct)
 
 
-Rows = Iterator[tuple[str, str, str]]  # instruction, input, output
+Triples = Iterator[tuple[str, str, str]]  # instruction, input, output
 
 
 def _short(review: Review) -> bool:
     return len(review.text.split()) <= WORDS
 
 
-def _review(texts: Texts, rng: random.Random) -> Rows:
+def _review(texts: Texts, rng: random.Random) -> Triples:
     for review in filter(_short, texts.reviews):
         yield REVIEW_PROMPT, "", review.text
 
 
-def _review_opening(texts: Texts, rng: random.Random) -> Rows:
+def _review_opening(texts: Texts, rng: random.Random) -> Triples:
     for review in filter(_short, texts.reviews):
         words = review.text.split()
         given = rng.randint(3, 6)
@@ -107,27 +107,27 @@ def _review_opening(texts: Texts, rng: random.Random) -> Rows:
             yield "Write a movie review that begins with the words given.", opening, review.text
 
 
-def _review_opening_chinese(texts: Texts, rng: random.Random) -> Rows:
+def _review_opening_chinese(texts: Texts, rng: random.Random) -> Triples:
     for review in texts.chinese:
         given = re.sub(r"[^\w》”]+$", "", review.text[: rng.randint(4, 8)])
         if 14 <= len(review.text) <= CHARACTERS and len(given) >= 3:
             yield "写一条评论，以给出的文字开头。", given, review.text
 
 
-def _sentiment(texts: Texts, rng: random.Random) -> Rows:
+def _sentiment(texts: Texts, rng: random.Random) -> Triples:
     for review in filter(_short, texts.reviews):
         if abs(review.rating) >= 1:
             answer = "Positive" if review.rating > 0 else "Negative"
             yield "Is this movie review positive or negative? Answer with one word.", review.text, answer
 
 
-def _sentiment_chinese(texts: Texts, rng: random.Random) -> Rows:
+def _sentiment_chinese(texts: Texts, rng: random.Random) -> Triples:
     for review in texts.chinese:
         if len(review.text) <= CHARACTERS:
             yield "这条评论是好评还是差评？", review.text, "好评" if review.good else "差评"
 
 
-def _docs(texts: Texts, rng: random.Random) -> Rows:
+def _docs(texts: Texts, rng: random.Random) -> Triples:
     questions = ("What does `{}` do in Python?", "What is `{}` for?", "Explain `{}` in one sentence.")
     replies: set[str] = set()
     for module in texts.modules:
@@ -144,7 +144,7 @@ def _docs(texts: Texts, rng: random.Random) -> Rows:
                 yield rng.choice(questions).format(name), "", sentence
 
 
-def _sums(texts: Texts, rng: random.Random) -> Rows:
+def _sums(texts: Texts, rng: random.Random) -> Triples:
     for _, expression, steps in texts.sums:
         answer = steps.rpartition(" ")[2]
         output = f"{steps.replace(';', '.')}. The answer is {answer}."
@@ -154,7 +154,7 @@ def _sums(texts: Texts, rng: random.Random) -> Rows:
             yield "Solve the problem step by step.", _story(expression, rng), output
 
 
-def _sums_chinese(texts: Texts, rng: random.Random) -> Rows:
+def _sums_chinese(texts: Texts, rng: random.Random) -> Triples:
     for _, expression, steps in texts.sums:
         answer = steps.rpartition(" ")[2]
         yield f"{expression} 等于多少？请写出步骤。", "", f"{steps.replace('; ', '；')}。答案是 {answer}。"
@@ -165,11 +165,11 @@ def _story(expression: str, rng: random.Random) -> str:
     name = rng.choice(("Anna", "Ben", "Carla", "David", "Emma", "Li Wei", "Maria", "Omar"))
     things = rng.choice(("apples", "books", "cards", "coins", "pencils", "shells", "stamps"))
     first, *others = re.findall(r"\d+", expression)
-    told = f"{name} has {first} {things}"
+    story = f"{name} has {first} {things}"
     if " - " in expression:
-        told += f" and gives away {others[0]}"
+        story += f" and gives away {others[0]}"
     elif len(others) == 1:
-        told += f" and gets {others[0]} more"
+        story += f" and gets {others[0]} more"
     else:
-        told += f", finds {others[0]} and buys {others[1]}"
-    return f"{told}. How many {things} are there now?"
+        story += f", finds {others[0]} and buys {others[1]}"
+    return f"{story}. How many {things} are there now?"

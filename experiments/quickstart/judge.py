@@ -40,12 +40,8 @@ def pair_accuracy(
     Returns:
         Accuracy, its standard error, and the number of pairs. Both are nan if there is no pair; the standard
         error is nan if one text is in all pairs.
-
-    Raises:
-        UserError: if there are not as many scores as ratings.
     """
-    if len(scores) != len(ratings):
-        raise UserError(f"{len(scores)} scores cannot be compared with {len(ratings)} ratings")
+    assert len(scores) == len(ratings), f"{len(scores)} scores and {len(ratings)} ratings"
     score, rating = np.asarray(scores, dtype=np.float64), np.asarray(ratings, dtype=np.float64)
     pairs = rating[:, None] - rating[None, :] >= gap - 1e-9  # (n, n): row rated higher than column
     margin = score[:, None] - score[None, :]

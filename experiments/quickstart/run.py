@@ -2,13 +2,16 @@
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 from rich.console import Console
 
+from experiments.atomic import write_text
 from experiments.cli.user_errors import UserError
 from experiments.quickstart.stages import BUDGETS, FOLDER, run_stage, trivium
 
@@ -20,8 +23,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="trivium quickstart",
         description="Takes a small language model through pretraining, SFT, a reward model and PPO on real "
-        "data, "
-        f"and writes {FOLDER}/report.html.",
+        f"data, and writes {FOLDER}/report.html.",
     )
     parser.add_argument("--minutes", type=float, default=10, help="scales the training budget (10)")
     parser.add_argument("--resume", action="store_true", help="go on where the last run stopped")
@@ -48,29 +50,27 @@ def quickstart(minutes: float, resume: bool, overwrite: bool) -> None:
         console.rule(f"[bold]{budget.title}")
         state.timed(budget.name, partial(run_stage, budget, state.minutes))
     console.rule("[bold]Report")
-    from experiments.quickstart.results import collect
+    from experiments.quickstart.collect import collect
+    from experiments.quickstart.page import verdict
 
     state.seconds.pop("evaluation", None)  # measured again by a run that goes on
     state.done = [name for name in state.done if name != "evaluation"]
-    report = state.timed("evaluation", lambda: collect(FOLDER, state.seconds, state.minutes))
+    report = state.timed("evaluation", lambda: collect(state.seconds, state.minutes))
     console.print(f"report: {FOLDER / 'report.html'} and {FOLDER / 'report.json'}")
     for bar in report["bars"]:
-        met = bar["value"] >= bar["bar"] if bar["at_least"] else bar["value"] <= bar["bar"]
         sign = "≥" if bar["at_least"] else "≤"
-        console.print(
-            f"{'met   ' if met else 'missed'} {bar['name']}: {bar['value']:.3f} ({sign} {bar['bar']:g})"
-        )
+        console.print(f"{verdict(bar):6} {bar['name']}: {bar['value']:.3f} ({sign} {bar['bar']:g})")
     console.print(f"talk to it: trivium chat {FOLDER / 'ppo' / 'export'}")
 
 
+@dataclass
 class State:
-    """What is done and how long it took over all attempts, kept in `quickstart.json` so that a run can go
-    on."""
+    """What is done and how long it took over all attempts, kept in a file so that a run can go on."""
 
-    def __init__(self, minutes: float, seconds: dict[str, float], done: list[str]):
-        self.minutes = minutes
-        self.seconds = seconds
-        self.done = done
+    minutes: float
+    """the budget"""
+    seconds: dict[str, float] = field(default_factory=dict)
+    done: list[str] = field(default_factory=list)
 
     @classmethod
     def begin(cls, minutes: float, resume: bool, overwrite: bool) -> "State":
@@ -81,20 +81,16 @@ class State:
         if file.is_file() and not overwrite:
             raise UserError(
                 f"{FOLDER} holds a quickstart already: go on with `trivium quickstart --resume`, or begin "
-                "again "
-                "with `--overwrite`"
+                "again with `--overwrite`"
             )
-        import shutil
-
         for budget in BUDGETS:
             shutil.rmtree(FOLDER / budget.name, ignore_errors=True)
-        state = cls(minutes, {}, [])
+        state = cls(minutes)
         state.save()
         return state
 
     def save(self) -> None:
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        (FOLDER / STATE).write_text(json.dumps(vars(self), indent=2))
+        write_text(FOLDER / STATE, json.dumps(asdict(self), indent=2))
 
     def timed(self, name: str, work: Callable[[], Any]) -> Any:
         """Does a piece of work and adds its seconds, unless it is done already; an interrupted one counts."""
@@ -121,16 +117,7 @@ def prepare_data() -> None:
 
 def prepare_tokenizer() -> None:
     """Trains the tokenizer on the mix."""
-    files = [
-        str(FOLDER / f"data/corpus/{name}.train.jsonl") for name in ("english", "chinese", "code", "maths")
-    ]
-    trivium(
-        "tokenizer",
-        "--vocab-size",
-        "4096",
-        "--max-bytes",
-        "8000000",
-        "--output",
-        str(FOLDER / "tokenizer"),
-        *files,
-    )
+    sources = ("english", "chinese", "code", "maths")
+    files = [str(FOLDER / f"data/corpus/{name}.train.jsonl") for name in sources]
+    sizes = ("--vocab-size=4096", "--max-bytes=8000000")
+    trivium("tokenizer", *sizes, f"--output={FOLDER / 'tokenizer'}", *files)

@@ -1,9 +1,10 @@
 """The quickstart's stages through the program's own commands: how far each goes, training and prediction."""
 
+import json
 import shlex
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -14,16 +15,13 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "deepspeed", "tokenizers", "wandb")
 
 
-@dataclass(frozen=True)
-class StageBudget:
-    """How far a stage goes in the full ten minutes."""
+class StageBudget(NamedTuple):
+    """How far a stage goes in the full ten minutes, in optimizer steps, and however short the budget is."""
 
     name: str
     title: str
     steps: int
-    """optimizer steps"""
     fewest: int
-    """optimizer steps, however short the budget"""
 
 
 BUDGETS = (
@@ -44,11 +42,23 @@ def run_stage(budget: StageBudget, minutes: float) -> None:
     trivium("fit", *arguments)
 
 
-def predict(stage: str, folder: str, *overrides: str) -> Path:
-    """Runs `trivium predict` and names the file it wrote."""
-    run = FOLDER / folder
-    trivium("predict", "--config", str(CONFIGS / f"{stage}.yaml"), "--run", str(run), *overrides)
-    return run / "predictions.jsonl"
+def predict(stage: str, folder: str, **networks: str) -> list[dict[str, Any]]:
+    """Runs `trivium predict` and gives the rows that it wrote.
+
+    Args:
+        stage: whose YAML says the rest.
+        folder: of the run, in the quickstart's.
+        networks: argument of the stage → folder of the export to take, in the quickstart's.
+    """
+    options = [f"--model.init_args.{name}={FOLDER / export}" for name, export in networks.items()]
+    config = str(CONFIGS / f"{stage}.yaml")
+    trivium("predict", "--config", config, "--run", str(FOLDER / folder), *options)
+    return read_rows(f"{folder}/predictions.jsonl")
+
+
+def read_rows(name: str) -> list[dict[str, Any]]:
+    """The rows of a JSON lines file in the quickstart's folder."""
+    return [json.loads(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()]
 
 
 def trivium(*arguments: str) -> None:
@@ -56,12 +66,16 @@ def trivium(*arguments: str) -> None:
 
     Raises:
         UserError: it was refused; what it printed says why.
+        SystemExit: it met a bug, and has printed the trace.
     """
     from experiments.cli.program import main as program
 
     Console().print(f"[dim]$ trivium {shlex.join(arguments)}", highlight=False)
-    if program(list(arguments)) != 0:
+    code = program(list(arguments))
+    if code == 2:
         raise UserError(f"`trivium {arguments[0]}` was refused; see above")
+    if code != 0:
+        raise SystemExit(code)
 
 
 def versions() -> dict[str, str]:

@@ -69,7 +69,7 @@ def distinct(texts: Iterable[str]) -> list[str]:
 
 def reviews(path: Path) -> list[Review]:
     """The rated film reviews of 4 words or more; the file has id, mean rating and sentence, tab-separated."""
-    found: dict[str, Review] = {}
+    distinct_reviews: dict[str, Review] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         _, rating, text = line.split("\t")
         text = html.unescape(text).strip()
@@ -82,22 +82,22 @@ def reviews(path: Path) -> list[Review]:
         text = re.sub(r"n' t\b", "n't", text)
         text = " ".join(text.lstrip(" .,;:–-").split())
         if len(text.split()) >= 4:
-            found.setdefault(normalise(text), Review(text, round(float(rating), 4)))
-    return list(found.values())
+            distinct_reviews.setdefault(normalise(text), Review(text, round(float(rating), 4)))
+    return list(distinct_reviews.values())
 
 
 def chinese(positive: Path, negative: Path) -> list[ChineseReview]:
     """The Chinese reviews but corrupt ones: of those that begin alike the first, none if filed under both."""
-    found: dict[str, ChineseReview] = {}
-    both: set[str] = set()
+    beginnings: dict[str, ChineseReview] = {}
+    contradicted: set[str] = set()
     for path, good in ((positive, True), (negative, False)):
         for line in path.read_text(encoding="utf-8").splitlines():
             text = _clean_chinese(line)
             if text:
                 key = normalise(text)[:24]
-                if found.setdefault(key, ChineseReview(text, good)).good != good:
-                    both.add(key)
-    return [review for key, review in found.items() if key not in both]
+                if beginnings.setdefault(key, ChineseReview(text, good)).good != good:
+                    contradicted.add(key)
+    return [review for key, review in beginnings.items() if key not in contradicted]
 
 
 def _clean_chinese(line: str) -> str | None:
@@ -222,14 +222,14 @@ def word_problems(seed: int, size: int) -> list[tuple[str, str]]:
     """Seeded word problems, reasoning-gym's `gsm_symbolic`, each once, as (question, worked answer) pairs."""
     import reasoning_gym
 
-    found: dict[str, str] = {}
+    answers: dict[str, str] = {}
     for row in reasoning_gym.create_dataset("gsm_symbolic", size=size, seed=seed):
         question, _, _ = row["question"].partition(" Give the result as your final answer.")
         steps, _, _ = row["metadata"]["answer_cot"].rpartition("####")
         steps = "\n".join(line.strip() for line in steps.splitlines() if line.strip())
         if steps:
-            found.setdefault(question, f"{steps}\nThe answer is {row['answer']}.")
-    return list(found.items())
+            answers.setdefault(question, f"{steps}\nThe answer is {row['answer']}.")
+    return list(answers.items())
 
 
 def sum_problems(seed: int, size: int) -> list[tuple[str, str, str]]:
@@ -239,8 +239,8 @@ def sum_problems(seed: int, size: int) -> list[tuple[str, str, str]]:
     negative. The key is the same for `a + b` and `b + a`: a sum and its mirror image land in one split.
     """
     rng = random.Random(f"{seed}/sums")
-    found: dict[str, tuple[str, str, str]] = {}
-    while len(found) < size:
+    sums: dict[str, tuple[str, str, str]] = {}
+    while len(sums) < size:
         kind = rng.choice("++--3")
         a, b, c = rng.randint(1, 99), rng.randint(1, 99), rng.randint(1, 29)
         if kind == "+":
@@ -261,5 +261,5 @@ def sum_problems(seed: int, size: int) -> list[tuple[str, str, str]]:
             a, b = a % 29 + 1, b % 29 + 1
             key, expression = "+".join(map(str, sorted((a, b, c)))), f"{a} + {b} + {c}"
             steps = f"{a} + {b} = {a + b}; {a + b} + {c} = {a + b + c}"
-        found.setdefault(expression, (key, expression, steps))
-    return list(found.values())
+        sums.setdefault(expression, (key, expression, steps))
+    return list(sums.values())

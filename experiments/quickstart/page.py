@@ -6,41 +6,26 @@ Words and layout are in `report.html.j2`, which asks `Charts` for what it shows.
 import itertools
 import json
 import math
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-from experiments.html.charts import (
-    CHARACTER,
-    INK,
-    LINES,
-    MUTED,
-    PAPER,
-    SERIES,
-    STYLE,
-    Inline,
-    beside,
-    data_axes,
-    legend,
-    number,
-    row_axes,
-    short,
-    ticks,
-    visible,
-)
+from experiments.atomic import write_text
+from experiments.html import charts
+from experiments.html.charts import number
+from experiments.html.pages import page_template
 from experiments.quickstart.instructions import REVIEW_PROMPT
 
-Curve = list[tuple[int, float]]
-Row = tuple[str, float, float]
-Rows = Mapping[str, Sequence[float | None]]
+Curve = list[tuple[int, float]]  # (step, value)
+Pair = tuple[str, float, float]  # a name and its two values
+Draw = Callable[[list[Pair]], Axes]
+Measured = Mapping[str, Sequence[float | None]]  # name → its two values, as far as they were measured
 
 SMOOTHED = 60  # points from which on a curve is drawn with its running mean
 
@@ -53,26 +38,18 @@ def write_report(report: dict[str, Any], curves: Mapping[str, Mapping[str, Curve
         curves: stage to metric to (step, value) points; a step is an update, in PPO an iteration.
         folder: where the stages' `export` paths begin; made if it is missing.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     report = finite(report)
-    _replace(folder / "report.json", json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-    _replace(folder / "report.html", render(report, curves, folder))
+    text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False)
+    write_text(folder / "report.json", text + "\n")
+    write_text(folder / "report.html", render(report, curves, folder))
 
 
 def render(report: dict[str, Any], curves: Mapping[str, Mapping[str, Curve]], folder: Path) -> str:
     """The page. Every text that is put into it is escaped, and its control characters made visible."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=lambda value: "–" if value is None else visible(value) if isinstance(value, str) else value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "duration": duration, "verdict": verdict}
-    environment.globals |= {"pivot": pivot, "quote": shlex.quote, "review_prompt": REVIEW_PROMPT}
-    template = environment.get_template("report.html.j2")
-    return template.render(report=report, folder=folder, charts=Charts(curves))
+    functions = {"duration": duration, "verdict": verdict, "pivot": pivot, "quote": shlex.quote}
+    template = page_template(Path(__file__).with_name("report.html.j2"), **functions)
+    content = {"report": report, "folder": folder, "charts": Charts(curves)}
+    return template.render(**content, review_prompt=REVIEW_PROMPT)
 
 
 def finite(value: Any) -> Any:
@@ -104,7 +81,7 @@ def pivot(metrics: Mapping[str, float | None], prefixes: Sequence[str]) -> dict[
     return {name: [metrics.get(prefix + name) for prefix in prefixes] for name in names}
 
 
-class Charts(Inline):
+class Charts(charts.Inline):
     """Draws what the page asks for, as inline SVG; an empty text where there is nothing to draw."""
 
     def __init__(self, curves: Mapping[str, Mapping[str, Curve]]):
@@ -118,87 +95,92 @@ class Charts(Inline):
             points = [point for point in curve if math.isfinite(point[1])]
             if points and (name.startswith(metric) if metric.endswith("/") else name == metric):
                 series[name.removeprefix(metric)] = points
-        told = [f"{name} from {number(c[0][1])} to {number(c[-1][1])}".strip() for name, c in series.items()]
+        if not series:
+            return Markup()
+        ends = {name: (number(curve[0][1]), number(curve[-1][1])) for name, curve in series.items()}
+        words = [f"{name} from {first} to {last}".strip() for name, (first, last) in ends.items()]
         step = "iteration" if stage == "ppo" else "optimizer step"
-        return self.inline(_lines(series, unit, step), title, unit, told) if series else Markup()
+        return self.inline(_lines(series, unit, step), title, unit, words)
 
-    def changes(self, rows: Rows, title: str, unit: str, names: tuple[str, str]) -> Markup:
+    def changes(self, rows: Measured, title: str, unit: str, names: tuple[str, str]) -> Markup:
         """Two values a row, a line between them and the change on the right."""
-        return self._pairs(rows, title, unit, names, lambda found: _changes(found, unit, names))
+        return self._pairs(rows, title, unit, names, lambda pairs: _changes(pairs, unit, names))
 
-    def shares(self, rows: Rows, title: str, unit: str, names: tuple[str, str]) -> Markup:
+    def shares(self, rows: Measured, title: str, unit: str, names: tuple[str, str]) -> Markup:
         """A bar a row, and a mark where it was to end."""
-        return self._pairs(rows, title, unit, names, lambda found: _shares(found, unit, names))
+        return self._pairs(rows, title, unit, names, lambda pairs: _shares(pairs, unit, names))
 
-    def estimates(self, rows: Rows, title: str, unit: str, reference: float) -> Markup:
+    def estimates(self, rows: Measured, title: str, unit: str, reference: float) -> Markup:
         """A value and its standard error a row, drawn ± 2 standard errors, beside a reference."""
         rows = {name: (value, error or 0.0) for name, (value, error) in rows.items()}
         names = ("value", "standard error")
-        return self._pairs(rows, title, unit, names, lambda found: _estimates(found, unit, reference))
+        return self._pairs(rows, title, unit, names, lambda pairs: _estimates(pairs, unit, reference))
 
-    def _pairs(
-        self, rows: Rows, title: str, unit: str, names: tuple[str, str], draw: Callable[[list[Row]], Axes]
-    ) -> Markup:
-        found = [(name, x, y) for name, (x, y, *_) in rows.items() if x is not None and y is not None]
-        told = [f"{name}, {names[0]} {number(x)}, {names[1]} {number(y)}" for name, x, y in found]
-        return self.inline(draw(found), title, unit, told) if found else Markup()
+    def _pairs(self, rows: Measured, title: str, unit: str, names: tuple[str, str], draw: Draw) -> Markup:
+        """A chart of the rows of which both values were measured."""
+        pairs = [(name, x, y) for name, (x, y, *_) in rows.items() if x is not None and y is not None]
+        words = [f"{name}, {names[0]} {number(x)}, {names[1]} {number(y)}" for name, x, y in pairs]
+        return self.inline(draw(pairs), title, unit, words) if pairs else Markup()
 
 
-@rc_context(STYLE)
+@rc_context(charts.STYLE)
 def _lines(series: Mapping[str, Curve], unit: str, step: str) -> Axes:
     smooth = {name: running_mean([value for _, value in curve]) for name, curve in series.items()}
-    labels = [f"{short(name)} {number(float(f'{mean[-1]:.3g}'))}".strip() for name, mean in smooth.items()]
+    ends = [(charts.short(name), float(f"{mean[-1]:.3g}")) for name, mean in smooth.items()]
+    labels = [f"{name} {number(end)}".strip() for name, end in ends]
     most = number(max(abs(value) for curve in series.values() for _, value in curve), 0)
-    left, right = max(44, 12 + CHARACTER * len(most)), 12 + CHARACTER * max(map(len, labels))
-    axes = data_axes(LINES, left, right, unit, below=42)
-    for colour, (name, curve) in zip(itertools.cycle(SERIES), series.items(), strict=False):
+    left, right = max(44, 12 + charts.CHARACTER * len(most)), 12 + charts.CHARACTER * max(map(len, labels))
+    axes = charts.data_axes(charts.LINES, left, right, unit, below=42)
+    for colour, (name, curve) in zip(itertools.cycle(charts.SERIES), series.items(), strict=False):
         steps, values = np.array(curve, dtype=float).T
         if len(curve) >= SMOOTHED:
             axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.4)
         axes.plot(steps, smooth[name], color=colour, marker="o" if len(curve) == 1 else None)
     axes.grid(axis="y")
     axes.set_xlabel(step, loc="right")
-    ticks(axes.xaxis, 4, whole=True)
-    ticks(axes.yaxis, 5)
+    charts.ticks(axes.xaxis, 4, whole=True)
+    charts.ticks(axes.yaxis, 5)
     low, high = axes.get_ylim()
-    places = spread([(values[-1] - low) / (high - low) for values in smooth.values()], 14 / LINES)
-    for colour, place, label in zip(itertools.cycle(SERIES), places, labels, strict=False):
-        beside(axes, label, place, colour)
+    places = spread([(values[-1] - low) / (high - low) for values in smooth.values()], 14 / charts.LINES)
+    for colour, place, label in zip(itertools.cycle(charts.SERIES), places, labels, strict=False):
+        charts.beside(axes, label, place, colour)
     return axes
 
 
-@rc_context(STYLE)
-def _changes(rows: Sequence[Row], unit: str, names: tuple[str, str]) -> Axes:
+@rc_context(charts.STYLE)
+def _changes(rows: Sequence[Pair], unit: str, names: tuple[str, str]) -> Axes:
     labels, before, after = zip(*rows, strict=True)
-    axes, places = row_axes(labels, 50, unit), range(len(rows))
-    axes.hlines(places, before, after, color=MUTED, linewidth=1.5)
-    axes.plot(before, places, "o", color=MUTED, markerfacecolor=PAPER, markeredgewidth=1.5, label=names[0])
-    axes.plot(after, places, "o", color=SERIES[0], label=names[1])
+    axes, places = charts.row_axes(labels, 50, unit), range(len(rows))
+    axes.hlines(places, before, after, color=charts.MUTED, linewidth=1.5)
+    hollow: dict[str, Any] = {"color": charts.MUTED, "markerfacecolor": charts.PAPER, "markeredgewidth": 1.5}
+    axes.plot(before, places, "o", label=names[0], **hollow)
+    axes.plot(after, places, "o", color=charts.SERIES[0], label=names[1])
     for place, (_, old, new) in zip(places, rows, strict=True):
-        beside(axes, ("+" if new > old else "") + number(new - old, 2), 1 - (place + 0.5) / len(rows), INK)
-    return legend(axes)
+        charts.beside_row(axes, ("+" if new > old else "") + number(new - old, 2), place)
+    return charts.legend(axes)
 
 
-@rc_context(STYLE)
-def _estimates(rows: Sequence[Row], unit: str, reference: float) -> Axes:
+@rc_context(charts.STYLE)
+def _estimates(rows: Sequence[Pair], unit: str, reference: float) -> Axes:
     labels, values, errors = zip(*rows, strict=True)
-    axes = row_axes(labels, 50, unit)
-    axes.axvline(reference, color=MUTED, linestyle=(0, (3, 3)), linewidth=1)
+    axes = charts.row_axes(labels, 50, unit)
+    axes.axvline(reference, color=charts.MUTED, linestyle=(0, (3, 3)), linewidth=1)
     for place, (value, error) in enumerate(zip(values, errors, strict=True)):
-        axes.errorbar(value, place, xerr=2 * error or None, color=SERIES[place % len(SERIES)], fmt="o")
-        beside(axes, number(value, 3), 1 - (place + 0.5) / len(rows), INK)
+        colour = charts.SERIES[place % len(charts.SERIES)]
+        axes.errorbar(value, place, xerr=2 * error or None, color=colour, fmt="o")
+        charts.beside_row(axes, number(value, 3), place)
     return axes
 
 
-@rc_context(STYLE)
-def _shares(rows: Sequence[Row], unit: str, names: tuple[str, str]) -> Axes:
-    labels, found, wanted = zip(*rows, strict=True)
-    axes, places = row_axes(labels, 50, unit), range(len(rows))
-    axes.barh(places, found, height=0.5, color=SERIES[0], label=names[0])
-    axes.plot(wanted, places, "|", color=INK, markersize=20, markeredgewidth=2, label=names[1])
-    for place, share in enumerate(found):
-        beside(axes, f"{100 * share:.1f} %", 1 - (place + 0.5) / len(rows), INK)
-    return legend(axes)
+@rc_context(charts.STYLE)
+def _shares(rows: Sequence[Pair], unit: str, names: tuple[str, str]) -> Axes:
+    labels, realised, wanted = zip(*rows, strict=True)
+    axes, places = charts.row_axes(labels, 50, unit), range(len(rows))
+    axes.barh(places, realised, height=0.5, color=charts.SERIES[0], label=names[0])
+    axes.plot(wanted, places, "|", color=charts.INK, markersize=20, markeredgewidth=2, label=names[1])
+    for place, share in enumerate(realised):
+        charts.beside_row(axes, f"{100 * share:.1f} %", place)
+    return charts.legend(axes)
 
 
 def running_mean(values: Sequence[float]) -> np.ndarray:
@@ -216,10 +198,3 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
         moved[after] = max(moved[after], moved[before] + gap)
     shift = sum(new - old for new, old in zip(moved, places, strict=True)) / max(len(places), 1)
     return [place - shift for place in moved]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file whole or not at all; half a character (a lone surrogate) is written as its escape."""
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(unfinished, path)

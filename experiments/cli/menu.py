@@ -1,0 +1,52 @@
+"""A program of several commands: what its help says, and the function that a command's name stands for."""
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import NamedTuple
+
+from experiments.cli.user_errors import UserError
+
+
+class Command(NamedTuple):
+    """A command of a program."""
+
+    summary: str
+    """what it does, in a line of the help"""
+    file: str
+    """the module whose `main` runs it: only its name, so that help answers before anything is imported"""
+
+
+def usage(program: str, purpose: str, commands: Mapping[str, Command], example: str) -> str:
+    """What `--help` prints.
+
+    Args:
+        program: as it is typed.
+        purpose: what it is for, in a sentence.
+        commands: name → command.
+        example: a command line to begin with.
+    """
+    lines = [
+        f"usage: {program} COMMAND [options]",
+        "",
+        purpose,
+        "",
+        "commands:",
+        *(f"  {name:<14} {command.summary}" for name, command in commands.items()),
+        "",
+        f"`{program} COMMAND --help` tells a command's options. To begin: `{example}`.",
+    ]
+    return "\n".join(lines)
+
+
+def main_of(program: str, name: str, commands: Mapping[str, Command]) -> Callable[[list[str]], int]:
+    """Imports a command and gives its `main`, which takes arguments and returns an exit code.
+
+    Raises:
+        UserError: there is no command of that name.
+    """
+    if name not in commands:
+        near = get_close_matches(name, commands, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"`{program} --help` lists the commands"
+        raise UserError(f"no command `{name}`: {hint}")
+    return import_module(commands[name].file).main

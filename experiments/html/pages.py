@@ -1,0 +1,28 @@
+"""Pages from Jinja templates: all text in them is escaped, and its control characters are made visible."""
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from experiments.html.charts import number, visible
+
+
+def page_template(file: Path, **functions: Any) -> Template:
+    """The template of a page.
+
+    Args:
+        file: its file.
+        functions: what it may call, as a function or as a filter, beside `number`.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(file.parent),
+        autoescape=True,
+        finalize=lambda value: "–" if value is None else visible(value) if isinstance(value, str) else value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, **functions}
+    environment.globals |= functions
+    return environment.get_template(file.name)
