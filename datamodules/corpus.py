@@ -1,7 +1,6 @@
 """Pretraining data: several sources, mixed by tokens, packed into blocks."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,30 +16,9 @@ from datamodules.errors import UserError
 from datamodules.receipt import Receipt, sample
 from datamodules.rendering.segments import DropRow, text_of
 from datamodules.rendering.tokenize import encode_texts
-from datamodules.sampling.mixture_schedule import MixtureSchedule, temperature_weights
+from datamodules.sampling.mixture import GLOBAL_BATCH_SIZE, SEQUENCE_LENGTH, Mixture, Source
+from datamodules.sampling.mixture_schedule import MixtureSchedule
 from datamodules.sampling.step_sampler import Batch, EvalBatches, Mixed, RowOrder, Shuffled, Windowed
-
-
-@dataclass
-class Source:
-    """One source of a mixture.
-
-    Args:
-        train: files (globs allowed), a saved `datasets` folder or a hub name.
-        weight: share of the training tokens, relative to the other sources'.
-        val: likewise, for validation; None = this source is not validated.
-        text: the column that holds a document, or a function from a row to it.
-        max_epochs: how often its tokens may be seen; a run that would pass it is refused. None = any number.
-        streaming: begin training while the source is still being tokenised. Its blocks are then shuffled
-            within windows of `WINDOW` blocks instead of as a whole.
-    """
-
-    train: str | list[str]
-    weight: float = 1.0
-    val: str | list[str] | None = None
-    text: str | Callable[[dict[str, Any]], str] = "text"
-    max_epochs: float | None = None
-    streaming: bool = False
 
 
 class MixedCorpusData(TextDataModule):
@@ -71,8 +49,8 @@ class MixedCorpusData(TextDataModule):
         tokenizer: str,
         weight_changes: dict[int, dict[str, float]] | None = None,
         temperature: float | None = None,
-        sequence_length: int = 1024,
-        global_batch_size: int = 32,
+        sequence_length: int = SEQUENCE_LENGTH,
+        global_batch_size: int = GLOBAL_BATCH_SIZE,
         micro_batch_size: int = 8,
         eval_batch_size: int = 8,
         on_bad_row: OnBadRow = "error",
@@ -106,33 +84,12 @@ class MixedCorpusData(TextDataModule):
 
     def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
         found = super().config_errors(world_size, accumulate)
-        if not self.sources:
-            found.append("data.sources is empty: name at least one source")
-        for name, source in self.sources.items():
-            later = any(weights.get(name) for weights in self.weight_changes.values())
-            if not (0 < source.weight < float("inf") or (source.weight == 0 and later)):
-                found.append(
-                    f"data.sources.{name}.weight is {source.weight}: give a number above 0 (or 0, where "
-                    "data.weight_changes gives it one later)"
-                )
-            if source.max_epochs is not None and not source.max_epochs > 0:
-                found.append(f"data.sources.{name}.max_epochs is {source.max_epochs}: give a number above 0")
-            if source.streaming and self.temperature is not None:
-                found.append(f"data.temperature needs the size of {name}, which is streaming: give weights")
-        found += [
-            line for step, weights in self.weight_changes.items() for line in self._wrong(step, weights)
-        ]
+        found += self._mix.config_errors()
         return found + too_small("data.sequence_length", self.sequence_length, 2)
 
-    def _wrong(self, step: int, weights: Mapping[str, float]) -> list[str]:
-        where = f"data.weight_changes.{step}"
-        found = [f"{where} names {name}, which is no source" for name in weights if name not in self.sources]
-        if step < 1:
-            found.append(f"{where}: give an optimizer step after the first")
-        fine = all(0 <= weight < float("inf") for weight in weights.values())
-        if not (fine and any(weights.values())):
-            found.append(f"{where}: give weights of 0 or more, one of them above 0")
-        return found
+    @property
+    def _mix(self) -> Mixture:
+        return Mixture(self.sources, self.weight_changes, self.temperature)
 
     def read(self) -> dict[str, CorpusSplit]:
         train = {name: self._documents(name, s.train, s, s.streaming) for name, s in self.sources.items()}
@@ -185,19 +142,8 @@ class MixedCorpusData(TextDataModule):
     def schedule(self) -> MixtureSchedule:
         """Which source every block comes from."""
         if self._schedule is None:
-            weights = [source.weight for source in self.sources.values()]
-            changes = {
-                step * self.global_batch_size: [given.get(name, 0.0) for name in self.sources]
-                for step, given in self.weight_changes.items()
-            }
-            if self.temperature is not None:
-                tokens = [blocks.starts[-1] for blocks in self.splits["train"].blocks]
-                by_size = temperature_weights(tokens, self.temperature)
-                weights = [w * size for w, size in zip(weights, by_size, strict=True)]
-                changes = {
-                    at: [w * s for w, s in zip(ws, by_size, strict=True)] for at, ws in changes.items()
-                }
-            self._schedule = MixtureSchedule(weights, changes)
+            tokens = [blocks.starts[-1] for blocks in self.splits["train"].blocks]
+            self._schedule = self._mix.schedule(self.global_batch_size, tokens)
         return self._schedule
 
     def order(self) -> RowOrder:
