@@ -1,8 +1,8 @@
 """What the four kinds of data share: tokenizer, step plan, loaders, receipt."""
 
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -18,6 +18,15 @@ def too_small(field: str, value: Any, least: int) -> list[str]:
     """The line that refuses a number below `least`, or something that is no number; none where it is fine."""
     fine = isinstance(value, int | float) and value >= least
     return [] if fine else [f"{field} is {value}: give {least} or more"]
+
+
+class RowSpec(NamedTuple):
+    """The rows of a data module, known before anything is read."""
+
+    sequences: int
+    tokens: int
+    packed: bool
+    note: str = ""
 
 
 class TextDataModule(L.LightningDataModule):
@@ -57,6 +66,13 @@ class TextDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.splits: dict[str, Any] = {}
         self._tokenizer: Any = None
+
+    @classmethod
+    def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
+        """What rows a data module with these arguments has."""
+        if "max_length" not in arguments:
+            raise UserError(f"data: the plan does not know how long the rows of {cls.__name__} are")
+        return RowSpec(1, arguments["max_length"], False)
 
     @property
     def tokenizer(self) -> Any:

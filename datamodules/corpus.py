@@ -1,13 +1,13 @@
 """Pretraining data: several sources, mixed by tokens, packed into blocks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets.fingerprint import Hasher
 
-from datamodules.base import TextDataModule, too_small
+from datamodules.base import RowSpec, TextDataModule, too_small
 from datamodules.caching.blocks import STRIDE, Blocks, CorpusSplit
 from datamodules.caching.encoded_rows import EncodedRows, OnBadRow, RowEncoder, check_losses, each
 from datamodules.caching.token_cache import Encoded, Index, TokenCache
@@ -73,6 +73,10 @@ class MixedCorpusData(TextDataModule):
         self.temperature = temperature
         self.sequence_length = sequence_length
         self._schedule: MixtureSchedule | None = None
+
+    @classmethod
+    def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
+        return RowSpec(1, arguments["sequence_length"], True)
 
     @property
     def source_names(self) -> list[str]:

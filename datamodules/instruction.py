@@ -1,13 +1,13 @@
 """SFT data: instructions and chats, with the loss on the replies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from datamodules.base import TextDataModule, too_small
+from datamodules.base import RowSpec, TextDataModule, too_small
 from datamodules.caching.encoded_rows import FLAGS, INTS, EncodedRows, Joined, OnBadRow, RowEncoder, each
 from datamodules.caching.packing import Packed
 from datamodules.caching.token_cache import Encoded
@@ -133,6 +133,12 @@ class InstructionData(TextDataModule):
     @property
     def source_names(self) -> list[str]:
         return sorted({group for split in self.splits.values() for group in split.texts("group")})
+
+    @classmethod
+    def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
+        if arguments["packing"]:
+            return RowSpec(1, arguments["packing"], True)
+        return RowSpec(1, arguments["max_length"], False)
 
     def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
         found = super().config_errors(world_size, accumulate)

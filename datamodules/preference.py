@@ -1,12 +1,12 @@
 """Reward model's data: prompts with ranked, rated, or chosen and rejected replies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from datamodules.base import TextDataModule, too_small
+from datamodules.base import RowSpec, TextDataModule, too_small
 from datamodules.caching.encoded_rows import INTS, EncodedRows, OnBadRow, RowEncoder, each
 from datamodules.caching.packing import Packed
 from datamodules.caching.token_cache import Encoded
@@ -84,6 +84,12 @@ class PreferenceData(TextDataModule):
         self.train, self.val = train, val
         self.template = template
         self.max_length, self.packing = max_length, packing
+
+    @classmethod
+    def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
+        if arguments["packing"]:
+            return RowSpec(1, arguments["packing"], True)
+        return RowSpec(4, arguments["max_length"], False, "4 replies to a prompt")
 
     def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
         found = super().config_errors(world_size, accumulate)

@@ -1,12 +1,12 @@
 """PPO's data: prompts to be answered."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from datamodules.base import TextDataModule, too_small
+from datamodules.base import RowSpec, TextDataModule, too_small
 from datamodules.caching.encoded_rows import INTS, EncodedRows, OnBadRow, RowEncoder, each
 from datamodules.caching.token_cache import Encoded
 from datamodules.collate import prompts
@@ -62,6 +62,10 @@ class PromptData(TextDataModule):
         self.train, self.val = train, val
         self.template = template
         self.max_prompt_length = max_prompt_length
+
+    @classmethod
+    def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
+        return RowSpec(1, arguments["max_prompt_length"], False)
 
     def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
         self.micro_batch_size = max(1, self.global_batch_size // world_size)

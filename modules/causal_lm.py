@@ -1,17 +1,18 @@
 """Stage one: pretraining, the next token of everything."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modules.backbone import LanguageModel
+from modules.errors import UserError
 from modules.hf_export import export_causal_lm
 from modules.hf_load import load_causal_lm, new_causal_lm
 from modules.metrics import GroupedMean
 from modules.optim import AdamW
-from modules.stage import Batch, Stage
+from modules.stage import Batch, NetworkSpec, Stage
 
 
 class CausalLM(Stage):
@@ -44,6 +45,14 @@ class CausalLM(Stage):
         self.config = config
         self.pretrained = pretrained
         self.network: LanguageModel | None = None
+
+    @classmethod
+    def network_specs(cls, arguments: Mapping[str, Any]) -> list[NetworkSpec]:
+        config, pretrained = arguments.get("config"), arguments.get("pretrained")
+        if (config is None) == (pretrained is None):
+            raise UserError("model: give either `config` (from scratch) or `pretrained` (a directory)")
+        argument = "pretrained" if config is None else "config"
+        return [NetworkSpec("model", argument, arguments[argument], "language", True)]
 
     def config_errors(self, max_steps: int = -1) -> list[str]:
         found = super().config_errors(max_steps)

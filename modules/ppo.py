@@ -1,7 +1,7 @@
 """Stage four: PPO from a reward model, with actor, critic, reference and reward model in one
 LightningModule."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from modules.hf_load import load_causal_lm, load_scalar_model, read_provenance
 from modules.optim import AdamW, decay_groups
 from modules.ppo_checks import check_first_ratio, check_same_policy, rollout_metrics
 from modules.rollout import ActorCritic, Rollout, join, logprobs, scores, values
-from modules.stage import Batch, Stage
+from modules.stage import Batch, NetworkSpec, SamplingSpec, Stage
 
 EVALUATION = 2**31  # the "iteration" whose random numbers validation and predict use
 
@@ -112,6 +112,28 @@ class PPOModule(Stage):
         self.network: ActorCritic | None = None
 
     kl_coef: Tensor
+
+    @classmethod
+    def network_specs(cls, arguments: Mapping[str, Any]) -> list[NetworkSpec]:
+        actor, reward = arguments["actor"], arguments["reward"]
+        reference = arguments["reference"] or actor
+        argument = "actor" if reference == actor else "reference"
+        return [
+            NetworkSpec("actor", "actor", actor, "language", True),
+            NetworkSpec("critic", "reward", reward, "scalar", True),
+            NetworkSpec("reference", argument, reference, "language", False),
+            NetworkSpec("reward", "reward", reward, "scalar", False),
+        ]
+
+    @classmethod
+    def sampling_spec(cls, arguments: Mapping[str, Any]) -> SamplingSpec:
+        return SamplingSpec(
+            rows=arguments["rollout_batch_size"],
+            new_tokens=arguments["max_new_tokens"],
+            epochs=arguments["epochs"],
+            updates=arguments["epochs"] * arguments["minibatches"],
+            micro_batch_size=arguments["micro_batch_size"],
+        )
 
     def config_errors(self, max_steps: int = -1) -> list[str]:
         found = super().config_errors(max_steps)

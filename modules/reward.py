@@ -1,7 +1,7 @@
 """Stage three: a reward model from ranked replies."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from modules.hf_load import load_scalar_model, read_provenance
 from modules.losses import ranking_loss, untied_pairs
 from modules.metrics import Correlation, GroupedMean
 from modules.optim import AdamW
-from modules.stage import Batch, Stage
+from modules.stage import Batch, NetworkSpec, Stage
 
 CHANCE_BINS = 10  # of the predicted chance to win, for calibration
 RATING_GAPS = (0.0, 1.0, 2.0)  # lower edges of the bins in which accuracy is told
@@ -59,6 +59,10 @@ class RewardModule(Stage):
         self.network: ScalarModel | None = None
         self.mean_score = MeanMetric()
         self.offset: float | None = None
+
+    @classmethod
+    def network_specs(cls, arguments: Mapping[str, Any]) -> list[NetworkSpec]:
+        return [NetworkSpec("reward", "pretrained", arguments["pretrained"], "scalar", True)]
 
     def parent_checkpoints(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
         return [("pretrained", self.pretrained, self.parents)]

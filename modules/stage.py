@@ -2,9 +2,9 @@
 the parent."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import lightning as L
 import torch
@@ -23,6 +23,26 @@ from modules.optim import decay_groups, warmup_cosine
 from modules.rng_state import random_states, restore_random_state
 
 Batch = dict[str, Any]
+
+
+class NetworkSpec(NamedTuple):
+    """One of a stage's networks, known before anything is built."""
+
+    name: str
+    argument: str
+    source: str | dict[str, Any]
+    head: Literal["language", "scalar"]
+    trained: bool
+
+
+class SamplingSpec(NamedTuple):
+    """How a stage samples before it trains."""
+
+    rows: int
+    new_tokens: int
+    epochs: int
+    updates: int
+    micro_batch_size: int
 
 
 class Stage(L.LightningModule):
@@ -62,6 +82,16 @@ class Stage(L.LightningModule):
         self.min_lr_ratio = min_lr_ratio
         self.activation_checkpointing = activation_checkpointing
         self.step_loss = SumMetric()
+
+    @classmethod
+    def network_specs(cls, arguments: Mapping[str, Any]) -> list[NetworkSpec]:
+        """The networks that a stage with these arguments has."""
+        raise NotImplementedError
+
+    @classmethod
+    def sampling_spec(cls, arguments: Mapping[str, Any]) -> SamplingSpec | None:
+        """How a stage with these arguments samples; None where it trains on what it reads."""
+        return None
 
     def config_errors(self, max_steps: int = -1) -> list[str]:
         """What makes this run impossible, a line each; asked before anything is built.
