@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.plan.activations import network_bytes
-from experiments.plan.network_sizes import read_config, saved
+from experiments.plan.network_sizes import read_config, saved_activations
 from experiments.plan.scaling import low_rank_parameters
-from experiments.plan.strategy import widest
+from experiments.plan.strategies_memory import TensorParallel
 from tests.networks import NETWORKS, SEVEN, gpt2, llama, sizes_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,12 +21,12 @@ def test_parameters_of_known_networks_from_their_configs(name, config, parameter
 
 def test_the_parts_of_llama_7b():
     """A block: 4 · 4096² + 3 · 4096 · 11008 matrices, 2 · 4096 in norms; outside: 2 · 32000 · 4096 + 4096."""
-    found = sizes_of(SEVEN)
-    assert found.block == 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096
-    assert found.outside == 2 * 32000 * 4096 + 4096
-    assert found.cut == 32 * (found.block - 2 * 4096)
-    assert found.matmul == found.parameters - 32000 * 4096 - 65 * 4096
-    assert (found.layers, found.hidden, found.heads, found.kv_heads, found.head_size) == (
+    network = sizes_of(SEVEN)
+    assert network.block == 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096
+    assert network.outside == 2 * 32000 * 4096 + 4096
+    assert network.splittable == 32 * (network.block - 2 * 4096)
+    assert network.matmul == network.parameters - 32000 * 4096 - 65 * 4096
+    assert (network.layers, network.hidden, network.heads, network.kv_heads, network.head_size) == (
         *(32, 4096, 32, 32),
         128,
     )
@@ -41,30 +40,30 @@ def test_lora_of_llama_7b():
 
 
 def test_gpt2_has_no_plan_for_tensor_parallelism():
-    assert sizes_of(gpt2(768, 12, 12)).cut == 0
-    assert widest(4, [sizes_of(gpt2(768, 12, 12))]) is None
+    assert sizes_of(gpt2(768, 12, 12)).splittable == 0
+    assert TensorParallel.over(4, [sizes_of(gpt2(768, 12, 12))]) is None
 
 
 def test_the_heads_say_how_far_tensors_are_cut():
     """8 key-value heads and 12 ranks: by 4; 32 heads and 64 ranks: by 8 and no more."""
     eight = sizes_of(llama(64, 64, 1, 16, 100, 8))
-    assert widest(12, [eight])[1:3] == (3, 4)
-    assert widest(64, [sizes_of(SEVEN)])[1:3] == (8, 8)
-    assert widest(7, [eight]) is None
+    assert TensorParallel.over(12, [eight]) == TensorParallel(3, 4)
+    assert TensorParallel.over(64, [sizes_of(SEVEN)]) == TensorParallel(8, 8)
+    assert TensorParallel.over(7, [eight]) is None
 
 
 def test_what_llama_keeps_for_the_backward_pass_by_hand():
     """Floats a token: each norm keeps its input, the normed and the scaled input (3h) and 1/rms; attention q,
     k, v, its output (4h) and a log-sum for each head; the MLP gate, silu, up and their product (4i)."""
     config = read_config(llama(48, 80, 5, 6), None, "model.config")
-    found = saved(config, rows=3, tokens=10)
-    assert found.block == 4 * 30 * (2 * (3 * 48 + 1) + 4 * 48 + 6 + 4 * 80)
-    assert found.block_input == 4 * 30 * 48
+    saved = saved_activations(config, rows=3, tokens=10)
+    assert saved.block == 4 * 30 * (2 * (3 * 48 + 1) + 4 * 48 + 6 + 4 * 80)
+    assert saved.block_input == 4 * 30 * 48
 
 
 def test_packed_rows_keep_a_mask_in_every_block():
     config = read_config(llama(48, 80, 5, 6), None, "model.config")
-    alone, packed = saved(config, 3, 10), saved(config, 3, 10, packed=True)
+    alone, packed = saved_activations(config, 3, 10), saved_activations(config, 3, 10, packed=True)
     assert packed.block - alone.block == 4 * 3 * 10 * 10
 
 
@@ -98,5 +97,5 @@ def test_a_real_forward_keeps_what_the_plan_says():
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment
     )
-    kept = saved(read_config(llama(512, 1408, 6, 8, 2000), None, "x"), 4, 512)
-    assert int(done.stdout) == pytest.approx(network_bytes(6, *kept), rel=0.05)
+    kept = saved_activations(read_config(llama(512, 1408, 6, 8, 2000), None, "x"), 4, 512)
+    assert int(done.stdout) == pytest.approx(kept.in_all(6), rel=0.05)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.cli.program import main
-from experiments.plan.memory import Account
+from experiments.plan.memory import MemoryEstimate
 from experiments.plan.network_sizes import read_config
 from tests.conftest import CONFIGS
 from tests.networks import TINY, llama
@@ -41,25 +41,29 @@ def plan(stages, capsys):
 
 
 def test_sft_from_a_directory_without_weights(plan):
-    found = plan("sft", "--devices", "2", "--memory", "1e9", "--trainer.max_steps", "10")
-    assert found["parameters"] == {"model": TINY}
-    assert set(found["bytes_per_rank"]) == {"ddp", "zero1", "zero2", "zero3", "fsdp", "tensor_parallel"}
-    ddp = found["bytes_per_rank"]["ddp"]
+    planned = plan("sft", "--devices", "2", "--memory", "1e9", "--trainer.max_steps", "10")
+    assert planned["parameters"] == {"model": TINY}
+    assert set(planned["bytes_per_rank"]) == {"ddp", "zero1", "zero2", "zero3", "fsdp", "tensor_parallel"}
+    ddp = planned["bytes_per_rank"]["ddp"]
     assert (ddp["weights"], ddp["gradients"], ddp["optimizer"]) == (4 * TINY, 4 * TINY, 8 * TINY)
     assert ddp["logits"] == 512 * 500 * 4
     assert ddp["kv_cache"] == 0
     assert ddp["states"] == 16 * TINY
-    assert ddp["peak"] == sum(ddp[part] for part in Account._fields)
-    assert found["bytes_per_rank"]["fsdp"]["states"] == 8 * TINY
-    assert found["bytes_per_rank"]["zero1"]["optimizer"] == 6 * TINY  # 12 Ψ / 2, the fp32 copy among them
-    assert found["micro_batch"] == {"rows": 8, "tokens": 256}
-    assert (found["steps"], found["tokens"]["step"], found["tokens"]["run"]) == (10, 32 * 256, 10 * 32 * 256)
-    assert found["flops"]["run_6nd"] == 6 * TINY * 81920
+    assert ddp["peak"] == sum(ddp[part] for part in MemoryEstimate._fields)
+    assert planned["bytes_per_rank"]["fsdp"]["states"] == 8 * TINY
+    assert planned["bytes_per_rank"]["zero1"]["optimizer"] == 6 * TINY  # 12 Ψ / 2, the fp32 copy among them
+    assert planned["micro_batch"] == {"rows": 8, "tokens": 256}
+    assert (planned["steps"], planned["tokens"]["step"], planned["tokens"]["run"]) == (
+        10,
+        32 * 256,
+        10 * 32 * 256,
+    )
+    assert planned["flops"]["run_6nd"] == 6 * TINY * 81920
     forward = 2 * (TINY - 5 * 32) + 4 * 2 * 32 * 256  # the tied head is multiplied, five norms are not
-    assert found["flops"]["forward_per_token"] == forward
-    assert found["flops"]["run"] == 3 * forward * 81920
-    assert found["choice"]["strategy"] == "ddp"
-    assert found["seconds"] is None
+    assert planned["flops"]["forward_per_token"] == forward
+    assert planned["flops"]["run"] == 3 * forward * 81920
+    assert planned["choice"]["strategy"] == "ddp"
+    assert planned["seconds"] is None
 
 
 def test_pretraining_takes_the_vocabulary_from_the_tokenizer_or_from_the_config(plan, tiny_tokenizer):
@@ -69,53 +73,53 @@ def test_pretraining_takes_the_vocabulary_from_the_tokenizer_or_from_the_config(
     vocabulary = len(AutoTokenizer.from_pretrained(tiny_tokenizer))
     assert plan("pretrain")["parameters"] == {"model": base + 128 * vocabulary}
     more = ("--model.init_args.config.vocab_size", "1000", "--data.init_args.tokenizer", "nowhere")
-    found = plan("pretrain", *more)
-    assert found["parameters"] == {"model": base + 128 * 1000}
-    assert found["steps"] is None
-    assert found["tokens"]["20x"] == 20 * (base + 128_000)
-    assert set(found["scaling"]["optimal_tokens"]) == {"chinchilla", "chinchilla-unrounded", "epoch"}
+    planned = plan("pretrain", *more)
+    assert planned["parameters"] == {"model": base + 128 * 1000}
+    assert planned["steps"] is None
+    assert planned["tokens"]["20x"] == 20 * (base + 128_000)
+    assert set(planned["scaling"]["optimal_tokens"]) == {"chinchilla", "chinchilla-unrounded", "epoch"}
 
 
 def test_a_token_budget_gives_the_steps_and_speed_the_time(plan):
     """8 blocks of 256 tokens are 2048 a step."""
-    found = plan("pretrain", "--tokens", "1e6", "--devices", "2", "--flops", "1e12", "--mfu", "0.5")
-    assert found["steps"] == 489
-    assert found["seconds"] == pytest.approx(found["flops"]["run"] / 1e12)
+    planned = plan("pretrain", "--tokens", "1e6", "--devices", "2", "--flops", "1e12", "--mfu", "0.5")
+    assert planned["steps"] == 489
+    assert planned["seconds"] == pytest.approx(planned["flops"]["run"] / 1e12)
 
 
 def test_a_reward_model_has_a_head_of_its_own_and_no_logits(plan):
-    found = plan("reward")
-    assert found["parameters"] == {"reward": TINY + 32}
-    assert found["bytes_per_rank"]["ddp"]["logits"] == 0
-    assert found["micro_batch"] == {"rows": 16, "tokens": 128}
-    assert found["notes"] == ["4 replies to a prompt"]
+    planned = plan("reward")
+    assert planned["parameters"] == {"reward": TINY + 32}
+    assert planned["bytes_per_rank"]["ddp"]["logits"] == 0
+    assert planned["micro_batch"] == {"rows": 16, "tokens": 128}
+    assert planned["notes"] == ["4 replies to a prompt"]
 
 
 def test_ppo_counts_all_four_models_and_the_cache(plan):
     """Rows are 64 + 48 tokens; a rank of two samples 64 of the 128 prompts together."""
-    found = plan("ppo", "--devices", "2", "--trainer.max_steps", "16")
+    planned = plan("ppo", "--devices", "2", "--trainer.max_steps", "16")
     scalar = TINY + 32
-    assert found["parameters"] == {"actor": TINY, "critic": scalar, "reference": TINY, "reward": scalar}
-    ddp, fsdp = found["bytes_per_rank"]["ddp"], found["bytes_per_rank"]["fsdp"]
+    assert planned["parameters"] == {"actor": TINY, "critic": scalar, "reference": TINY, "reward": scalar}
+    ddp, fsdp = planned["bytes_per_rank"]["ddp"], planned["bytes_per_rank"]["fsdp"]
     assert ddp["weights"] == 4 * (2 * TINY + 2 * scalar)
     assert ddp["gradients"] == 4 * (TINY + scalar)
     assert ddp["optimizer"] == 8 * (TINY + scalar)
     assert (fsdp["weights"], fsdp["optimizer"]) == (ddp["weights"] // 2, ddp["optimizer"] // 2)
     assert ddp["kv_cache"] == 2 * 2 * 4 * 8 * 112 * 64 * 4
-    assert found["micro_batch"] == {"rows": 32, "tokens": 112}
-    assert found["tokens"]["run"] == 2 * 128 * 112  # 16 updates are two iterations of 2 × 4
+    assert planned["micro_batch"] == {"rows": 32, "tokens": 112}
+    assert planned["tokens"]["run"] == 2 * 128 * 112  # 16 updates are two iterations of 2 × 4
     actor = 2 * (TINY - 160) + 4 * 2 * 32 * 112
     critic = actor - 2 * 500 * 32 + 2 * 32
     each = actor + 2 * (actor + critic) + 2 * 3 * (actor + critic)
-    assert found["flops"]["run"] == each * 2 * 128 * 112
+    assert planned["flops"]["run"] == each * 2 * 128 * 112
 
 
 def test_precision_decides_in_a_config_too(plan):
-    found = plan("sft", "--devices", "2", "--trainer.precision", "bf16-mixed")["bytes_per_rank"]
-    assert found["ddp"]["states"] == 16 * TINY
-    assert found["zero2"]["states"] == 2 * TINY + (2 + 12) * TINY // 2
-    found = plan("sft", "--devices", "2", "--trainer.precision", "bf16-true")["bytes_per_rank"]
-    assert found["ddp"]["states"] == 8 * TINY
+    planned = plan("sft", "--devices", "2", "--trainer.precision", "bf16-mixed")["bytes_per_rank"]
+    assert planned["ddp"]["states"] == 16 * TINY
+    assert planned["zero2"]["states"] == 2 * TINY + (2 + 12) * TINY // 2
+    planned = plan("sft", "--devices", "2", "--trainer.precision", "bf16-true")["bytes_per_rank"]
+    assert planned["ddp"]["states"] == 8 * TINY
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])

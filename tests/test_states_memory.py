@@ -4,23 +4,17 @@ from fractions import Fraction
 
 import pytest
 
-from experiments.plan.activations import (
-    Block,
-    block_bytes,
-    network_bytes,
-    recomputed_bytes,
-    tensor_parallel_share,
-)
-from experiments.plan.buffers import Moments, Options, Shape, gathered_bytes, moments
 from experiments.plan.memory import (
-    LAYOUTS,
-    Account,
-    Layout,
+    BYTES_PER_PARAM,
+    BytesPerParam,
+    MemoryEstimate,
+    Moments,
+    Params,
     kv_cache_bytes,
-    layout_of,
     logits_bytes,
-    states_per_rank,
 )
+from experiments.plan.network_sizes import SavedActivations
+from experiments.plan.strategies_memory import DDP, FSDP2, STRATEGIES, TensorParallel, ZeRO1, ZeRO2, ZeRO3
 
 GIB = 2**30
 
@@ -54,24 +48,24 @@ def printed_alike(exact: Fraction, printed: str) -> bool:
 @pytest.mark.parametrize(("parameters", "ranks"), ZERO)
 def test_zeros_table(parameters, ranks):
     for stage, printed in enumerate(ZERO[parameters, ranks].split(), start=1):
-        found = states_per_rank(parameters, f"zero{stage}", ranks)
-        assert printed_alike(Fraction(found.total, 10**9), printed), (stage, found)
-    assert states_per_rank(parameters, "ddp", ranks).total == 16 * parameters
-    assert states_per_rank(parameters, "fsdp", ranks) == states_per_rank(parameters, "zero3", ranks)
+        states = STRATEGIES[f"zero{stage}"](ranks).states(parameters)
+        assert printed_alike(Fraction(states.total, 10**9), printed), (stage, states)
+    assert DDP(ranks).states(parameters).total == 16 * parameters
+    assert FSDP2(ranks).states(parameters) == ZeRO3(ranks).states(parameters)
 
 
 def test_states_by_part_and_layout():
     """10 parameters on 4 ranks: a rank holds at most ⌈10 · bytes / 4⌉ of what is split."""
-    assert states_per_rank(10, "zero1", 4) == (20, 20, 30)
-    assert states_per_rank(10, "zero2", 4) == (20, 5, 30)
-    assert states_per_rank(10, "zero3", 4, LAYOUTS["fp32"]) == (10, 10, 20)
-    assert states_per_rank(10, "ddp", 4, LAYOUTS["bf16-autocast"]) == (40, 40, 80)
+    assert ZeRO1(4).states(10) == (20, 20, 30)
+    assert ZeRO2(4).states(10) == (20, 5, 30)
+    assert ZeRO3(4).states(10, BYTES_PER_PARAM["fp32"]) == (10, 10, 20)
+    assert DDP(4).states(10, BYTES_PER_PARAM["bf16-autocast"]) == (40, 40, 80)
 
 
 def test_tensor_parallelism_cuts_what_its_plan_names_and_shards_the_rest():
     """100 parameters of which 60 are cut in 3: 20 + 40 = 60 a rank, over 2 data-parallel ranks 30."""
-    assert states_per_rank(100, "tensor_parallel", 1, LAYOUTS["fp32"], 3, 60) == (240, 240, 480)
-    assert states_per_rank(100, "tensor_parallel", 2, LAYOUTS["fp32"], 3, 60) == (120, 120, 240)
+    assert TensorParallel(1, 3).states(100, BYTES_PER_PARAM["fp32"], 60) == (240, 240, 480)
+    assert TensorParallel(2, 3).states(100, BYTES_PER_PARAM["fp32"], 60) == (120, 120, 240)
 
 
 @pytest.mark.parametrize(
@@ -90,44 +84,37 @@ def test_tensor_parallelism_cuts_what_its_plan_names_and_shards_the_rest():
     ],
 )
 def test_precision_decides_the_layout(precision, strategy, layout):
-    assert layout_of(precision, strategy) == layout
+    assert STRATEGIES[strategy].bytes_per_param(precision) == layout
 
 
 def test_sgd_keeps_nothing_and_amsgrad_one_more():
-    assert layout_of("32-true", "ddp", moments=0) == (4, 4, 0)
-    assert layout_of("32-true", "ddp", moments=3) == (4, 4, 12)
-    assert layout_of("bf16-mixed", "zero1", moments=0) == (2, 2, 4)
+    assert DDP.bytes_per_param("32-true", moments=0) == (4, 4, 0)
+    assert DDP.bytes_per_param("32-true", moments=3) == (4, 4, 12)
+    assert ZeRO1.bytes_per_param("bf16-mixed", moments=0) == (2, 2, 4)
 
 
 def test_activations_of_a_175b_model_on_eight_devices():
-    """Korthikanti et al. 2022: GPT-3's shape, 96 layers, GiB a device."""
-    block = Block(sequence=2048, batch=1, hidden=12288, heads=96)
-    found = {
-        "tensor parallel": block_bytes(block, tensor=8),
-        "and sequence parallel": block_bytes(block, tensor=8, sequence_parallel=True),
-        "and selective": block_bytes(block, tensor=8, sequence_parallel=True, score_matrix=False),
-        "full": recomputed_bytes(block),
-    }
-    assert {name: f"{96 * each / GIB:.2f}" for name, each in found.items()} == {
-        "tensor parallel": "51.75",
-        "and sequence parallel": "32.06",
-        "and selective": "9.56",
-        "full": "4.50",
-    }
+    """Korthikanti et al. 2022, table 2 and figure 1: GPT-3's shape, 96 layers, GiB a device. A block keeps
+    s·b·h·34 bytes and a score matrix of s·b·h·5·a·s/h, which tensor parallelism divides."""
+    sequence, hidden, heads, layers, devices = 2048, 12288, 96, 96, 8
+    numbers = sequence * hidden
+    scores = SavedActivations(numbers * 5 * heads * sequence / hidden / devices, 0, 0).in_all(layers)
+    block = SavedActivations(numbers * 34, 0, numbers * 2)
+    divided = block.in_all(layers, TensorParallel(1, devices).activation_share)
+    assert f"{(divided + scores) / GIB:.2f}" == "51.75"
+    inputs = block._replace(block=0).in_all(layers, checkpointing=True)
+    assert f"{inputs / GIB:.2f}" == "4.50"
 
 
-def test_a_block_on_one_device_and_without_the_score_matrix():
-    """s·b·h = 2·3·4 = 24; 34 · 24 = 816; 5·a·s/h = 5·2·2/4 = 5 more without SDPA."""
-    block = Block(sequence=2, batch=3, hidden=4, heads=2)
-    assert block_bytes(block) == 24 * 39
-    assert block_bytes(block, score_matrix=False) == 816
-    assert tensor_parallel_share(1) == 1
-    assert tensor_parallel_share(4) == 16 / 34
+def test_tensor_parallelism_divides_attention_and_mlp_but_not_the_norms():
+    assert TensorParallel(1, 1).activation_share == DDP(4).activation_share == 1
+    assert TensorParallel(1, 4).activation_share == 16 / 34
 
 
 def test_checkpointing_keeps_the_blocks_inputs_and_one_block():
-    assert network_bytes(layers=10, block=50.0, outside=7.0, block_input=3.0) == 507
-    assert network_bytes(layers=10, block=50.0, outside=7.0, block_input=3.0, checkpointing=True) == 87
+    saved = SavedActivations(block=50.0, outside=7.0, block_input=3.0)
+    assert saved.in_all(layers=10) == 507
+    assert saved.in_all(layers=10, checkpointing=True) == 87
 
 
 def test_cache_logits_and_buffers_by_hand():
@@ -139,60 +126,57 @@ def test_cache_logits_and_buffers_by_hand():
     assert logits_bytes(tokens=64, vocabulary=100, chunk=512) == 64 * 100 * 4
 
 
-SHAPE = Shape(parameters=10**9, trained=10**9, block=10**7, outside=10**8, head=0)
-MIXED = Layout(2, 2, 12)
+MIXED = BytesPerParam(2, 2, 12)
+PARAMS = Params(10**9, trained=10**9, block=10**7, outside=10**8, head=0, bytes_each=MIXED)
 
 
-def moments_of(strategy, ranks=4, shape=SHAPE, **more):
-    """Of a step without activations and logits, in megabytes."""
-    options = more.pop("options", Options())
-    given = {"activations": 0, "logits": 0, "absent": 0, **more}
-    found = moments(strategy, ranks, shape, MIXED, options, **given)
-    return Moments(*(round(each / 10**6) for each in found))
+def moments_of(parallelism, params=PARAMS, activations=0, logits=0, **more):
+    """Of a step, by default without activations and logits, in megabytes."""
+    moments = parallelism.moments(params, activations, logits, **more)
+    return Moments(*(round(each / 10**6) for each in moments))
 
 
 def test_the_moments_of_a_step_by_hand():
     """1e9 parameters of 2 bytes; FSDP2: 2 · 10 M + 100 M gathered, a block's gradients twice; buckets of 200
     MB; copies of 6 bytes for a quarter."""
-    assert moments_of("ddp", 1) == (0, 0, 0, 0, 0)
-    assert moments_of("ddp") == (0, 0, 0, 2000, 0)
-    assert moments_of("fsdp", 1) == (0, 0, 0, 0, 0)
-    assert moments_of("fsdp") == (240, 240, 280, 280, 0)
-    assert moments_of("zero2") == (0, 0, 400, 600, 1500)
-    assert moments_of("zero3") == (240, 240, 640, 640, 1500)
-    assert moments_of("zero2", options=Options(bucket=10**8)) == (0, 0, 200, 300, 1500)
-    assert moments_of("fsdp", options=Options(gathered_width=4)).forward == 480
-    assert moments_of("fsdp", options=Options(reshard=False)).forward == 2020
-    assert moments_of("zero2", activations=10**9, logits=10**7)[:4] == (1010, 1010, 1300, 600)
-    assert moments_of("fsdp", activations=10**9, absent=5 * 10**8)[:2] == (1240, 740)
+    assert moments_of(DDP(1)) == (0, 0, 0, 0, 0)
+    assert moments_of(DDP(4)) == (0, 0, 0, 2000, 0)
+    assert moments_of(FSDP2(1)) == (0, 0, 0, 0, 0)
+    assert moments_of(FSDP2(4)) == (240, 240, 280, 280, 0)
+    assert moments_of(ZeRO2(4)) == (0, 0, 400, 600, 1500)
+    assert moments_of(ZeRO3(4)) == (240, 240, 640, 640, 1500)
+    assert moments_of(ZeRO2(4, bucket=10**8)) == (0, 0, 200, 300, 1500)
+    assert moments_of(FSDP2(4, gathered_width=4)).forward == 480
+    assert moments_of(FSDP2(4, reshard=False)).forward == 2020
+    assert moments_of(ZeRO2(4), activations=10**9, logits=10**7)[:4] == (1010, 1010, 1300, 600)
+    assert moments_of(FSDP2(4), activations=10**9, gradients=5 * 10**8)[:2] == (1240, 740)
 
 
 @pytest.mark.parametrize(
-    ("strategy", "ranks", "options", "whole", "by_block"),
+    ("parallelism", "whole", "by_block"),
     [  # megabytes; 1e9 parameters of 2 bytes, a block of 10 M arrives; else two blocks and 100 M outside
-        ("fsdp", 4, Options(), 2020, 240),
-        ("tensor_parallel", 4, Options(gathered_width=4), 4040, 480),
-        ("fsdp", 4, Options(reshard=False), 2020, 2020),
-        ("zero3", 4, Options(), 2000, 240),
-        ("zero2", 4, Options(), 0, 0),
-        ("ddp", 4, Options(), 0, 0),
-        ("fsdp", 1, Options(), 0, 0),
+        (FSDP2(4), 2020, 240),
+        (TensorParallel(4, gathered_width=4), 4040, 480),
+        (FSDP2(4, reshard=False), 2020, 2020),
+        (ZeRO3(4), 2000, 240),
+        (ZeRO2(4), 0, 0),
+        (DDP(4), 0, 0),
+        (FSDP2(1), 0, 0),
     ],
 )
-def test_parameters_that_are_whole_while_a_network_samples(strategy, ranks, options, whole, by_block):
-    given = (strategy, ranks, SHAPE, MIXED, options)
-    assert gathered_bytes(*given, whole=True) == whole * 10**6
-    assert gathered_bytes(*given) == by_block * 10**6
+def test_parameters_that_are_whole_while_a_network_samples(parallelism, whole, by_block):
+    assert parallelism.gathered_bytes(PARAMS, whole=True) == whole * 10**6
+    assert parallelism.gathered_bytes(PARAMS) == by_block * 10**6
 
 
 def test_a_head_has_its_gradient_for_a_moment():
-    with_head = SHAPE._replace(head=10**8)
-    assert moments_of("ddp", 1, with_head).backward == 400
-    assert moments_of("ddp", 1, with_head, half=True)[:2] == (400, 1600)
+    with_head = PARAMS._replace(head=10**8)
+    assert moments_of(DDP(1), with_head).backward == 400
+    assert moments_of(DDP(1), with_head, half=True)[:2] == (400, 1600)
 
 
 def test_updates_and_rollouts_take_turns():
-    one = Account(1, 2, 4, activations=100, logits=8, buffers=16, kv_cache=300, sampling=50)
-    assert one.states == 7
-    assert one.peak == 7 + 300 + 50
-    assert one._replace(sampling=0, kv_cache=123).peak == 7 + 16 + 8 + 100
+    estimate = MemoryEstimate(1, 2, 4, activations=100, logits=8, buffers=16, kv_cache=300, sampling=50)
+    assert estimate.states == 7
+    assert estimate.peak == 7 + 300 + 50
+    assert estimate._replace(sampling=0, kv_cache=123).peak == 7 + 16 + 8 + 100
