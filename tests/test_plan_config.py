@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from experiments.cli.program import main
 from experiments.plan.memory import MemoryEstimate
@@ -133,3 +134,72 @@ def test_every_shipped_stage_has_a_table_for_people(stage, stages, capsys, monke
     assert "memory: 1 MB (given); ddp does not fit" in out
     assert "choice: nothing: nothing fits 1 MB" in out
     assert max(map(len, out.partition("memory:")[0].splitlines()[2:])) <= 80
+
+
+# --- a GPU run, and a stage of one's own
+
+BILLION = 2 * 32000 * 2048 + 16 * (2 * 2048**2 * 5 // 4 + 3 * 2048 * 8192 + 2 * 2048) + 2048
+
+
+@pytest.mark.parametrize(("name", "rows"), [("llama-1b-fsdp", 256), ("llama-1b-fsdp-sft", 64)])
+def test_the_configs_of_a_gpu_run_fit_eight_gpus_of_80_gb(name, rows, tmp_path, capsys):
+    """No data, tokenizer or weights exist; of the pretrained network a config.json."""
+    given = yaml.safe_load((CONFIGS / "llama-1b-fsdp.yaml").read_text())["model"]["init_args"]["config"]
+    read_config(given, None, "x").save_pretrained(tmp_path / "export")
+    more = [f"--model.init_args.pretrained={tmp_path}/export"] if name.endswith("sft") else []
+    line = ["plan", "--config", str(CONFIGS / f"{name}.yaml"), *more, "--memory", "80e9"]
+    assert main([*line, "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["parameters"] == {"model": BILLION}
+    assert (planned["strategy"], planned["devices"], planned["fits"]["fsdp"]) == ("fsdp", 8, True)
+    assert planned["bytes_per_rank"]["fsdp"]["states"] == 16 * BILLION // 8
+    assert planned["micro_batch"] == {"rows": 4, "tokens": 4096}
+    assert planned["tokens"]["step"] == rows * 4096
+    assert planned["notes"] == []
+    assert main(line) == 0
+    assert "memory: 80 GB (given); fsdp fits\n" in capsys.readouterr().out
+
+
+def test_the_mixture_of_the_gpu_run_is_a_plan(capsys):
+    """75 % of web for 18 000 steps of 20 000, then 40 %."""
+    config = str(CONFIGS / "llama-1b-fsdp.yaml")
+    tokens = 20000 * 256 * 4096
+    assert main(["plan", "--mixture", config, "--tokens", str(tokens), "--json"]) == 0
+    sources = json.loads(capsys.readouterr().out)["sources"]
+    assert sources["web"]["share"] == pytest.approx(0.9 * 0.75 + 0.1 * 0.4, rel=1e-12)
+
+
+STAGE = """
+from typing import Any
+from modules import CausalLM
+from modules.stage import NetworkSpec
+
+class Distillation(CausalLM):
+    stage, parents = "distil", ("sft",)
+
+    def __init__(self, student: str, teacher: str, activation_checkpointing: bool = False):
+        pass
+
+    @classmethod
+    def network_specs(cls, arguments: Any) -> list[NetworkSpec]:
+        names = ("student", "teacher")
+        return [NetworkSpec(each, each, arguments[each], "language", each == "student") for each in names]
+"""
+
+
+def test_a_stage_of_ones_own_is_planned_from_what_it_says_of_itself(stages, tmp_path, monkeypatch, capsys):
+    (tmp_path / "distillation.py").write_text(STAGE)
+    monkeypatch.syspath_prepend(tmp_path)
+    lm = stages["sft"][0].partition("=")[2]
+    model = {"class_path": "distillation.Distillation", "init_args": {"student": lm, "teacher": lm}}
+    data = yaml.safe_load((CONFIGS / "sft.yaml").read_text())["data"]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"model": model, "data": data}))
+    assert main(["plan", "--config", str(tmp_path / "run.yaml"), "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert (planned["stage"], planned["parameters"]) == ("distil", {"student": TINY, "teacher": TINY})
+    ddp = planned["bytes_per_rank"]["ddp"]
+    assert (ddp["weights"], ddp["gradients"]) == (2 * 4 * TINY, 4 * TINY)
+    model["init_args"]["teacher"] = "nowhere"
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"model": model, "data": data}))
+    assert main(["plan", "--config", str(tmp_path / "run.yaml")]) == 2
+    assert "model.teacher: nowhere holds no config.json" in capsys.readouterr().err

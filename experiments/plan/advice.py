@@ -16,21 +16,17 @@ MOST_DEVICES = 65536
 class Choice(NamedTuple):
     """What to run."""
 
-    strategy: str | None
-    """None = nothing fits"""
+    strategy: str | None  # None = nothing fits
     checkpointing: bool
     reason: str
-    gather_to_sample: bool = True
-    """false = networks sample block by block: whole they do not fit"""
+    gather_to_sample: bool = True  # false = networks sample block by block: whole they do not fit
 
 
 class Change(NamedTuple):
     """A change to a run."""
 
-    text: str
-    """what to give"""
-    peak: int
-    """bytes of a rank with it"""
+    text: str  # what to give
+    peak: int  # bytes of a rank with it
 
 
 def choose(run: Run, memory: int) -> Choice:

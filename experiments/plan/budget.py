@@ -14,14 +14,10 @@ class Budget(NamedTuple):
     """What the command line gives; None = not given."""
 
     devices: int | None = None
-    memory: int | None = None
-    """bytes of a device"""
-    tokens: int | None = None
-    """to train on in all"""
-    flops: float | None = None
-    """peak of a device, FLOPs a second"""
-    mfu: float | None = None
-    """share of the peak that is reached"""
+    memory: int | None = None  # bytes of a device
+    tokens: int | None = None  # to train on in all
+    flops: float | None = None  # peak of a device, FLOPs a second
+    mfu: float | None = None  # share of the peak that is reached
 
     def time(self, flops: float | None, devices: int) -> float | None:
         """Seconds that a run of so many FLOPs takes; None where the speed or the run is not known."""

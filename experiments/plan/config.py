@@ -38,37 +38,24 @@ class Run(NamedTuple):
 
     stage: str
     networks: tuple[Network, ...]
-    parallelism: Parallelism
-    """the strategy and its degrees"""
+    parallelism: Parallelism  # the strategy and its degrees
     devices: int
-    local: int
-    """ranks on each machine"""
+    local: int  # ranks on each machine
     precision: str
-    moments: int
-    """numbers that the optimizer keeps for each parameter"""
-    rows: int
-    """sequences of one forward on one rank"""
-    micro_batch_size: int
-    """as configured: rows of data (PPO: of samples) of one forward"""
-    tokens: int
-    """of a sequence at most"""
-    packed: bool
-    """whether several documents share a sequence"""
-    step_rows: int
-    """sequences of an optimizer step (PPO: prompts of an iteration) over all ranks"""
-    accumulates: bool
-    """whether a step has several micro-batches"""
+    moments: int  # numbers that the optimizer keeps for each parameter
+    rows: int  # sequences of one forward on one rank
+    micro_batch_size: int  # as configured: rows of data (PPO: of samples) of one forward
+    tokens: int  # of a sequence at most
+    packed: bool  # whether several documents share a sequence
+    step_rows: int  # sequences of an optimizer step (PPO: prompts of an iteration) over all ranks
+    accumulates: bool  # whether a step has several micro-batches
     checkpointing: bool | None
     """whether blocks are computed again in the backward pass; None = the stage has no such option"""
-    on_cpu: bool
-    """whether ranks are CPU processes, whose own memory is the machine's"""
-    steps: int | None
-    """optimizer steps, where the configuration alone tells"""
-    epochs: int
-    """passes over the data, where steps do not decide"""
+    on_cpu: bool  # whether ranks are CPU processes, whose own memory is the machine's
+    steps: int | None  # optimizer steps, where the configuration alone tells
+    epochs: int  # passes over the data, where steps do not decide
     sampling: SamplingSpec | None
-    notes: tuple[str, ...]
-    """what was assumed"""
+    notes: tuple[str, ...]  # what was assumed
 
     @property
     def step_tokens(self) -> int:

@@ -10,8 +10,7 @@ class BytesPerParam(NamedTuple):
 
     weights: int
     gradients: int
-    optimizer: int
-    """a master copy of the weights, where there is one, and the moments"""
+    optimizer: int  # a master copy of the weights, where there is one, and the moments
 
     @property
     def total(self) -> int:
@@ -35,16 +34,11 @@ BYTES_PER_PARAM = {
 class Params(NamedTuple):
     """The parameters on which a rank's buffers depend, as far as tensor parallelism leaves them there."""
 
-    parameters: int
-    """of all networks"""
-    trained: int
-    """of those that are trained"""
-    block: int
-    """of one repeated block"""
-    outside: int
-    """outside the blocks: embeddings, head, last norm"""
-    head: int
-    """of the head that the loss is computed with; 0 = none"""
+    parameters: int  # of all networks
+    trained: int  # of those that are trained
+    block: int  # of one repeated block
+    outside: int  # outside the blocks: embeddings, head, last norm
+    head: int  # of the head that the loss is computed with; 0 = none
     bytes_each: BytesPerParam
 
     @property
@@ -83,16 +77,11 @@ class Params(NamedTuple):
 class Moments(NamedTuple):
     """Bytes beyond the states at the moments of a step that can be its fullest."""
 
-    forward: int
-    """the loss is being computed, all activations are there"""
-    backward: int
-    """the head's gradient is being computed, all activations are there"""
-    reducing: int
-    """the first gradients are reduced, most activations are there"""
-    reduced: int
-    """the last gradients are reduced, no activations are left"""
-    step: int
-    """the optimizer's step"""
+    forward: int  # the loss is being computed, all activations are there
+    backward: int  # the head's gradient is being computed, all activations are there
+    reducing: int  # the first gradients are reduced, most activations are there
+    reduced: int  # the last gradients are reduced, no activations are left
+    step: int  # the optimizer's step
 
 
 class MemoryEstimate(NamedTuple):
@@ -104,12 +93,9 @@ class MemoryEstimate(NamedTuple):
     activations: int
     logits: int
     buffers: int
-    kv_cache: int
-    """of sequences that are sampled together"""
-    sampling: int = 0
-    """what else sampling takes at its fullest: a network that is whole, logits"""
-    absent: int = 0
-    """gradients among the states that are gone while it samples"""
+    kv_cache: int  # of sequences that are sampled together
+    sampling: int = 0  # what else sampling takes at its fullest: a network that is whole, logits
+    absent: int = 0  # gradients among the states that are gone while it samples
     host: int = 0
     """states that are offloaded: bytes in the machine's memory or on its disk, not on the device"""
 

@@ -25,12 +25,9 @@ TOLERANCE = 1e-6  # relative: a source that meets its max_epochs to rounding doe
 class SourcePlan(NamedTuple):
     """What a budget takes of a source."""
 
-    share: float
-    """of the tokens of the whole budget, 0 to 1"""
-    tokens: float
-    """tokens drawn, repeats counted"""
-    epochs: float
-    """tokens drawn / unique tokens"""
+    share: float  # of the tokens of the whole budget, 0 to 1
+    tokens: float  # tokens drawn, repeats counted
+    epochs: float  # tokens drawn / unique tokens
     second_epoch: float | None
     """after how many tokens of all sources it has been seen once, also past the budget; None = never"""
 

@@ -28,41 +28,30 @@ AUTO: dict[str, Any] = {"language": AutoModelForCausalLM, "scalar": AutoModelFor
 class Sizes(NamedTuple):
     """A network's parameters by what they are, and its shape."""
 
-    parameters: int
-    """all of them, tied ones once"""
+    parameters: int  # all of them, tied ones once
     matmul: int
     """those of matrices a token is multiplied with: the head, tied or not, but no embedding and no vector"""
-    block: int
-    """those of the largest repeated block"""
-    outside: int
-    """those outside the blocks"""
-    splittable: int
-    """those that the model's own plan for tensor parallelism splits; 0 = it has none"""
+    block: int  # those of the largest repeated block
+    outside: int  # those outside the blocks
+    splittable: int  # those that the model's own plan for tensor parallelism splits; 0 = it has none
     layers: int
     hidden: int
     heads: int
     kv_heads: int
     head_size: int
     vocabulary: int
-    buffers: int
-    """bytes of what is neither weight nor activation, such as rotary frequencies"""
-    linear: dict[str, tuple[int, int]]
-    """name → (in, out) of every matrix in the blocks"""
-    head: int
-    """those of the language head, tied or not; 0 = it has none"""
-    tensors: tuple[int, ...]
-    """numbers of each parameter tensor, tied ones once"""
+    buffers: int  # bytes of what is neither weight nor activation, such as rotary frequencies
+    linear: dict[str, tuple[int, int]]  # name → (in, out) of every matrix in the blocks
+    head: int  # those of the language head, tied or not; 0 = it has none
+    tensors: tuple[int, ...]  # numbers of each parameter tensor, tied ones once
 
 
 class SavedActivations(NamedTuple):
     """Bytes a forward pass keeps for the backward pass."""
 
-    block: float
-    """of one block"""
-    outside: float
-    """of what is not in a block"""
-    block_input: float
-    """of what goes into a block"""
+    block: float  # of one block
+    outside: float  # of what is not in a block
+    block_input: float  # of what goes into a block
 
     def in_all(self, layers: int, share: float = 1.0, checkpointing: bool = False) -> int:
         """Bytes that a whole network keeps.

@@ -48,14 +48,10 @@ class Parallelism:
     """
 
     name: ClassVar[str]
-    factory: ClassVar[str]
-    """the function of `strategies` that makes it"""
-    sharded: ClassVar[tuple[str, ...]] = ()
-    """states that are split over the data-parallel ranks"""
-    gathers: ClassVar[bool] = False
-    """whether parameters are split and brought together to compute"""
-    splits_blocks: ClassVar[bool] = False
-    """whether ranks exchange activations within every block"""
+    factory: ClassVar[str]  # the function of `strategies` that makes it
+    sharded: ClassVar[tuple[str, ...]] = ()  # states that are split over the data-parallel ranks
+    gathers: ClassVar[bool] = False  # whether parameters are split and brought together to compute
+    splits_blocks: ClassVar[bool] = False  # whether ranks exchange activations within every block
     frees_gradients: ClassVar[bool] = False
     """whether a step's gradients are gone after it; else they are there until the next backward pass"""
 

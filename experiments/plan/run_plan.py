@@ -27,8 +27,7 @@ class Estimates(NamedTuple):
     """What a rank needs under a strategy."""
 
     parallelism: Parallelism
-    configured: MemoryEstimate
-    """with activation checkpointing or without, as the run has it"""
+    configured: MemoryEstimate  # with activation checkpointing or without, as the run has it
     checkpointed: MemoryEstimate
 
 
@@ -36,13 +35,10 @@ class RunPlan(NamedTuple):
     """The plan of a run."""
 
     run: Run
-    budget: Budget
-    """of the command line"""
+    budget: Budget  # of the command line
     work: Work
-    memory: int
-    """bytes of a device"""
-    where: str
-    """what that memory is"""
+    memory: int  # bytes of a device
+    where: str  # what that memory is
     estimates: dict[str, Estimates]
     choice: Choice
 

@@ -15,27 +15,19 @@ from experiments.plan.scaling import forward_flops_per_token, training_flops
 class Work(NamedTuple):
     """The work of a run; None where the number of steps is not known."""
 
-    step_tokens: int
-    """of an optimizer step (PPO: an iteration), over all ranks"""
-    steps: int | None
-    """optimizer steps"""
-    tokens: int | None
-    """tokens of all rows, each counted once however often PPO passes over it"""
-    forward_flops_per_token: int
-    """of the trained network (PPO: of the actor)"""
-    flops: float | None
-    """of the whole run, matrix products counted exactly"""
-    flops_6nd: float | None
-    """6·N·D"""
+    step_tokens: int  # of an optimizer step (PPO: an iteration), over all ranks
+    steps: int | None  # optimizer steps
+    tokens: int | None  # tokens of all rows, each counted once however often PPO passes over it
+    forward_flops_per_token: int  # of the trained network (PPO: of the actor)
+    flops: float | None  # of the whole run, matrix products counted exactly
+    flops_6nd: float | None  # 6·N·D
 
 
 class DataLengths(NamedTuple):
     """What reading the data tells."""
 
-    row_tokens: float
-    """mean tokens of a row"""
-    steps_per_epoch: int
-    """PPO: iterations"""
+    row_tokens: float  # mean tokens of a row
+    steps_per_epoch: int  # PPO: iterations
 
 
 def work(run: Run, tokens: int | None = None, lengths: DataLengths | None = None) -> Work:
