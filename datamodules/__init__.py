@@ -7,12 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datamodules.corpus import MixedCorpusData, Source
+    from datamodules.corpus import MixedCorpusData
     from datamodules.instruction import InstructionData, InstructionSource, Policies
     from datamodules.preference import PreferenceData
     from datamodules.prompts import PromptData
     from datamodules.rendering.chat_template import ChatTemplate
     from datamodules.rendering.templates import InstructionTemplate, MixedTemplates
+    from datamodules.sampling.mixture import Source
 
 FILES = {
     "ChatTemplate": "rendering.chat_template",
@@ -24,7 +25,7 @@ FILES = {
     "Policies": "instruction",
     "PreferenceData": "preference",
     "PromptData": "prompts",
-    "Source": "corpus",
+    "Source": "sampling.mixture",
 }
 
 __all__ = [

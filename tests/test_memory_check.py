@@ -17,9 +17,9 @@ from experiments.callbacks import memory_forecast
 from experiments.cli.parser import ParseOnly, parse
 from experiments.cli.program import main
 from experiments.plan import advice, budget
-from experiments.plan.account import account
 from experiments.plan.config import read_run, run_of
-from experiments.plan.strategy import Cut
+from experiments.plan.estimate import estimate_memory
+from experiments.plan.strategies_memory import DDP
 from tests.ranks import run_code
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +66,7 @@ def test_a_run_that_cannot_be_planned_runs_all_the_same(tiny_stages, capsys, mon
     def exotic(*_):
         raise RuntimeError("a network that nobody can count\nwith details")
 
-    monkeypatch.setattr("experiments.plan.config.run_of", exotic)
+    monkeypatch.setattr("experiments.callbacks.memory_forecast.run_of", exotic)
     assert main(one_step(tiny_stages, "exotic")) == 0
     assert "memory: no plan for this run: a network that nobody can count\n" in capsys.readouterr().out
 
@@ -91,7 +91,7 @@ def test_fewer_rows_help_where_activations_are_most(tiny_stages):
     run = run_of_two(tiny_stages)
     change = advice.most_helpful(run)
     assert change.text == "--data.init_args.micro_batch_size 1"
-    assert change.peak < account(run, run.cut).peak / 2
+    assert change.peak < estimate_memory(run, run.parallelism).peak / 2
 
 
 def test_another_strategy_helps_where_states_are_most(tiny_stages):
@@ -101,7 +101,7 @@ def test_another_strategy_helps_where_states_are_most(tiny_stages):
     )
     change = advice.most_helpful(run)
     assert "strategies.fsdp" in change.text or "strategies.tensor_parallel" in change.text
-    assert change.peak < 0.7 * account(run, run.cut).peak
+    assert change.peak < 0.7 * estimate_memory(run, run.parallelism).peak
 
 
 def test_checkpointing_is_advised_only_where_the_stage_has_it(tiny_stages):
@@ -211,7 +211,7 @@ def test_the_plan_of_a_fit_costs_less_than_a_second(tiny_stages):
     for network in (WIDE, {**heads, **seven}):
         line = [*tiny_stages.stage("pretrain"), f"--model.init_args.config={json.dumps(network)}"]
         parsed.append(parse([*line, "--seed_everything=false"], ParseOnly).config["fit"])
-    account(run_of(parsed[0], 2), Cut("ddp", 2))  # imports
+    estimate_memory(run_of(parsed[0], 2), DDP(2))  # imports
     begin = time.process_time()
-    assert account(run_of(parsed[1], 2), Cut("ddp", 2)).peak > 100e9
+    assert estimate_memory(run_of(parsed[1], 2), DDP(2)).peak > 100e9
     assert time.process_time() - begin < 1

@@ -105,10 +105,10 @@ def test_forward_flops_are_those_that_torch_counts():
 
 def test_the_command_tells_the_optimum(capsys):
     assert main(["plan", "--compute", "5.76e23", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["compute"] == GOPHER
-    assert set(found["optimum"]) == {"chinchilla", "chinchilla-unrounded", "epoch"}
-    assert found["optimum"]["epoch"]["tokens_per_parameter"] == pytest.approx(18.3, abs=0.05)
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["compute"] == GOPHER
+    assert set(planned["optimum"]) == {"chinchilla", "chinchilla-unrounded", "epoch"}
+    assert planned["optimum"]["epoch"]["tokens_per_parameter"] == pytest.approx(18.3, abs=0.05)
     assert main(["plan", "--compute", "5.76e23"]) == 0
     out = capsys.readouterr().out
     assert "92.6 tokens a parameter" in out

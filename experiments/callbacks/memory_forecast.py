@@ -1,4 +1,4 @@
-"""What a fit will need, told before its first step; and when memory runs out all the same, the plan's table
+"""What a fit will need, said before its first step; and when memory runs out all the same, the plan's table
 and the one change that would help most.
 """
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import indent
 from traceback import clear_frames
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -15,9 +15,13 @@ from lightning.pytorch.callbacks import Callback
 
 from experiments.cli.user_errors import UserError
 from experiments.distributed.ranks import ranks
-
-if TYPE_CHECKING:
-    from experiments.plan.config import Run
+from experiments.plan.advice import most_helpful
+from experiments.plan.budget import machine_memory
+from experiments.plan.config import Run, run_of
+from experiments.plan.estimate import estimate_memory
+from experiments.plan.run_plan import estimates_of
+from experiments.plan.summary import strategies_table
+from experiments.plan.units import size
 
 SIGNS = (
     "out of memory",  # of CUDA's allocator and driver, and of NCCL's `Cuda failure`
@@ -34,57 +38,41 @@ SIGNS = (
 class Forecast(NamedTuple):
     """The plan of the run that is about to begin, on this machine."""
 
-    run: "Run"
-    memory: int
-    """bytes a rank has"""
-    where: str
-    """what that memory is"""
+    run: Run
+    memory: int  # bytes a rank has
+    where: str  # what that memory is
 
-    @property
     def lines(self) -> list[str]:
         """What a rank needs and has; a warning where that will not do."""
-        from experiments.plan.account import account
-        from experiments.plan.units import size
-
         run = self.run
-        found = account(run, run.cut)
-        host = f", {size(found.host, 3)} offloaded" if found.host else ""
-        ranks = f" on {run.devices} ranks" if run.devices > 1 else ""
-        most = f"{size(found.activations, 3)} activations"
-        if found.rollout > found.update:
-            most = f"{size(found.rollout, 3)} while it samples"
+        estimate = estimate_memory(run, run.parallelism)
+        most = f"{size(estimate.activations, 3)} activations"
+        if estimate.rollout > estimate.update:
+            most = f"{size(estimate.rollout, 3)} while it samples"
+        host = f", {size(estimate.host, 3)} offloaded" if estimate.host else ""
+        on_ranks = f" on {run.devices} ranks" if run.devices > 1 else ""
         line = (
-            f"memory: a rank needs about {size(found.peak, 3)} ({size(found.states, 3)} states, "
-            f"{most}{host}; {run.cut.strategy}{ranks}), it has "
-            f"{size(self.memory, 3)}: {self.where}"
+            f"memory: a rank needs about {size(estimate.peak, 3)} ({size(estimate.states, 3)} states, "
+            f"{most}{host}; {run.parallelism.name}{on_ranks}), it has {size(self.memory, 3)}: {self.where}"
         )
-        if found.peak <= self.memory:
-            return [line]
-        return [line, f"this run will not fit: {self.advice}"]
+        fits = estimate.peak <= self.memory
+        return [line] if fits else [line, f"this run will not fit: {self.advice()}"]
 
-    @property
     def advice(self) -> str:
         """The one change that would help most."""
-        from experiments.plan.advice import most_helpful
-        from experiments.plan.units import size
-
         change = most_helpful(self.run)
         if change is None:
             return "no single change helps much: lower the rows' length or take a smaller model"
         return f"what would help most is {change.text}, with which a rank needs about {size(change.peak, 3)}"
 
-    @property
     def table(self) -> str:
         """The plan of a rank under every strategy, for stderr; its lines begin with a space."""
         from rich.console import Console
 
-        from experiments.plan.report import memory_facts
-        from experiments.plan.tables import strategies_table
-
         console = Console(stderr=True, highlight=False)
         console.width -= 1
         with console.capture() as printed:
-            console.print(strategies_table(memory_facts(self.run, self.memory)))
+            console.print(strategies_table(self.run, self.memory, estimates_of(self.run)))
         return indent(printed.get(), " ").rstrip()
 
 
@@ -95,27 +83,21 @@ def forecast(config: Any, trainer: Any) -> Forecast | str:
         config: of `fit`, parsed.
         trainer: built, not yet running.
     """
-    from experiments.plan.budget import machine_memory
-    from experiments.plan.config import run_of
-
     on_gpu = trainer.strategy.root_device.type == "cuda"
     try:
         run = run_of(config, trainer.world_size)._replace(on_cpu=not on_gpu)
         memory, where = machine_memory(trainer.num_devices, on_gpu)
-        found = Forecast(run, memory, where)
-        found.lines  # noqa: B018  what cannot be counted is found out here
+        plan = Forecast(run, memory, where)
+        plan.lines()  # what cannot be counted is found out here
     except Exception as error:  # networks are anybody's: whatever they raise, the run may still work
         first = (str(error).splitlines() or [type(error).__name__])[0]
         return f"memory: no plan for this run: {first}"
-    return found
+    return plan
 
 
-def tell(found: Forecast | str) -> None:
+def tell(plan: Forecast | str) -> None:
     """Prints what a rank needs and has; what will not do goes to stderr too, as a warning."""
-    if isinstance(found, str):
-        print(found)
-        return
-    first, *warnings = found.lines
+    first, *warnings = [plan] if isinstance(plan, str) else plan.lines()
     print(first)
     for line in warnings:
         print(f"trivium: warning: {line}", file=sys.stderr)
@@ -175,10 +157,10 @@ def _refuse(cli: Any, error: BaseException) -> None:
         raise UserError(_explained(cli.forecast, cli.trainer, error)) from error
 
 
-def _explained(found: Forecast | str | None, trainer: Any, error: BaseException) -> str:
+def _explained(plan: Forecast | str | None, trainer: Any, error: BaseException) -> str:
     """What ran out where, the plan and the remedy: one text, which the run's first error is told with once,
     whichever rank has met it."""
     rank = f"rank {trainer.global_rank} ran " if trainer.world_size > 1 else ""
-    asked = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    text = f"{rank}out of memory after {trainer.global_step} steps: {asked[:200]}"
-    return f"{text}\n{found.table}\n{found.advice}" if isinstance(found, Forecast) else text
+    message = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    text = f"{rank}out of memory after {trainer.global_step} steps: {message[:200]}"
+    return f"{text}\n{plan.table()}\n{plan.advice()}" if isinstance(plan, Forecast) else text

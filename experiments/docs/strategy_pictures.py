@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from experiments.docs.drawing import CENTRED, DARK, LIGHT, MIDDLE, STYLE, WIDTH, box, save
-from experiments.plan.account import account
 from experiments.plan.config import Run, read_run
-from experiments.plan.memory import SHARDED, Account, States
-from experiments.plan.strategy import Cut
+from experiments.plan.estimate import estimate_memory
+from experiments.plan.memory import MemoryEstimate
+from experiments.plan.parallelism import ALL_STATES, Parallelism
+from experiments.plan.strategies_memory import DDP, FSDP2, TensorParallel, ZeRO1, ZeRO2, ZeRO3
 from experiments.plan.units import size
 
 RANKS, MEMORY = 4, 80e9  # bytes of a GPU
@@ -27,13 +28,13 @@ LLAMA_7B = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
     "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000,
 }  # fmt: skip
-CUTS = {
-    "ddp": Cut("ddp", RANKS),
-    "ZeRO-1": Cut("zero1", RANKS),
-    "ZeRO-2": Cut("zero2", RANKS),
-    "ZeRO-3": Cut("zero3", RANKS),
-    "fsdp": Cut("fsdp", RANKS),
-    "tensor": Cut("tensor_parallel", 1, RANKS),
+PARALLELISMS = {
+    "ddp": DDP(RANKS),
+    "ZeRO-1": ZeRO1(RANKS),
+    "ZeRO-2": ZeRO2(RANKS),
+    "ZeRO-3": ZeRO3(RANKS),
+    "fsdp": FSDP2(RANKS),
+    "tensor": TensorParallel(1, RANKS),
 }
 PARTS: dict[str, tuple[str, str]] = {  # colour and hatch
     "weights": (DARK, ""),
@@ -69,19 +70,19 @@ def _run() -> Run:
 
 def strategies(run: Run) -> Figure:
     """Above, which part of the states each rank holds; below, all that a rank needs."""
-    accounts = {name: account(run, cut) for name, cut in CUTS.items()}
+    estimates = {name: estimate_memory(run, each) for name, each in PARALLELISMS.items()}
     figure = Figure(figsize=(WIDTH, 6.2))
     grid = figure.add_gridspec(
-        2, len(CUTS), height_ratios=(1.5, 1), hspace=0.36, wspace=0.18,
+        2, len(PARALLELISMS), height_ratios=(1.5, 1), hspace=0.36, wspace=0.18,
         left=0.1, right=0.98, top=0.875, bottom=0.11,
     )  # fmt: skip
     figure.text(0.012, 0.962, "Which states each of four ranks holds", weight="bold", fontsize=10.5)
-    for column, (name, memory) in enumerate(accounts.items()):
+    for column, (name, estimate) in enumerate(estimates.items()):
         axes = figure.add_subplot(grid[0, column])
-        _holdings(axes, name, CUTS[name], memory)
-    whole = account(run, CUTS["ddp"]).states
+        _holdings(axes, name, PARALLELISMS[name], estimate)
+    whole = estimates["ddp"].states
     figure.axes[0].set_ylabel(f"all states of LLaMA 7B: {size(whole, 3)}")
-    _needs(figure.add_subplot(grid[1, :]), accounts)
+    _needs(figure.add_subplot(grid[1, :]), estimates)
     handles = [
         Patch(facecolor=colour, hatch=hatch, edgecolor="#888888", linewidth=0.5, label=LABELS.get(part, part))
         for part, (colour, hatch) in PARTS.items()
@@ -90,13 +91,12 @@ def strategies(run: Run) -> Figure:
     return figure
 
 
-def _holdings(axes: Axes, name: str, cut: Cut, memory: Account) -> None:
+def _holdings(axes: Axes, name: str, parallelism: Parallelism, estimate: MemoryEstimate) -> None:
     """A column for each rank as high as all states; its own part of them is filled."""
-    split = SHARDED[cut.strategy]
-    mine = States(memory.weights, memory.gradients, memory.optimizer)._asdict()
+    split = parallelism.sharded
     bottom = 0.0
-    for part, held in mine.items():
-        height = held * (RANKS if part in split else 1) / 1e9
+    for part in ALL_STATES:
+        height = getattr(estimate, part) * (RANKS if part in split else 1) / 1e9
         for rank in range(RANKS):
             share = height / RANKS if part in split else height
             top = bottom + (rank * share if part in split else 0)
@@ -105,7 +105,7 @@ def _holdings(axes: Axes, name: str, cut: Cut, memory: Account) -> None:
         bottom += height
     axes.set(xlim=(0, RANKS), ylim=(bottom * 1.001, 0))
     axes.set_title(name, loc="center", pad=20)
-    axes.text(RANKS / 2, -bottom * 0.035, size(memory.states, 3), **CENTRED, color="#444444")
+    axes.text(RANKS / 2, -bottom * 0.035, size(estimate.states, 3), **CENTRED, color="#444444")
     axes.set_xticks([rank + 0.5 for rank in range(RANKS)], [str(rank) for rank in range(RANKS)])
     axes.set_yticks([])
     axes.tick_params(length=0)
@@ -113,22 +113,22 @@ def _holdings(axes: Axes, name: str, cut: Cut, memory: Account) -> None:
         side.set_visible(False)
 
 
-def _needs(axes: Axes, accounts: dict[str, Account]) -> None:
+def _needs(axes: Axes, estimates: dict[str, MemoryEstimate]) -> None:
     """A bar for each strategy: what a rank needs at its fullest, against what a GPU has."""
-    for row, memory in enumerate(accounts.values()):
+    for row, estimate in enumerate(estimates.values()):
         left = 0.0
         for part, (colour, hatch) in PARTS.items():
-            width = (getattr(memory, part) + (memory.logits if part == "buffers" else 0)) / 1e9
+            width = (getattr(estimate, part) + (estimate.logits if part == "buffers" else 0)) / 1e9
             drawn: dict[str, Any] = {"facecolor": colour, "hatch": hatch, "edgecolor": "#888888"}
             axes.barh(row, width, left=left, height=0.68, linewidth=0.4, **drawn)
             left += width
         axes.text(left + 1, row, f"{left:.0f}", va="center", color="#444444")
     axes.axvline(MEMORY / 1e9, color="#b00020", linewidth=1.2, linestyle="dashed", zorder=0)
     axes.text(MEMORY / 1e9 + 0.8, -0.75, f"a GPU of {size(MEMORY)}", color="#b00020", va="center")
-    axes.set_yticks(range(len(accounts)), list(accounts))
+    axes.set_yticks(range(len(estimates)), list(estimates))
     axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(accounts) - 0.5, -1.1)
-    axes.set_xlim(0, 1.08 * max(memory.peak for memory in accounts.values()) / 1e9)
+    axes.set_ylim(len(estimates) - 0.5, -1.1)
+    axes.set_xlim(0, 1.08 * max(estimate.peak for estimate in estimates.values()) / 1e9)
     axes.set_title("What a rank needs at its fullest, GB", pad=6)
 
 

@@ -1,7 +1,7 @@
 """The `trivium plan` command: what a run will take, computed before anything is read or trained.
 
-Four questions, each in a file of its own: what a run's configuration needs (`config`, `account`, `work`,
-`report`), what a number of parameters needs (`parameters`), what a compute budget is best spent on
+Four questions, each in a file of its own: what a run's configuration needs (`config`, `estimate`, `work`,
+`summary`), what a number of parameters needs (`parameters`), what a compute budget is best spent on
 (`compute`), and what a budget takes of a mixture (`mixture`). This file knows the command line only, and
 imports nothing heavy for its help.
 """
@@ -11,7 +11,17 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 from experiments.cli.user_errors import UserError
-from experiments.plan.mixture_file import EXAMPLE
+
+EXAMPLE = """\
+sequence_length: 2048             # x global_batch_size = 6.4 M tokens of an optimizer step
+global_batch_size: 3125
+sources:
+  web:       {weight: 80, tokens: 852.7e9}                # unique tokens in the source
+  code:      {weight: 15, tokens: 98.4e9}
+  wikipedia: {weight: 5, tokens: 25.7e9, max_epochs: 4}   # refuse more than 4 epochs
+weight_changes:                   # optional: annealing
+  203125: {code: 70, wikipedia: 30}   # from this step on, 1.3 T tokens; web has no share then
+"""
 
 EPILOG = f"""\
 examples:
@@ -25,7 +35,8 @@ With --config, whatever `trivium fit` takes may follow; neither weights nor data
 network's config.json (or `model.config`) must. With --parameters, --json prints {{parameters,
 states_bytes_per_rank: {{ddp, zero1, zero2, zero3, fsdp}}, tokens: {{1.7x, 20x}}}}.
 
-The file of a mixture is YAML (or JSON). An example, mixture.yaml:
+The file of a mixture is a stage's YAML, or the `sources` of one alone, with the number of unique `tokens` in
+place of files that need not be at hand. An example, mixture.yaml:
 
 {EXAMPLE}
 Weights need not sum to anything: a source's share of the tokens is its weight / the sum of the weights; a
@@ -120,6 +131,6 @@ def main(argv: list[str]) -> int:
         from experiments.plan.parameters import plan_parameters
 
         return plan_parameters(options.parameters, options.layout, budget, options.json)
-    from experiments.plan.report import plan_config
+    from experiments.plan.summary import plan_config
 
     return plan_config(options.config, overrides, budget, options.read_data, options.json)

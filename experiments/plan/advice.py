@@ -1,61 +1,108 @@
-"""The one change to a run that would save most memory."""
+"""What to run instead: the simplest strategy that fits, and the one change that would save most memory."""
 
-import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import strategies
-from experiments.plan.account import account, cuts
-from experiments.plan.buffers import GATHERING
 from experiments.plan.config import Run
-from experiments.plan.memory import DEEPSPEED
-from experiments.plan.strategy import Cut
+from experiments.plan.estimate import candidates, estimate_memory
+from experiments.plan.parallelism import Parallelism
+from experiments.plan.strategies_memory import FSDP2, SIMPLEST_FIRST
+from experiments.plan.units import size
 
 WORTH = 0.95  # a change that leaves more than this share of the peak is none
+MOST_DEVICES = 65536
+
+
+class Choice(NamedTuple):
+    """What to run."""
+
+    strategy: str | None  # None = nothing fits
+    checkpointing: bool
+    reason: str
+    gather_to_sample: bool = True  # false = networks sample block by block: whole they do not fit
 
 
 class Change(NamedTuple):
     """A change to a run."""
 
-    text: str
-    """what to give"""
-    peak: int
-    """bytes of a rank with it"""
+    text: str  # what to give
+    peak: int  # bytes of a rank with it
+
+
+def choose(run: Run, memory: int) -> Choice:
+    """The simplest strategy that fits, with activation checkpointing only where it takes that, and last with
+    networks that sample block by block.
+
+    Args:
+        run: the run.
+        memory: bytes of a device.
+    """
+    peaks: dict[str, int] = {}
+    for parallelism, checkpointing, whole in _simplest_first(run):
+        peak = estimate_memory(run, parallelism, checkpointing).peak
+        if peak <= memory:
+            reason = _reason(parallelism.name, peak, memory, peaks)
+            return Choice(parallelism.name, checkpointing, reason, whole)
+        peaks[_named(parallelism.name, checkpointing, whole)] = peak
+    return Choice(None, True, _too_little(run, peaks, memory))
+
+
+def _simplest_first(run: Run) -> Sequence[tuple[Parallelism, bool, bool]]:
+    """What can be tried: a strategy, with activation checkpointing or without, with networks that are whole
+    while they sample or not."""
+    known = candidates(run)
+    possible = [known[each.name] for each in SIMPLEST_FIRST if each.name in known]
+    useful = [each for each in possible if run.devices > 1 or not each.sharded or each.splits_blocks]
+    around_blocks = [each for each in useful if not each.splits_blocks]
+    order = [(each, checkpointing, True) for checkpointing in (False, True) for each in around_blocks]
+    order += [(each, True, True) for each in useful if each.splits_blocks]
+    if run.sampling is not None:
+        order += [(each.sampling_by_block, True, False) for each in useful if each.gathers]
+    return order
+
+
+def _named(name: str, checkpointing: bool, whole: bool) -> str:
+    options = ["checkpointing"] * checkpointing + ["gather_to_sample false"] * (not whole)
+    return f"{name} with {' and '.join(options)}" if options else name
+
+
+def _reason(name: str, peak: int, memory: int, peaks: dict[str, int]) -> str:
+    simpler = ", ".join(f"{other} {size(needed)}" for other, needed in peaks.items())
+    comparison = f"what is simpler needs more: {simpler}" if simpler else "nothing is simpler"
+    return f"{name} needs {size(peak)} of {size(memory)}; {comparison}"
+
+
+def _too_little(run: Run, peaks: dict[str, int], memory: int) -> str:
+    best = min(peaks, key=peaks.__getitem__)
+    text = f"nothing fits {size(memory)}: the least is {best}, {size(peaks[best])}"
+    devices, whole = 2, run.sampling is None
+    while devices <= MOST_DEVICES:
+        wider = FSDP2(devices, gather_to_sample=whole)
+        if devices > run.devices and estimate_memory(run, wider, True).peak <= memory:
+            return f"{text}; {_named(wider.name, True, whole)} fits on {devices} devices"
+        devices *= 2
+    return f"{text}, and more devices do not help: lower micro_batch_size or the rows' length"
 
 
 def changes(run: Run) -> list[Change]:
     """What could be changed, one at a time: the strategy, whole networks while they sample, activation
     checkpointing, the rows of a forward."""
-    found = []
-    for name, cut in cuts(run).items() if run.devices > 1 else ():
-        known = ("deepspeed" if name in DEEPSPEED else name) in strategies.__all__
-        if name != run.cut.strategy and known:
-            found.append(Change(_strategy(cut), account(run, cut).peak))
-    if run.rollout and run.cut.options.gather_to_sample and run.cut.strategy in GATHERING:
-        lean = run.cut.sampling_by_block
-        found.append(Change(_strategy(lean), account(run, lean).peak))
+    own = run.parallelism
+    others = [each for each in candidates(run).values() if each != own] if run.devices > 1 else []
+    if run.sampling and own.gather_to_sample and own.gathers:
+        others.append(own.sampling_by_block)
+    possible = [Change(each.option, estimate_memory(run, each).peak) for each in others]
     if run.checkpointing is False:
-        peak = account(run, run.cut, True).peak
-        found.append(Change("--model.init_args.activation_checkpointing true", peak))
+        peak = estimate_memory(run, own, True).peak
+        possible.append(Change("--model.init_args.activation_checkpointing true", peak))
     if run.micro_batch_size > 1:
         smaller = run._replace(rows=max(1, run.rows // run.micro_batch_size), accumulates=True)
-        where = "model" if run.rollout else "data"
-        found.append(Change(f"--{where}.init_args.micro_batch_size 1", account(smaller, run.cut).peak))
-    return found
+        option = f"--{'model' if run.sampling else 'data'}.init_args.micro_batch_size 1"
+        possible.append(Change(option, estimate_memory(smaller, own).peak))
+    return possible
 
 
 def most_helpful(run: Run) -> Change | None:
     """The change with which a rank needs least; None where none is worth it."""
     best = min(changes(run), key=lambda change: change.peak, default=None)
-    return best if best and best.peak < WORTH * account(run, run.cut).peak else None
-
-
-def _strategy(cut: Cut) -> str:
-    name, options = cut.strategy, dict(cut.given)
-    if name in DEEPSPEED:
-        name, options["stage"] = "deepspeed", int(cut.strategy[-1])
-    elif cut.tensor > 1 and cut.data > 1 and not options:
-        options["tensor_parallel"] = cut.tensor
-    if not options:
-        return f"--trainer.strategy strategies.{name}"
-    form = json.dumps({"class_path": f"strategies.{name}", "init_args": options})
-    return f"--trainer.strategy '{form}'"
+    return best if best and best.peak < WORTH * estimate_memory(run, run.parallelism).peak else None

@@ -14,14 +14,10 @@ class Budget(NamedTuple):
     """What the command line gives; None = not given."""
 
     devices: int | None = None
-    memory: int | None = None
-    """bytes of a device"""
-    tokens: int | None = None
-    """to train on in all"""
-    flops: float | None = None
-    """peak of a device, FLOPs a second"""
-    mfu: float | None = None
-    """share of the peak that is reached"""
+    memory: int | None = None  # bytes of a device
+    tokens: int | None = None  # to train on in all
+    flops: float | None = None  # peak of a device, FLOPs a second
+    mfu: float | None = None  # share of the peak that is reached
 
     def time(self, flops: float | None, devices: int) -> float | None:
         """Seconds that a run of so many FLOPs takes; None where the speed or the run is not known."""
@@ -36,11 +32,11 @@ def read_budget(options: argparse.Namespace) -> Budget:
     Raises:
         UserError: numbers that cannot be, a line each.
     """
-    found: list[str] = []
+    errors: list[str] = []
 
     def given(name: str, hint: str, least: float | None = None) -> float | None:
         text = getattr(options, name)
-        return None if text is None else number(f"--{name}", text, found, hint, least)
+        return None if text is None else number(f"--{name}", text, errors, hint, least)
 
     devices = given("devices", "such as 64", 1)
     memory = given("memory", "bytes of a device, such as 80e9", 1)
@@ -48,15 +44,15 @@ def read_budget(options: argparse.Namespace) -> Budget:
     flops = given("flops", "a device's FLOPs a second, such as 989e12 of an H100")
     mfu = given("mfu", "the share of the peak that is reached, such as 0.4")
     if devices is not None and devices != int(devices):
-        found.append(f"--devices is {shown(options.devices)}: give a whole number")
+        errors.append(f"--devices is {shown(options.devices)}: give a whole number")
     if mfu is not None and mfu > 1:
-        found.append(f"--mfu is {shown(options.mfu)}: give a share of the peak, such as 0.4")
+        errors.append(f"--mfu is {shown(options.mfu)}: give a share of the peak, such as 0.4")
     if (flops is None) != (mfu is None):
-        found.append(
+        errors.append(
             "--flops and --mfu tell the time only together: give both, such as --flops 989e12 --mfu 0.4"
         )
-    if found:
-        raise UserError("\n".join(found))
+    if errors:
+        raise UserError("\n".join(errors))
     whole = [None if value is None else int(value) for value in (devices, memory, tokens)]
     return Budget(whole[0], whole[1], whole[2], flops, mfu)
 

@@ -1,51 +1,20 @@
-"""The file that describes a mixture: what it may say, and what is wrong in it."""
+"""A mixture, read from the data module's YAML: a stage's whole configuration, or a file of `sources`."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
+from dataclasses import fields, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
+from datamodules.sampling.mixture import GLOBAL_BATCH_SIZE, SEQUENCE_LENGTH, Mixture, Source
 from experiments.cli.user_errors import UserError
 from experiments.plan.units import count, nearest, number, shown
 
-EXAMPLE = """\
-sources:
-  web:       {weight: 80, tokens: 852.7e9}                # unique tokens in the source
-  code:      {weight: 15, tokens: 98.4e9}
-  wikipedia: {weight: 5, tokens: 25.7e9, max_epochs: 4}   # refuse more than 4 epochs
-changes:                          # optional: annealing
-  - after_tokens: 1.3e12          # from here on these weights hold; web has no share then
-    weights: {code: 70, wikipedia: 30}
-"""
-
-
-class Source(NamedTuple):
-    """A source of a mixture."""
-
-    tokens: int
-    """unique tokens it has"""
-    weight: float = 1.0
-    max_epochs: float | None = None
-    """how often it may be seen; None = any number of times"""
-
-
-class Change(NamedTuple):
-    """A phase of other weights, up to the next change or the end."""
-
-    after_tokens: int
-    """tokens of all sources drawn before it"""
-    weights: Mapping[str, float]
-    """name → weight; a source not named has no share"""
-
-
-class Mixture(NamedTuple):
-    """What a mixture file says."""
-
-    sources: dict[str, Source]
-    temperature: float | None = None
-    """τ: shares in proportion to weight × tokens^τ; None = to the weight"""
-    changes: tuple[Change, ...] = ()
+KEYS = ("sources", "weight_changes", "temperature", "sequence_length", "global_batch_size")
+SOURCE_KEYS = tuple(each.name for each in fields(Source))
+ALIKE = 0.85  # nearer to a key than another argument of the data module is: a slip of the pen
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,17 +32,34 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_mixture(path: str) -> Mixture:
-    """Reads a mixture file.
+    """Reads a mixture.
+
+    Returns:
+        The mixture, whose sources have their `tokens`, and whose weights change after numbers of tokens
+        instead of optimizer steps.
 
     Raises:
-        UserError: with a line for each thing wrong in it: the file, the key, what was found, what to give.
+        UserError: with a line for each thing wrong in it: the file, the key, what is there, what to give.
     """
-    document = _load(path)
-    found: list[str] = []
-    mixture = _mixture(document, found)
-    if found:
-        raise UserError("\n".join(f"{path}: {line}" for line in found))
-    return mixture
+    errors: list[str] = []
+    data, is_whole = _data_arguments(_load(path))
+    unknown = [key for key in data if key not in KEYS]
+    if is_whole:  # the data module's other arguments are no business of a mixture
+        unknown = [key for key in unknown if get_close_matches(str(key), KEYS, cutoff=ALIKE)]
+    errors += [f"there is no key `{key}`: {nearest(str(key), KEYS)}" for key in unknown]
+    mixture = Mixture(_sources(data.get("sources"), errors), _weight_changes(data, errors))
+    if (temperature := data.get("temperature")) is not None:
+        hint = "0 as weighted, 1 in proportion to size"
+        mixture.temperature = number("data.temperature", temperature, errors, hint, 0)
+    length = count("data.sequence_length", data.get("sequence_length", SEQUENCE_LENGTH), errors, "tokens")
+    blocks = count(
+        "data.global_batch_size", data.get("global_batch_size", GLOBAL_BATCH_SIZE), errors, "blocks"
+    )
+    errors += mixture.config_errors() if mixture.sources else []
+    if errors:
+        raise UserError("\n".join(f"{path}: {line}" for line in errors))
+    changes = {step * length * blocks: weights for step, weights in mixture.weight_changes.items()}
+    return replace(mixture, weight_changes=changes)
 
 
 def _load(path: str) -> Any:
@@ -91,87 +77,63 @@ def _load(path: str) -> Any:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
 
 
-def _mixture(document: Any, found: list[str]) -> Mixture:
-    """The mixture of a document; what is wrong in it is added to `found`."""
-    document = document if isinstance(document, dict) else {}
-    _check_keys("", document, Mixture._fields, found)
-    given = document.get("sources")
+def _data_arguments(document: Any) -> tuple[dict[Any, Any], bool]:
+    """What a document says to the data module, its `data` or all of it; and whether that is a class with its
+    `init_args`, which may have other arguments too."""
+    given = document.get("data", document) if isinstance(document, dict) else {}
+    is_whole = isinstance(given, dict) and "class_path" in given
+    arguments = given.get("init_args") if is_whole else given
+    return (arguments if isinstance(arguments, dict) else {}), is_whole
+
+
+def _sources(given: Any, errors: list[str]) -> dict[str, Source]:
     if not isinstance(given, dict) or not given:
         wanted = "no sources: give `sources:`, one line each, as `web: {weight: 67, tokens: 852.7e9}`"
-        found += [] if found else [wanted]  # a key misspelt is the likelier mistake
-        return Mixture({})
-    sources = {
-        name: _source(f"sources.{name}", each, found)
-        for name, each in given.items()
-        if _is_name("sources", name, found)
-    }
-    if sources and not any(source.weight for source in sources.values()):
-        found.append("sources: every weight is 0: give at least one source a weight above 0")
-    temperature = document.get("temperature")
-    if temperature is not None:
-        temperature = number("temperature", temperature, found, "0 as weighted, 1 in proportion to size", 0)
-    return Mixture(sources, temperature, _changes(document.get("changes"), sources, found))
+        errors += [] if errors else [wanted]  # a key misspelt is the likelier mistake
+        return {}
+    errors += [
+        f"sources: the name {name!r} is not text: put it in quotes"  # YAML reads `no` as false
+        for name in given
+        if not isinstance(name, str)
+    ]
+    return {name: _source(f"data.sources.{name}", each, errors) for name, each in given.items()}
 
 
-def _source(where: str, given: Any, found: list[str]) -> Source:
+def _source(where: str, given: Any, errors: list[str]) -> Source:
     if not isinstance(given, dict):
-        found.append(f"{where} is {shown(given)}: give a mapping, as {{weight: 67, tokens: 852.7e9}}")
-        return Source(1)
-    _check_keys(where, given, Source._fields, found)
-    weight = number(f"{where}.weight", given.get("weight", 1), found, "0 for none", 0)
-    limit = given.get("max_epochs")
-    if limit is not None:
-        limit = number(f"{where}.max_epochs", limit, found, "or leave it out for no limit")
-    if "tokens" not in given:
-        found.append(f"{where} has no `tokens`: give its number of unique tokens, such as 852.7e9")
-        return Source(1, weight, limit)
-    return Source(count(f"{where}.tokens", given["tokens"], found), weight, limit)
+        errors.append(f"{where} is {shown(given)}: give a mapping, as {{weight: 67, tokens: 852.7e9}}")
+        return Source("")
+    errors += [
+        f"{where}: there is no key `{key}`: {nearest(str(key), SOURCE_KEYS)}"
+        for key in given
+        if key not in SOURCE_KEYS
+    ]
+    source = Source("", weight=number(f"{where}.weight", given.get("weight", 1), errors, "0 for none", 0))
+    if (limit := given.get("max_epochs")) is not None:
+        source.max_epochs = number(f"{where}.max_epochs", limit, errors, "or leave it out for no limit")
+    if given.get("tokens") is None:
+        errors.append(f"{where} has no `tokens`: give its number of unique tokens, such as 852.7e9")
+    else:
+        source.tokens = count(f"{where}.tokens", given["tokens"], errors)
+    return source
 
 
-def _changes(given: Any, sources: Mapping[str, Source], found: list[str]) -> tuple[Change, ...]:
-    if given is None:
-        return ()
-    if not isinstance(given, list):
-        found.append(f"changes is {shown(given)}: give a list of {{after_tokens: 1e12, weights: {{…}}}}")
-        return ()
-    changes = [_change(f"changes[{n}]", each, sources, found) for n, each in enumerate(given)]
-    starts = [change.after_tokens for change in changes]
-    for place, start in enumerate(starts):
-        if start in starts[:place] and not found:
-            found.append(f"changes[{place}].after_tokens is {start:g} again: give each change its own")
-    return tuple(changes)
-
-
-def _change(where: str, given: Any, sources: Mapping[str, Source], found: list[str]) -> Change:
-    if not isinstance(given, dict) or not isinstance(given.get("weights", {}), dict):
-        found.append(f"{where} is {shown(given)}: give {{after_tokens: 1e12, weights: {{name: weight}}}}")
-        return Change(1, {})
-    _check_keys(where, given, Change._fields, found)
-    found += [f"{where} has no `{key}`: give it" for key in Change._fields if key not in given]
-    weights = given.get("weights", {})
-    _check_keys(f"{where}.weights", weights, sources, found, "source")
-    weights = {
-        name: number(f"{where}.weights.{name}", w, found, "0 for none", 0) for name, w in weights.items()
-    }
-    if "weights" in given and not any(weights.values()):
-        found.append(f"{where}.weights: every weight is 0: give at least one source a weight above 0")
-    return Change(count(f"{where}.after_tokens", given.get("after_tokens", 1), found), weights)
-
-
-def _check_keys(
-    where: str,
-    given: Mapping[Any, Any],
-    known: Sequence[str] | Mapping[str, Any],
-    found: list[str],
-    what: str = "key",
-) -> None:
-    for key in given:
-        if key not in known:
-            hint = nearest(str(key), known)
-            found.append(f"{where + ': ' if where else ''}there is no {what} `{key}`: {hint}")
-
-
-def _is_name(where: str, name: Any, found: list[str]) -> bool:
-    if not isinstance(name, str):  # YAML reads `no` as false and `2024` as a number
-        found.append(f"{where}: the name {name!r} is not text: put it in quotes")
-    return isinstance(name, str)
+def _weight_changes(data: dict[Any, Any], errors: list[str]) -> dict[int, dict[str, float]]:
+    given, changes = data.get("weight_changes") or {}, {}
+    if not isinstance(given, dict):
+        errors.append(
+            f"data.weight_changes is {shown(given)}: give optimizer steps, as 5000: {{name: weight}}"
+        )
+        return {}
+    for step, weights in given.items():
+        where = f"data.weight_changes.{step}"
+        if not str(step).isdigit():  # JSON has its keys as text
+            errors.append(f"{where}: give an optimizer step after the first")
+        elif not isinstance(weights, dict):
+            errors.append(f"{where} is {shown(weights)}: give {{name: weight}}")
+        else:
+            changes[int(step)] = {
+                name: number(f"{where}.{name}", weight, errors, "0 for none", 0)
+                for name, weight in weights.items()
+            }
+    return changes

@@ -1,12 +1,13 @@
 """How large a network is, found out from its Hugging Face config before any weights exist: parameters on the
 meta device, and the tensors that wait for the backward pass, counted on fake tensors."""
 
+import json
 from fnmatch import fnmatch
+from functools import cache
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -15,51 +16,55 @@ from transformers import (
 )
 
 from experiments.cli.user_errors import UserError
+from experiments.plan.upstream import storage_id, tensors_without_memory
 from modules.backbone import repeated_blocks
 from modules.hf_config import new_config, saved_config
 
 Head = Literal["language", "scalar"]
+DTYPES = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}  # by bytes a number
 AUTO: dict[str, Any] = {"language": AutoModelForCausalLM, "scalar": AutoModelForSequenceClassification}
 
 
 class Sizes(NamedTuple):
     """A network's parameters by what they are, and its shape."""
 
-    parameters: int
-    """all of them, tied ones once"""
+    parameters: int  # all of them, tied ones once
     matmul: int
     """those of matrices a token is multiplied with: the head, tied or not, but no embedding and no vector"""
-    block: int
-    """those of the largest repeated block"""
-    outside: int
-    """those outside the blocks"""
-    cut: int
-    """those that the model's own plan for tensor parallelism splits; 0 = it has none"""
+    block: int  # those of the largest repeated block
+    outside: int  # those outside the blocks
+    splittable: int  # those that the model's own plan for tensor parallelism splits; 0 = it has none
     layers: int
     hidden: int
     heads: int
     kv_heads: int
     head_size: int
     vocabulary: int
-    buffers: int
-    """bytes of what is neither weight nor activation, such as rotary frequencies"""
-    linear: dict[str, tuple[int, int]]
-    """name → (in, out) of every matrix in the blocks"""
-    head: int
-    """those of the language head, tied or not; 0 = it has none"""
-    tensors: tuple[int, ...]
-    """numbers of each parameter tensor, tied ones once"""
+    buffers: int  # bytes of what is neither weight nor activation, such as rotary frequencies
+    linear: dict[str, tuple[int, int]]  # name → (in, out) of every matrix in the blocks
+    head: int  # those of the language head, tied or not; 0 = it has none
+    tensors: tuple[int, ...]  # numbers of each parameter tensor, tied ones once
 
 
-class Saved(NamedTuple):
+class SavedActivations(NamedTuple):
     """Bytes a forward pass keeps for the backward pass."""
 
-    block: int
-    """of one block"""
-    outside: int
-    """of what is not in a block"""
-    block_input: int
-    """of what goes into a block"""
+    block: float  # of one block
+    outside: float  # of what is not in a block
+    block_input: float  # of what goes into a block
+
+    def in_all(self, layers: int, share: float = 1.0, checkpointing: bool = False) -> int:
+        """Bytes that a whole network keeps.
+
+        Args:
+            layers: blocks.
+            share: of a block's that a rank keeps, under tensor parallelism.
+            checkpointing: keep only the inputs of the blocks, and one block while it is computed again
+                (Korthikanti et al. 2022, §5, "full").
+        """
+        block = self.block * share
+        inside = layers * self.block_input + block if checkpointing else layers * block
+        return round(inside + self.outside)
 
 
 def read_config(source: str | dict[str, Any], vocabulary: int | None, field: str) -> PretrainedConfig:
@@ -120,7 +125,7 @@ def sizes(config: PretrainedConfig, head: Head = "language") -> Sizes:
         matmul=total - looked_up - vectors + (head_weights if tied else 0),
         block=max(each, default=0),
         outside=total - sum(each),
-        cut=_cut(model),
+        splittable=_splittable(model),
         layers=len(blocks),
         hidden=text.hidden_size,
         heads=heads,
@@ -139,17 +144,17 @@ def _count(module: nn.Module) -> int:
 
 
 def _matrices(blocks: nn.ModuleList) -> dict[str, tuple[int, int]]:
-    found = {}
+    shapes = {}
     for name, module in blocks.named_modules():
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.ndim == 2 and not isinstance(module, nn.Embedding):
             first, second = weight.shape
             # nn.Linear stores (out, in), GPT-2's Conv1D (in, out)
-            found[name] = (second, first) if isinstance(module, nn.Linear) else (first, second)
-    return found
+            shapes[name] = (second, first) if isinstance(module, nn.Linear) else (first, second)
+    return shapes
 
 
-def _cut(model: PreTrainedModel) -> int:
+def _splittable(model: PreTrainedModel) -> int:
     """Parameters that the config's `base_model_tp_plan` splits by columns or rows."""
     plan = getattr(model.config, "base_model_tp_plan", None) or {}
     patterns = [f"{name}.weight" for name, style in plan.items() if style.startswith(("colwise", "rowwise"))]
@@ -161,66 +166,64 @@ def _cut(model: PreTrainedModel) -> int:
     )
 
 
-def saved(
+def saved_activations(
     config: PretrainedConfig,
     rows: int,
     tokens: int,
-    weights: torch.dtype = torch.float32,
-    autocast: torch.dtype | None = None,
+    width: int = 4,
+    autocast: bool = False,
     packed: bool = False,
-) -> Saved:
+) -> SavedActivations:
     """The tensors that the transformer keeps for its backward pass, as torch's autograd saves them on a CPU
     (where dropout of attention weights makes torch keep the whole score matrix).
 
     A network of one block and one of two are run forward on fake tensors: their difference is a block's.
-    Weights are not counted, but their copies under autocast are.
+    Weights are not counted, but their 16-bit copies under autocast are. Counted once for all strategies.
 
     Args:
         config: the network's.
         rows: B, sequences of a forward.
         tokens: T, tokens of a sequence.
-        weights: dtype of the weights.
-        autocast: dtype that matrix products are computed in, where it is another.
+        width: bytes of a weight.
+        autocast: whether matrix products are computed in 16 bits, where the weights are not.
         packed: whether several documents share a row, so that attention has a mask that is kept too.
     """
-    one, two = (_saved(config, layers, rows, tokens, weights, autocast, packed) for layers in (1, 2))
-    block_input = rows * tokens * config.get_text_config().hidden_size * weights.itemsize
-    return Saved(block=two - one, outside=max(0, 2 * one - two), block_input=block_input)
+    casts = autocast and width > 2
+    kind: Any = type(config)
+    return _saved_activations(kind, config.to_json_string(), rows, tokens, width, casts, packed)
 
 
-def _saved(
-    config: PretrainedConfig,
-    layers: int,
-    rows: int,
-    tokens: int,
-    weights: torch.dtype,
-    autocast: torch.dtype | None,
-    packed: bool,
+@cache
+def _saved_activations(kind: Any, text: str, rows: int, tokens: int, *options: Any) -> SavedActivations:
+    config = kind.from_dict(json.loads(text))
+    one, two = (_saved_bytes(config, layers, rows, tokens, *options) for layers in (1, 2))
+    block_input = rows * tokens * config.get_text_config().hidden_size * options[0]
+    return SavedActivations(block=two - one, outside=max(0, 2 * one - two), block_input=block_input)
+
+
+def _saved_bytes(
+    config: PretrainedConfig, layers: int, rows: int, tokens: int, width: int, casts: bool, packed: bool
 ) -> int:
     small = type(config).from_dict({**config.to_dict(), "vocab_size": 8})
     small.num_hidden_layers = layers
     for name in ("bos_token_id", "eos_token_id"):
         setattr(small, name, None)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model = build(small, "language", "cpu", weights).train()
+    with tensors_without_memory():
+        model = build(small, "language", "cpu", DTYPES[width]).train()
         ids = torch.zeros(rows, tokens, dtype=torch.int64)
         mask = torch.ones(rows, 1, tokens, tokens, dtype=torch.bool)
-        owned = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        owned = {storage_id(tensor) for tensor in (*model.parameters(), *model.buffers())}
         kept: dict[int, Tensor] = {}
 
         def pack(tensor: Tensor) -> Tensor:
             is_mask = tensor.shape[-3:] == (1, tokens, tokens)
-            if _storage(tensor) not in owned and (packed or not is_mask):
-                kept.setdefault(_storage(tensor), tensor)
+            if storage_id(tensor) not in owned and (packed or not is_mask):
+                kept.setdefault(storage_id(tensor), tensor)
             return tensor
 
         with (
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-            torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None),
+            torch.autocast("cpu", dtype=torch.bfloat16, enabled=casts),
         ):
             model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
         return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata

@@ -6,19 +6,51 @@ from typing import TYPE_CHECKING, Any
 from experiments.cli.user_errors import UserError
 from experiments.plan.budget import Budget
 from experiments.plan.compute import optimum_lines
-from experiments.plan.memory import LAYOUTS, Layout, States, states_per_rank
+from experiments.plan.memory import BYTES_PER_PARAM, BytesPerParam, States
+from experiments.plan.printing import show
 from experiments.plan.scaling import TOKENS_PER_PARAMETER, tokens_for, training_flops
+from experiments.plan.strategies_memory import STRATEGIES
 from experiments.plan.units import amount, count, duration, nearest, size
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-SHARDINGS = ("ddp", "zero1", "zero2", "zero3", "fsdp")
+
+def plan_parameters(given: str, layout: str | None, budget: Budget, to_json: bool) -> int:
+    """Prints the plan.
+
+    Args:
+        given: how many parameters.
+        layout: which of `BYTES_PER_PARAM`; None = mixed precision.
+        budget: of the command line.
+        to_json: print only JSON.
+
+    Raises:
+        UserError: no number of parameters, or an unknown layout.
+    """
+    errors: list[str] = []
+    parameters = count("--parameters", given, errors, "such as 7.5e9")
+    name = layout or "mixed"
+    if name not in BYTES_PER_PARAM:
+        errors.append(f"--layout: there is no {name}: {nearest(name, BYTES_PER_PARAM)}")
+    if errors:
+        raise UserError("\n".join(errors))
+    devices, bytes_each = budget.devices or 1, BYTES_PER_PARAM[name]
+    states = states_by_strategy(parameters, devices, bytes_each)
+    if to_json:
+        print(json.dumps(as_json(parameters, states)))
+        return 0
+    heading = f"{amount(parameters)} parameters, {name}: {' + '.join(map(str, bytes_each))} = "
+    heading += f"{bytes_each.total} bytes each for weights, gradients and Adam"
+    choice = [] if budget.memory is None else [choice_line(states, budget.memory)]
+    show(heading, table(states, devices, budget.memory), *choice, *token_lines(parameters, budget))
+    return 0
 
 
-def shardings(parameters: int, devices: int, layout: Layout) -> dict[str, States]:
-    """Strategy → states of a rank."""
-    return {name: states_per_rank(parameters, name, devices, layout) for name in SHARDINGS}
+def states_by_strategy(parameters: int, devices: int, bytes_each: BytesPerParam) -> dict[str, States]:
+    """Strategy → states of a rank; what tensor parallelism leaves depends on the network."""
+    known = [strategy for strategy in STRATEGIES.values() if not strategy.splits_blocks]
+    return {strategy.name: strategy(devices).states(parameters, bytes_each) for strategy in known}
 
 
 def as_json(parameters: int, states: dict[str, States]) -> dict[str, Any]:
@@ -39,9 +71,9 @@ def table(states: dict[str, States], devices: int, memory: int | None) -> "Table
     for heading in ("weights", "gradients", "optimizer", "in all"):
         result.add_column(heading, justify="right", no_wrap=True)
     for name, each in states.items():
-        over = memory is not None and each.total > memory
-        total = size(each.total) + (f" > {size(memory)}" if over and memory else "")
-        result.add_row(name, *map(size, each), total, style="bold red" if over else None)
+        is_over = memory is not None and each.total > memory
+        total = size(each.total) + (f" > {size(memory)}" if is_over and memory else "")
+        result.add_row(name, *map(size, each), total, style="bold red" if is_over else None)
     return result
 
 
@@ -56,42 +88,15 @@ def choice_line(states: dict[str, States], memory: int) -> str:
     )
 
 
-def plan_parameters(given: str, layout: str | None, budget: Budget, to_json: bool) -> int:
-    """Prints the plan.
-
-    Raises:
-        UserError: no number of parameters, or an unknown layout.
-    """
-    wrong: list[str] = []
-    parameters = count("--parameters", given, wrong, "such as 7.5e9")
-    if layout is not None and layout not in LAYOUTS:
-        wrong.append(f"--layout: there is no {layout}: {nearest(layout, LAYOUTS)}")
-    if wrong:
-        raise UserError("\n".join(wrong))
-    name = layout or "mixed"
-    devices = budget.devices or 1
-    states = shardings(parameters, devices, LAYOUTS[name])
-    if to_json:
-        print(json.dumps(as_json(parameters, states)))
-        return 0
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    parts = LAYOUTS[name]
-    console.print(
-        f"{amount(parameters)} parameters, {name}: {parts.weights} + {parts.gradients} + {parts.optimizer} = "
-        f"{parts.total} bytes each for weights, gradients and Adam",
-        soft_wrap=True,
-    )
-    console.print(table(states, devices, budget.memory))
-    lines = [] if budget.memory is None else [choice_line(states, budget.memory)]
-    budgets = {rule: tokens_for(parameters, rule) for rule in TOKENS_PER_PARAMETER}
-    lines.append("tokens: " + ", ".join(f"{rule} = {amount(tokens)}" for rule, tokens in budgets.items()))
-    tokens = budget.tokens or budgets["20x"]
+def token_lines(parameters: int, budget: Budget) -> list[str]:
+    """Tokens by rules of thumb, what training on them takes, and the best use of as much compute."""
+    rules = {rule: tokens_for(parameters, rule) for rule in TOKENS_PER_PARAMETER}
+    tokens, devices = budget.tokens or rules["20x"], budget.devices or 1
     flops = training_flops(parameters, tokens)
-    lines.append(f"training on {amount(tokens)} tokens: 6·N·D = {flops:.4g} FLOPs")
-    if (time := budget.time(flops, devices)) is not None:
-        lines[-1] += f", an estimated {duration(time)} on {devices} devices"
-    for line in [*lines, *optimum_lines(flops)]:
-        console.print(line, markup=False, soft_wrap=True)
-    return 0
+    time = budget.time(flops, devices)
+    estimate = "" if time is None else f", an estimated {duration(time)} on {devices} devices"
+    return [
+        "tokens: " + ", ".join(f"{rule} = {amount(tokens)}" for rule, tokens in rules.items()),
+        f"training on {amount(tokens)} tokens: 6·N·D = {flops:.4g} FLOPs{estimate}",
+        *optimum_lines(flops),
+    ]

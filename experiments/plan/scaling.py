@@ -34,8 +34,7 @@ class Optimum(NamedTuple):
 
     parameters: float
     tokens: float
-    loss: float
-    """nats a token"""
+    loss: float  # nats a token
 
     @property
     def ratio(self) -> float:

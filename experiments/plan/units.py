@@ -30,7 +30,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} seconds"
 
 
-def number(where: str, given: Any, found: list[str], hint: str, least: float | None = None) -> float:
+def number(where: str, given: Any, errors: list[str], hint: str, least: float | None = None) -> float:
     """A finite number of at least `least`, or above 0; also from text, as YAML reads `852.7e9` as text."""
     try:
         number = math.nan if isinstance(given, bool) else float(given)
@@ -39,13 +39,13 @@ def number(where: str, given: Any, found: list[str], hint: str, least: float | N
     if math.isfinite(number) and (number > 0 if least is None else number >= least):
         return number
     wanted = "above 0" if least is None else f"of {least:g} or more"
-    found.append(f"{where} is {shown(given)}: give a number {wanted}, {hint}")
+    errors.append(f"{where} is {shown(given)}: give a number {wanted}, {hint}")
     return 1.0
 
 
-def count(where: str, given: Any, found: list[str], hint: str = "such as 852.7e9") -> int:
+def count(where: str, given: Any, errors: list[str], hint: str = "such as 852.7e9") -> int:
     """A whole number of tokens, or of what `hint` says."""
-    return int(number(where, given, found, hint, least=1))
+    return int(number(where, given, errors, hint, least=1))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,147 @@
+"""Brings networks and strategies together: the bytes of a rank of a run under each strategy."""
+
+from collections.abc import Sequence
+
+from experiments.plan.config import Network, Run
+from experiments.plan.memory import (
+    BytesPerParam,
+    MemoryEstimate,
+    Params,
+    States,
+    kv_cache_bytes,
+    logits_bytes,
+)
+from experiments.plan.network_sizes import saved_activations
+from experiments.plan.parallelism import Parallelism
+from experiments.plan.strategies_memory import STRATEGIES
+from modules.backbone import LOSS_CHUNK
+from modules.stage import SamplingSpec
+
+SAMPLING_LOGITS = 3  # logits, their softmax and its running sum
+
+
+def candidates(run: Run) -> dict[str, Parallelism]:
+    """Every strategy over the run's devices, by name; its own as it is configured."""
+    sizes = [network.sizes for network in run.networks]
+    made = {name: strategy.over(run.devices, sizes) for name, strategy in STRATEGIES.items()}
+    possible = {name: parallelism for name, parallelism in made.items() if parallelism is not None}
+    return {**possible, run.parallelism.name: run.parallelism}
+
+
+def estimate_memory(run: Run, parallelism: Parallelism, checkpointing: bool | None = None) -> MemoryEstimate:
+    """The bytes of a rank at its fullest: in an update, or while it samples.
+
+    Args:
+        run: the run.
+        parallelism: how it is spread.
+        checkpointing: whether blocks are computed again in the backward pass; None = as the run has it.
+    """
+    recomputes = bool(run.checkpointing) if checkpointing is None else checkpointing
+    params = _params(run, parallelism, run.networks)
+    states, host = _states(run, parallelism, params)
+    trained = [network for network in run.networks if network.trained]
+    activations = sum(_activations(run, each, parallelism, params, recomputes) for each in trained)
+    logits = max(_logits(run, network, run.rows) for network in run.networks)
+    moments = parallelism.moments(
+        params,
+        activations,
+        logits,
+        states.gradients,
+        run.accumulates,
+        half=not run.precision.startswith(("32", "64")) and run.sampling is None,  # PPO's head is fp32
+    )
+    estimate = MemoryEstimate(
+        *states,
+        activations=activations,
+        logits=logits,
+        buffers=max(0, max(moments) - activations - logits) + resting_bytes(run, parallelism),
+        kv_cache=0,
+        host=host,
+    )
+    return estimate if run.sampling is None else _with_sampling(run, run.sampling, parallelism, estimate)
+
+
+def growth(run: Run, parallelism: Parallelism) -> int:
+    """Bytes by which a rank grows from between two steps to the fullest moment of the next."""
+    estimate = estimate_memory(run, parallelism)
+    gradients = 0 if parallelism.frees_gradients else estimate.gradients
+    return estimate.peak - estimate.weights - estimate.optimizer - gradients - resting_bytes(run, parallelism)
+
+
+def resting_bytes(run: Run, parallelism: Parallelism) -> int:
+    """Bytes of buffers that are there between two steps too."""
+    own = sum(network.sizes.buffers for network in run.networks)
+    return own + parallelism.resting_bytes(_params(run, parallelism, run.networks))
+
+
+def _with_sampling(
+    run: Run, sampling: SamplingSpec, parallelism: Parallelism, estimate: MemoryEstimate
+) -> MemoryEstimate:
+    """Adds what sampling takes: the actor samples with its KV cache, then each network scores what it said;
+    one network at a time is whole. The last update's gradients are gone, but for those in lasting buffers."""
+    rows = min(sampling.rows, -(-run.step_rows // parallelism.data))
+    whole = [
+        parallelism.gathered_bytes(_params(run, parallelism, [network]), parallelism.gather_to_sample)
+        for network in run.networks
+    ]
+    actor = run.networks[0].sizes
+    kv_heads = -(-actor.kv_heads // parallelism.tensor)
+    width = _bytes_each(run, parallelism).weights
+    cache = kv_cache_bytes(actor.layers, kv_heads, actor.head_size, run.tokens, rows, width)
+    fullest = [cache + SAMPLING_LOGITS * rows * actor.vocabulary * 4 + whole[0]]
+    for network, gathered in zip(run.networks, whole, strict=True):
+        fullest.append(_logits(run, network, rows) + gathered)
+    kept = parallelism.offload != "none" or parallelism.keeps_gradients
+    return estimate._replace(
+        kv_cache=cache,
+        sampling=max(fullest) - cache + resting_bytes(run, parallelism),
+        absent=0 if kept else estimate.gradients,
+    )
+
+
+def _bytes_each(run: Run, parallelism: Parallelism) -> BytesPerParam:
+    return parallelism.bytes_per_param(run.precision, run.moments)
+
+
+def _params(run: Run, parallelism: Parallelism, networks: Sequence[Network]) -> Params:
+    """Of networks together, what tensor parallelism leaves of them on a rank."""
+    sizes = [network.sizes for network in networks]
+    trained = [network.sizes for network in networks if network.trained]
+    elsewhere = [each.splittable - -(-each.splittable // parallelism.tensor) for each in sizes]
+    return Params(
+        parameters=sum(each.parameters for each in sizes) - sum(elsewhere),
+        trained=sum(each.parameters for each in trained),
+        block=max(each.block - part // each.layers for each, part in zip(sizes, elsewhere, strict=True)),
+        outside=max(each.outside for each in sizes),
+        head=max((each.head for each in trained), default=0),
+        bytes_each=_bytes_each(run, parallelism),
+    )
+
+
+def _states(run: Run, parallelism: Parallelism, params: Params) -> tuple[States, int]:
+    """What is on the device, and the bytes of what is offloaded."""
+    frozen = BytesPerParam(params.bytes_each.weights, 0, 0)
+    of_networks = [
+        parallelism.network_states(each.sizes, params.bytes_each if each.trained else frozen, run.accumulates)
+        for each in run.networks
+    ]
+    states = States(*map(sum, zip(*of_networks, strict=True)))
+    away = parallelism.offloaded(states)
+    if not any(away) or (run.on_cpu and not parallelism.to_disk):
+        return states, 0  # a CPU process's device is the machine's memory
+    on_device = States(*(whole - part for whole, part in zip(states, away, strict=True)))
+    return on_device, away.total + parallelism.offload_copies(params.trained)
+
+
+def _logits(run: Run, network: Network, rows: int) -> int:
+    vocabulary = network.sizes.vocabulary if network.head == "language" else 0
+    return logits_bytes(rows * run.tokens, vocabulary, LOSS_CHUNK)
+
+
+def _activations(
+    run: Run, network: Network, parallelism: Parallelism, params: Params, recomputes: bool
+) -> int:
+    saved = saved_activations(
+        network.config, run.rows, run.tokens, params.bytes_each.weights, "mixed" in run.precision, run.packed
+    )
+    return saved.in_all(network.sizes.layers, parallelism.activation_share, recomputes)

@@ -1,0 +1,300 @@
+"""The memory of each strategy, a class each.
+
+To plan another one, write a class here and name it in `STRATEGIES` and `SIMPLEST_FIRST`: nothing else in the
+planner asks for a strategy's name. Which buffers exist together was measured, on CPU processes over gloo
+(`tests/test_memory_measured.py`).
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import gcd
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import strategies
+from experiments.plan.memory import BytesPerParam, Params, States
+from experiments.plan.parallelism import ALL_STATES, WIDTHS, Offload, Parallelism, known_precision
+
+if TYPE_CHECKING:
+    from experiments.plan.network_sizes import Sizes
+
+MEGABYTE = 10**6
+MOST_TENSOR = 8  # ranks that exchange activations in every block: no more than one machine has
+GATHERED_WIDTHS = {"bf16": 2, "fp16": 2}  # bytes, by FSDP2's `parameters`
+
+
+class DDP(Parallelism):
+    """Everything on every rank; gradients are averaged in buckets that last."""
+
+    name = factory = "ddp"
+
+    @classmethod
+    def of_trainer(cls, name: str, arguments: Mapping[str, Any], ranks: int) -> Self | None:
+        return cls(ranks) if name.startswith(("ddp", "auto", "singledevice", "single_device")) else None
+
+    @property
+    def keeps_gradients(self) -> bool:
+        return self.data > 1  # they are views of the reducer's buckets
+
+    def reduce_bytes(self, params: Params) -> tuple[int, int]:
+        # the reducer makes its buckets anew after the first step, and the old ones live until the second ends
+        return 0, params.gradient_bytes if self.data > 1 else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeRO(Parallelism):
+    """DeepSpeed's three stages.
+
+    Args:
+        bucket: bytes of gradients that are reduced together.
+        persistent: numbers up to which stage 3 leaves a parameter whole.
+    """
+
+    factory = "deepspeed"
+    stage: ClassVar[int]
+
+    bucket: int = 200 * MEGABYTE  # both are the defaults of `strategies.deepspeed`
+    persistent: int = 100_000
+
+    @classmethod
+    def of_trainer(cls, name: str, arguments: Mapping[str, Any], ranks: int) -> Self | None:
+        digit = next((int(letter) for letter in name if letter in "123"), 2)  # `deepspeed_stage_3_offload`
+        if not name.startswith(("deepspeed", "zero")) or arguments.get("stage", digit) != cls.stage:
+            return None
+        by_name: Offload = "parameters" if cls.stage == 3 else "optimizer"
+        return cls(
+            ranks,
+            offload=arguments.get("offload") or (by_name if "offload" in name else "none"),
+            to_disk=arguments.get("nvme_path") is not None,
+            bucket=arguments.get("bucket_megabytes", cls.bucket // MEGABYTE) * MEGABYTE,
+            persistent=arguments.get("persistent_elements", cls.persistent),
+            gather_to_sample=bool(arguments.get("gather_to_sample", False)),  # Lightning's own never do
+        )
+
+    @classmethod
+    def bytes_per_param(cls, precision: str, moments: int = 2) -> BytesPerParam:
+        # the engine makes the model 16-bit where Lightning has autocast, and always keeps an fp32 copy of the
+        # weights beside the model's own, under fp32 too
+        known = known_precision(precision)
+        width = 2 if known.endswith("mixed") else WIDTHS[known]
+        return BytesPerParam(width, width, 4 + 4 * moments)
+
+    @property
+    def factory_arguments(self) -> dict[str, Any]:
+        return {**self.arguments, "stage": self.stage}
+
+    def offload_copies(self, trained: int) -> int:
+        return -(-trained * 4 // self.shards)  # the gradients of a rank's part in fp32
+
+    def first_gradient_bytes(self, params: Params) -> int:
+        return min(self.bucket, params.gradient_bytes)
+
+    def reduce_bytes(self, params: Params) -> tuple[int, int]:
+        # two buckets are filled in turn, and what goes to a rank is copied
+        bucket = self.first_gradient_bytes(params)
+        part = min(bucket, -(-params.gradient_bytes // self.shards))
+        return bucket + part, min(2 * bucket, params.gradient_bytes) + part
+
+    def step_bytes(self, params: Params) -> int:
+        # the gradients of a rank's part in a row, and again in fp32
+        return -(-params.trained * (params.bytes_each.gradients + 4) // self.shards)
+
+
+class ZeRO1(ZeRO):
+    """Splits optimizer states."""
+
+    name, stage = "zero1", 1
+    sharded = ("optimizer",)
+    frees_gradients = True
+
+    def network_states(self, sizes: "Sizes", bytes_each: BytesPerParam, accumulates: bool) -> States:
+        # DeepSpeed reduces and frees gradients as they come, but where they accumulate
+        return (self if accumulates else ZeRO2(self.data)).states(sizes.parameters, bytes_each)
+
+    def freed_bytes(self, gradients: int) -> int:
+        return gradients - gradients // self.shards
+
+
+class ZeRO2(ZeRO):
+    """Splits gradients too."""
+
+    name, stage = "zero2", 2
+    sharded = ("gradients", "optimizer")
+    frees_gradients = True
+
+
+class ZeRO3(ZeRO):
+    """Splits parameters too; small ones stay whole on every rank."""
+
+    name, stage = "zero3", 3
+    sharded = ALL_STATES
+    gathers = True
+
+    @property
+    def keeps_gradients(self) -> bool:
+        return True
+
+    def network_states(self, sizes: "Sizes", bytes_each: BytesPerParam, accumulates: bool) -> States:
+        states = self.states(sizes.parameters, bytes_each)
+        persistent = sum(count for count in sizes.tensors if count <= self.persistent)
+        whole = persistent * bytes_each.weights if self.shards > 1 else 0
+        return states._replace(weights=states.weights + whole)
+
+    def gathered_bytes(self, params: Params, whole: bool = False) -> int:
+        # a whole network needs no buffer for what arrives: DeepSpeed's parts arrive in place
+        gathered = params.parameters if whole else params.in_use
+        return gathered * params.bytes_each.weights if self.shards > 1 else 0
+
+    def resting_bytes(self, params: Params) -> int:
+        return self.first_gradient_bytes(params)  # its own bucket, which is never freed
+
+    def reduce_bytes(self, params: Params) -> tuple[int, int]:
+        bucket = self.first_gradient_bytes(params)
+        return 2 * bucket, 2 * bucket  # it sends a bucket's copy from another one
+
+
+@dataclass(frozen=True, kw_only=True)
+class FSDP2(Parallelism):
+    """Splits everything, block by block.
+
+    Args:
+        replicas: groups of ranks that each hold all of what is sharded, where not every rank has a shard.
+        gathered_width: bytes of a parameter that is brought together; None = as in its shard.
+        reshard: whether a block is freed between its forward and its backward pass.
+    """
+
+    name = factory = "fsdp"
+    sharded = ALL_STATES
+    gathers = True
+
+    replicas: int = 1
+    gathered_width: int | None = None
+    reshard: bool = True
+
+    @classmethod
+    def of_trainer(cls, name: str, arguments: Mapping[str, Any], ranks: int) -> Self | None:
+        if name.startswith("fsdp"):
+            replicas = ranks // _divisor(arguments.get("shards"), ranks, ranks)
+            return cls(ranks, replicas=replicas, **cls.memory_options(arguments))
+        if (
+            name.startswith("modelparallel")
+            and _divisor(arguments.get("tensor_parallel_size"), ranks, 1) == 1
+        ):
+            return cls(ranks, gather_to_sample=False)  # Lightning's own
+        return None
+
+    @staticmethod
+    def memory_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """What the arguments of `strategies.fsdp` and `strategies.tensor_parallel` say of memory."""
+        return {
+            "offload": "parameters" if arguments.get("cpu_offload") else "none",
+            "gathered_width": GATHERED_WIDTHS.get(arguments.get("parameters", "")),
+            "reshard": bool(arguments.get("reshard_after_forward", True)),
+            "gather_to_sample": bool(arguments.get("gather_to_sample", False)),
+        }
+
+    @property
+    def shards(self) -> int:
+        return self.data // self.replicas
+
+    def gathered_bytes(self, params: Params, whole: bool = False) -> int:
+        all_blocks = params.parameters + params.block  # and the buffer that a block's parts arrive in
+        gathered = all_blocks if whole or not self.reshard else params.in_use
+        return gathered * (self.gathered_width or params.bytes_each.weights) if self.shards > 1 else 0
+
+    def reduce_bytes(self, params: Params) -> tuple[int, int]:
+        # a block's gradients whole, and the parts that are sent
+        block = 2 * params.block_gradient_bytes if self.shards > 1 else 0
+        return block, block
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorParallel(FSDP2):
+    """Splits every block's matrices within a group of ranks; the groups share the rest as under FSDP2."""
+
+    name = factory = "tensor_parallel"
+    splits_blocks = True
+
+    @classmethod
+    def over(cls, ranks: int, networks: Sequence["Sizes"]) -> Self | None:
+        """With the most tensor parallelism that the heads allow; None where a network has no plan for it, or
+        its heads divide by no factor of the ranks."""
+        if not all(network.splittable for network in networks):
+            return None
+        common = gcd(ranks, *(heads for network in networks for heads in (network.heads, network.kv_heads)))
+        tensor = next(size for size in range(min(common, MOST_TENSOR), 0, -1) if common % size == 0)
+        return None if tensor == 1 and ranks > 1 else cls(ranks // tensor, tensor)
+
+    @classmethod
+    def of_trainer(cls, name: str, arguments: Mapping[str, Any], ranks: int) -> Self | None:
+        if "tensor" in name:
+            groups = _divisor(arguments.get("data_parallel"), ranks, 1)
+            tensor = _divisor(arguments.get("tensor_parallel"), ranks, ranks // groups)
+            has_fsdp = tensor < ranks or tensor == 1  # a single group has none of FSDP2's options
+            return cls(ranks // tensor, tensor, **(cls.memory_options(arguments) if has_fsdp else {}))
+        tensor = _divisor(arguments.get("tensor_parallel_size"), ranks, 1)
+        if name.startswith("modelparallel") and tensor > 1:
+            return cls(ranks // tensor, tensor, gather_to_sample=False)
+        return None
+
+    @property
+    def label(self) -> str:
+        return f"tensor {self.data}×{self.tensor}"
+
+    @property
+    def factory_arguments(self) -> dict[str, Any]:
+        if self.arguments or self.data == 1 or self.tensor == 1:
+            return dict(self.arguments)
+        return {"tensor_parallel": self.tensor}
+
+    @property
+    def activation_share(self) -> float:
+        """Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", §4.2: of
+        s·b·h·34 bytes of a block without score matrix, t ranks keep s·b·h·(10 + 24/t): attention and MLP are
+        divided, the two norms, their dropouts and the inputs of both are not."""
+        return (10 + 24 / self.tensor) / 34
+
+
+STRATEGIES: dict[str, type[Parallelism]] = {
+    strategy.name: strategy for strategy in (DDP, ZeRO1, ZeRO2, ZeRO3, FSDP2, TensorParallel)
+}
+SIMPLEST_FIRST: tuple[type[Parallelism], ...] = (DDP, ZeRO1, ZeRO2, FSDP2, ZeRO3, TensorParallel)
+"""from the simplest to the one that talks most between ranks"""
+
+
+def parallelism_of(given: Any, ranks: int, notes: list[str]) -> Parallelism:
+    """How a Trainer's `strategy` spreads a run.
+
+    Args:
+        given: its name, or a mapping with `class_path` and `init_args`.
+        ranks: over all machines.
+        notes: what was assumed is added.
+    """
+    path, arguments, changed = _path_and_arguments(given)
+    name = path.rpartition(".")[2].lower().replace("strategy", "")
+    for strategy in STRATEGIES.values():
+        if parallelism := strategy.of_trainer(name, arguments, ranks):
+            return replace(parallelism, arguments=changed)
+    notes.append(f"strategy {path} holds everything on every rank, as ddp does")
+    return DDP(ranks)
+
+
+def _path_and_arguments(given: Any) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The name of a strategy, its arguments with the defaults of our own factories filled in, and those of
+    our own factories that are not the default."""
+    if isinstance(given, str):
+        path, arguments = given, {}
+    elif isinstance(given, Mapping) and "class_path" in given:
+        path, arguments = given["class_path"], dict(given.get("init_args") or {})
+    else:
+        path, arguments = type(given).__name__, {}
+    name = path.removeprefix("strategies.")
+    factory = getattr(strategies, name) if name != path and name in strategies.__all__ else None
+    parameters = inspect.signature(factory).parameters.items() if factory else ()
+    defaults = {key: each.default for key, each in parameters if each.default is not each.empty}
+    changed = {key: value for key, value in arguments.items() if key in defaults and value != defaults[key]}
+    return path, {**defaults, **arguments}, changed
+
+
+def _divisor(given: Any, ranks: int, otherwise: int) -> int:
+    return given if isinstance(given, int) and given > 0 and ranks % given == 0 else otherwise
