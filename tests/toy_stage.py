@@ -15,13 +15,13 @@ class FocalModule(Stage):
     Args:
         pretrained: a Hugging Face directory to start from.
         gamma: how much less a token counts that the model already gives a high probability p.
-        lr: peak learning rate.
+        lr: learning rate.
     """
 
     stage, parents, reads = "focal", ("pretrain", "sft", "focal"), "tokens"
 
     def __init__(self, pretrained: str, gamma: float = 2.0, lr: float = 1e-3):
-        super().__init__(lambda groups: AdamW(groups, lr), warmup_steps=0)
+        super().__init__(lambda groups: AdamW(groups, lr), warmup_steps=0, min_lr_ratio=1.0)
         self.pretrained, self.gamma = pretrained, gamma
         self.network: LanguageModel | None = None
 
