@@ -49,12 +49,7 @@ class Source:
     tokens: int | None = None
 
     def config_errors(self, field: str, later: bool) -> list[str]:
-        """What makes the source impossible, a line each.
-
-        Args:
-            field: of the configuration.
-            later: whether `weight_changes` gives it a weight above 0 at some step.
-        """
+        """What makes the source impossible, a line each; `later`: whether it is given a weight later on."""
         errors = []
         if not self.train:
             errors.append(f"{field} has no train: name its files (tokens alone are enough for a plan only)")
@@ -191,6 +186,7 @@ class MixedCorpusData(TextDataModule):
     def _blocks(
         self, name: str, path: Any, text: Any, streaming: bool, keep_tail: bool = False
     ) -> SourceBlocks:
+        # an unfinished cache may be read from its first block on, by every process of the machine
         cache = TokenCache(path, f"data.sources.{name}", DocumentEncoder(self.tokenizer, text))
         cache.refresh()
         strict = self.on_bad_row == "error"
@@ -298,6 +294,7 @@ class DocumentEncoder(RowEncoder):
 
     def finish(self, row: Row, tokens: list[Tokens]) -> Row:
         ids = np.concatenate([self.begin, tokens[0].ids, self.end])
+        # the first token of a document is predicted from nothing
         return {"input_ids": ids, "length": len(ids), "weight": len(ids) - 1}
 
     def _text(self, row: dict[str, Any]) -> str:
