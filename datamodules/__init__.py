@@ -7,13 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datamodules.corpus import MixedCorpusData
-    from datamodules.instruction import InstructionData, InstructionSource, Policies
-    from datamodules.preference import PreferenceData
-    from datamodules.prompts import PromptData
-    from datamodules.rendering.chat_template import ChatTemplate
-    from datamodules.rendering.templates import InstructionTemplate, MixedTemplates
-    from datamodules.sampling.mixture import Source
+    from datamodules.corpus import MixedCorpusData as MixedCorpusData
+    from datamodules.instruction import InstructionData as InstructionData
+    from datamodules.instruction import InstructionSource as InstructionSource
+    from datamodules.instruction import Policies as Policies
+    from datamodules.preference import PreferenceData as PreferenceData
+    from datamodules.prompts import PromptData as PromptData
+    from datamodules.rendering.chat_template import ChatTemplate as ChatTemplate
+    from datamodules.rendering.templates import InstructionTemplate as InstructionTemplate
+    from datamodules.rendering.templates import MixedTemplates as MixedTemplates
+    from datamodules.sampling.mixture import Source as Source
 
 FILES = {
     "ChatTemplate": "rendering.chat_template",
@@ -28,18 +31,7 @@ FILES = {
     "Source": "sampling.mixture",
 }
 
-__all__ = [
-    "ChatTemplate",
-    "InstructionData",
-    "InstructionSource",
-    "InstructionTemplate",
-    "MixedCorpusData",
-    "MixedTemplates",
-    "Policies",
-    "PreferenceData",
-    "PromptData",
-    "Source",
-]
+__all__ = [*FILES]
 
 
 def __getattr__(name: str) -> Any:

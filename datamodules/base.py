@@ -220,6 +220,7 @@ class TextDataModule(L.LightningDataModule):
     def _fit_to(self, trainer: L.Trainer) -> None:
         """Tells the trainer how many micro-batches a step has, and refuses a run that cannot be dealt out."""
         accumulate, limit = self.sampler().accumulate, trainer.limit_train_batches
+        # Lightning steps the optimizer after so many batches, and divides losses by it, which the stages undo
         trainer.accumulate_grad_batches = accumulate
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -240,12 +241,7 @@ class TextDataModule(L.LightningDataModule):
     # --- rows
 
     def encode(self, path: str | list[str], name: str, encoder: RowEncoder) -> EncodedRows:
-        """The encoded rows of a source, from its cache or into it.
-
-        Args:
-            path: of the source.
-            name: the field of the configuration, for messages.
-            encoder: makes the columns.
+        """The encoded rows of the source `path` of the field `name`, from its cache or into it.
 
         Raises:
             UserError: a bad row with its place, more left out than `max_dropped`, or nothing left.

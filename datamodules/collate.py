@@ -1,8 +1,8 @@
 """Batches: plain dicts of tensors. Their keys, shapes and dtypes are documented here and nowhere else.
 
-Every training micro-batch also has, from the step plan: `normalizer` () float64, what the loss of the whole
-optimizer step is divided by; `rows` (B,) int64, global row ids (−1 = fills up an evaluation batch, counts for
-nothing); `step` () int64, the optimizer step (PPO: the iteration).
+Every training micro-batch also has, from the step sampler: `normalizer` () float64, what the loss of the
+whole optimizer step is divided by; `rows` (B,) int64, global row ids (−1 = fills up an evaluation batch,
+counts for nothing); `step` () int64, the optimizer step (PPO: the iteration).
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 Batch = dict[str, Any]
-IGNORED = -100
+IGNORED = -100  # torch's own `ignore_index`
 
 
 def pad(
@@ -102,21 +102,21 @@ def ranked_replies(packs: Sequence[Sequence[RankedPrompt]], packed: bool, pad_id
         packed: whether all replies of a pack are in one row, or each in its own.
         pad_id: fills up rows.
     """
-    found = [prompt for pack in packs for prompt in pack]
+    ranked = [prompt for pack in packs for prompt in pack]
     rows = [[reply for prompt in pack for reply in prompt.replies] for pack in packs]
     rows = rows if packed else [[reply] for row in rows for reply in row]
     ends = [(r, end - 1) for r, row in enumerate(rows) for end in np.cumsum([len(reply) for reply in row])]
-    counts = torch.tensor([len(prompt.replies) for prompt in found])
+    counts = torch.tensor([len(prompt.replies) for prompt in ranked])
     preferred = torch.zeros(int(counts.sum()), int(counts.max()))
     start = 0
-    for prompt, count in zip(found, counts.tolist(), strict=True):
+    for prompt, count in zip(ranked, counts.tolist(), strict=True):
         preferred[start : start + count, :count] = torch.from_numpy(np.array(prompt.preferred, np.float32))
         start += count
     return {
         **documents_in_rows(rows, pad_id),
         "reply_ends": torch.tensor(ends),
-        "prompt_index": torch.repeat_interleave(torch.arange(len(found)), counts),
-        "ratings": torch.from_numpy(np.concatenate([prompt.ratings for prompt in found])).float(),
+        "prompt_index": torch.repeat_interleave(torch.arange(len(ranked)), counts),
+        "ratings": torch.from_numpy(np.concatenate([prompt.ratings for prompt in ranked])).float(),
         "preferred": preferred,
     }
 

@@ -137,6 +137,7 @@ class MixedCorpusData(TextDataModule):
     def _blocks(
         self, name: str, path: Any, text: Any, streaming: bool, keep_tail: bool = False
     ) -> SourceBlocks:
+        # an unfinished cache may be read from its first block on, by every process of the machine
         cache = TokenCache(path, f"data.sources.{name}", DocumentEncoder(self.tokenizer, text))
         cache.refresh()
         strict = self.on_bad_row == "error"
@@ -235,6 +236,7 @@ class DocumentEncoder(RowEncoder):
 
     def finish(self, row: Row, tokens: list[Tokens]) -> Row:
         ids = np.concatenate([self.begin, tokens[0].ids, self.end])
+        # the first token of a document is predicted from nothing
         return {"input_ids": ids, "length": len(ids), "weight": len(ids) - 1}
 
     def _text(self, row: dict[str, Any]) -> str:

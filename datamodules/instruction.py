@@ -239,7 +239,7 @@ class InstructionEncoder(RowEncoder):
             "prompt_length": _last_reply(conversation.trained),
             "group": "/".join(str(row.get(column)) for column in self.group_by) or "data",
             "length": len(conversation.ids),
-            "weight": int(conversation.trained[1:].sum()),
+            "weight": int(conversation.trained[1:].sum()),  # nothing predicts the first token
             "changed": changed,
         }
 

@@ -89,10 +89,7 @@ class PromptData(TextDataModule):
 
     def _batch(self, split: Split, rows: np.ndarray, index: np.ndarray, width: int | None) -> Batch:
         ids = [split.members(max(0, row))[0]["input_ids"] for row in rows]
-        return {
-            **prompts(ids, self.tokenizer.pad_token_id, width),
-            "prompt_index": torch.from_numpy(index),
-        }
+        return {**prompts(ids, self.tokenizer.pad_token_id, width), "prompt_index": torch.from_numpy(index)}
 
 
 class PromptEncoder(RowEncoder):

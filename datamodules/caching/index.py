@@ -52,13 +52,8 @@ class Index:
         return {**self.dropped, **self.refused}
 
     def leave_out(self, counts: dict[str, int], reason: str, line: str) -> None:
-        """Counts a row that is not kept.
-
-        Args:
-            counts: `dropped` or `refused`.
-            reason: what precedes " (" is the same for all such rows; reasons beyond `REASONS` are one.
-            line: where the row is and what is wrong with it; the first few are remembered.
-        """
+        """Counts a row in `dropped` or `refused`, and remembers the `line` that tells of the first few. What
+        precedes " (" in a reason is alike for all such rows; reasons beyond `REASONS` are one."""
         reason = reason.partition(" (")[0]
         if reason not in counts and len(counts) >= REASONS:
             reason = "other reasons"
@@ -74,12 +69,8 @@ class Index:
         return line + (f" (and {more} more so far)" if more else "")
 
     def check_losses(self, name: str, path: Any, max_dropped: float) -> None:
-        """Refuses a source that lost too much.
-
-        Args:
-            name: the field of the configuration, for the message.
-            path: of the source, for the message.
-            max_dropped: share of the rows that may be left out.
+        """Refuses the source `path` of the field `name` where more than the share `max_dropped` of its rows
+        was left out, or all of them.
 
         Raises:
             UserError: with the reasons and where the first such row is.
@@ -117,13 +108,8 @@ class Index:
 
     @classmethod
     def load(cls, folder: Path, files: list[str]) -> "Index | None":
-        """The index of a cache; None where none was written yet.
-
-        Args:
-            folder: of the cache.
-            files: the source's, as they are called now: the same content may have lain elsewhere when it was
-                read, and lines that name a row are told with the name of now.
-        """
+        """The index of a cache; None where none was written yet. Rows are told by the names that `files` have
+        now: the same content may have lain elsewhere when it was read."""
         file = folder / "index.json"
         if not file.is_file():
             return None

@@ -78,21 +78,12 @@ class RowEncoder(ABC):
 
     @abstractmethod
     def render(self, row: Any, number: int) -> list[list[Segment]]:
-        """The texts of a row that are tokenised, each as segments.
-
-        Args:
-            row: as `parse` gives it.
-            number: of the row in its source, from 0.
-        """
+        """The texts of a row that are tokenised, each as segments; `number` counts the source's rows."""
 
     @abstractmethod
     def finish(self, row: Any, tokens: list[Tokens]) -> Row:
-        """The columns of a row with `length`, `weight` and, maybe, `changed`: what was done to it, in words.
-
-        Args:
-            row: as `parse` gives it.
-            tokens: of each text that `render` gave.
-        """
+        """The columns of a row from the tokens of each of its texts, with `length`, `weight` and, maybe,
+        `changed`: what was done to the row, in words."""
 
     def tokenize(self, texts: list[list[Segment]]) -> list[Tokens]:
         """The tokens of many texts at once, so that the tokenizer's threads share them."""

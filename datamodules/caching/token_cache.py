@@ -64,7 +64,7 @@ class TokenCache:
     def _write_rest(self, strict: bool, max_dropped: float) -> None:
         self.index.failure = ""
         try:
-            Writer(self.path, self.name, self.encoder, self.folder, self.index, strict).run()
+            Writer(self.path, self.name, self.encoder, self.folder, self.index, strict=strict).run()
             self.index.check_losses(self.name, self.path, max_dropped)  # before others see that it is whole
             self.index.finished = True
             self.index.save(self.folder)

@@ -1,10 +1,9 @@
 """Filling a token cache: reading, encoding and writing at the same time, a complete shard after another."""
 
-import queue
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,9 +21,9 @@ from datamodules.errors import UserError
 from datamodules.reading.record import BROKEN_OFF, Record
 from datamodules.reading.sources import read_rows
 
-BATCH_ROWS = 1000
-BATCH_CHARACTERS = 2_000_000
-SHARD_BYTES = 64_000_000
+BATCH_ROWS = 1000  # tokenised together: enough for all of the tokenizer's threads
+BATCH_CHARACTERS = 2_000_000  # or fewer rows, so that long documents do not fill the memory
+SHARD_BYTES = 64_000_000  # what a killed run loses at most
 ENCODERS = 2  # threads: one makes Python lists while the other has the tokenizer's cores
 T = TypeVar("T")
 
@@ -34,31 +33,25 @@ def shard_file(folder: Path, number: int) -> Path:
     return folder / f"{number:05}.arrow"
 
 
+@dataclass
 class Writer:
     """Writes the rows of a source that its cache does not hold yet. One thread reads, two encode, and the
-    caller's own writes, so that the tokenizer never waits.
+    caller's own writes, so that the tokenizer never waits."""
 
-    Args:
-        path: of the source.
-        name: the field of the configuration, for messages.
-        encoder: makes the columns.
-        folder: of the cache.
-        index: what the cache holds; brought up to date, and saved, with every shard.
-        strict: whether a row that cannot be read, or is of a wrong type, ends it.
-    """
+    path: str | list[str]
+    """of the source"""
+    name: str
+    """the field of the configuration, for messages"""
+    encoder: RowEncoder
+    folder: Path
+    """of the cache"""
+    index: Index
+    """what the cache holds; brought up to date, and saved, with every shard"""
+    strict: bool
+    """whether a row that cannot be read, or is of a wrong type, ends it"""
 
-    def __init__(
-        self,
-        path: str | list[str],
-        name: str,
-        encoder: RowEncoder,
-        folder: Path,
-        index: Index,
-        strict: bool,
-    ):
-        self.path, self.name, self.encoder = path, name, encoder
-        self.folder, self.index, self.strict = folder, index, strict
-        self.schema = encoder.schema.append(pa.field("number", pa.int64()))
+    def __post_init__(self) -> None:
+        self.schema = self.encoder.schema.append(pa.field("number", pa.int64()))
 
     def run(self) -> None:
         """Writes all that is missing; what a shard that is not complete held is lost.
@@ -167,32 +160,12 @@ def _in_batches(rows: Iterable[tuple[int, Record]]) -> Iterator[list[tuple[int, 
 
 def _prefetched(items: Iterator[T], ahead: int = 4) -> Iterator[T]:
     """The same items, made in a thread of their own."""
-    waiting: queue.Queue[Any] = queue.Queue(ahead)
-    end, stop = object(), threading.Event()
-
-    def put(item: Any) -> bool:
-        while not stop.is_set():
-            try:
-                waiting.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def read() -> None:
-        try:
-            for item in items:
-                if not put(item):
-                    return
-            put(end)
-        except BaseException as error:
-            put(error)
-
-    threading.Thread(target=read, daemon=True).start()
+    end: Any = object()
+    thread = ThreadPoolExecutor(1)
     try:
-        while (item := waiting.get()) is not end:
-            if isinstance(item, BaseException):
-                raise item
+        pending = deque(thread.submit(next, items, end) for _ in range(ahead))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(thread.submit(next, items, end))
             yield item
     finally:
-        stop.set()
+        thread.shutdown(cancel_futures=True)

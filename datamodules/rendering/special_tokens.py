@@ -33,7 +33,7 @@ class Disguise:
 
     def put_on(self, text: str) -> str:
         """A text of people with its special tokens hidden."""
-        return self.special.sub(lambda found: self.characters[found[0]], text)
+        return self.special.sub(lambda token: self.characters[token[0]], text)
 
     def segments(self, text: str, trained: bool) -> list[Segment]:
         """A finished text: what was hidden comes back as plain text, what is not hidden is the template's."""

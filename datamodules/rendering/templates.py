@@ -171,17 +171,17 @@ class MixedTemplates(Template):
         where = "data.template.templates"
         if not self.templates:
             return [f"{where} is empty: name one or more templates"]
-        found = [
+        errors = [
             problem.replace("data.template", f"{where}.{name}", 1)
             for name, template in self.templates.items()
             for problem in template.config_errors()
         ]
         if set(self.weights) != set(self.templates):
-            found.append(
+            errors.append(
                 f"data.template.weights names {', '.join(sorted(self.weights)) or 'nothing'}, "
                 f"but the templates are {', '.join(self._names)}"
             )
-        return found + [
+        return errors + [
             f"data.template.weights.{name} is {weight}: give a positive number"
             for name, weight in self.weights.items()
             if not 0 < weight < float("inf")
@@ -215,9 +215,10 @@ def _schedule(weights: tuple[float, ...]) -> MixtureSchedule:
 def _exchangeable(pair: Sequence[tuple[int, int]], first: int, weights: tuple[float, ...]) -> bool:
     """Whether the rows `first` and `first` + 1, each a template and its count before, can exchange templates
     and leave every share within one row."""
-    (one, of_one), (other, of_other) = pair
-    due = [(first + 1) * weights[template] / sum(weights) for template in (one, other)]
-    return one != other and due[0] - of_one < 1 - 1e-9 and of_other + 1 - due[1] < 1 - 1e-9
+    (left, left_before), (right, right_before) = pair
+    left_due, right_due = ((first + 1) * weights[template] / sum(weights) for template in (left, right))
+    # 1e-9: the shares are floats here, and a whole row is already too far
+    return left != right and left_due - left_before < 1 - 1e-9 and right_before + 1 - right_due < 1 - 1e-9
 
 
 Piece = tuple[str, bool]  # a text, and whether it is the template's own

@@ -57,7 +57,7 @@ class StepSampler:
 
     def normalizer(self, step: int) -> float:
         """What the loss of this step is divided by, over all ranks and micro-batches."""
-        return float(max(1, self.weights[self.rows(step)].sum()))
+        return float(max(1, self.weights[self.rows(step)].sum()))  # 1: a step without targets divides by no 0
 
     def micro_batch(self, index: int) -> tuple[int, np.ndarray]:
         """The step that this rank's micro-batch `index` belongs to, and the micro-batch's places in that
