@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 
 from experiments.distributed.ranks import ranks
-from experiments.distributed.rendezvous import CONNECTING, free_port
+from experiments.distributed.rendezvous import CONNECTING, Place, free_port
 from experiments.distributed.upstream import (
     SubprocessLauncher,
     set_launcher,
@@ -40,7 +40,7 @@ class Launcher(SubprocessLauncher):
         environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         os.environ["LOCAL_WORLD_SIZE"] = str(self.num_processes)
         host, port = environment.main_address, environment.main_port
-        ranks.join(rank=first, size=size, local_rank=0, host=host, port=port, seconds=CONNECTING)
+        ranks.join(Place(first, size, local_rank=0, host=host, port=port, seconds=CONNECTING))
         start_other_ranks(self)
         ranks.children = self.procs
         for rank, child in enumerate(self.procs, first + 1):

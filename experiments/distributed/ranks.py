@@ -24,7 +24,7 @@ from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from experiments.cli.user_errors import UserError, refusal_of, tell
 from experiments.distributed.failure import Failure, failure_of, is_echo
 from experiments.distributed.liveness import Peers, this_process
-from experiments.distributed.rendezvous import started_place
+from experiments.distributed.rendezvous import Place, started_place
 
 # All in seconds.
 TICK = 1.0  # between two looks at the store and at the other processes
@@ -61,28 +61,20 @@ class Ranks:
         self.compared, self._failure, self._has_printed = [], None, False
         self._over = threading.Event()
         if self.store is None:
-            place = started_place()
-            if place is not None:
-                self.join(**place._asdict())
+            if place := started_place():
+                self.join(place)
         else:
             self._watch()
 
-    def join(self, rank: int, size: int, local_rank: int, host: str, port: int, seconds: int) -> None:
+    def join(self, place: Place) -> None:
         """Connects to the store; the first rank holds it where torchrun does not.
-
-        Args:
-            rank: this one.
-            size: all ranks.
-            local_rank: this one on its machine.
-            host: where the store is, rank 0's machine.
-            port: its port there.
-            seconds: how long to wait for it.
 
         Raises:
             UserError: it cannot be had.
         """
+        rank, size, self.local_rank, host, port, seconds = place
+        self.rank, self.size = rank, size
         agent_holds = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
-        self.rank, self.size, self.local_rank = rank, size, local_rank
         self.holds = rank == 0 and not agent_holds
         self.runs = 1  # the first of these ranks, whatever this process has done alone before
         try:
@@ -121,10 +113,10 @@ class Ranks:
         with suppress(RuntimeError):  # the store is gone, and with it those who need it
             self._set(self._key(f"ended/{self.rank}"), True)
             if self.holds or failed:
-                self._see_off()
+                self._wait_for_others()
         self._stop_watching()
         if self.children:  # the next run may have other ranks, or none
-            self._reap()
+            self._wait_for_children()
             self.store, self.rank, self.size, self.local_rank = None, 0, 1, 0
         return code if self._failure is None else self._failure.code
 
@@ -168,7 +160,7 @@ class Ranks:
         while self._first() is None and time.monotonic() < end:
             time.sleep(0.1)
         trace = error if refusal_of(error) is None else None
-        return self._claim(failure, trace).code
+        return self._make_first(failure, trace).code
 
     def _first(self) -> Failure | None:
         """The run's first error, as far as it is known here."""
@@ -180,7 +172,7 @@ class Ranks:
                 self._failure = self._store_lost()
         return self._failure
 
-    def _claim(self, failure: Failure, trace: BaseException | None = None) -> Failure:
+    def _make_first(self, failure: Failure, trace: BaseException | None = None) -> Failure:
         """Makes an error the run's first, unless there is one, and prints that, after its trace."""
         with self._lock:
             if self._first() is None:
@@ -234,11 +226,11 @@ class Ranks:
                 with suppress(RuntimeError):  # the store is gone: the next look finds out why
                     failure = self._death_of_a_peer()
             if failure is not None:
-                failure = self._claim(failure)
+                failure = self._make_first(failure)
                 with suppress(RuntimeError):
                     self._set(self._key(f"seen/{self.rank}"), True)
                 if not self._over.wait(GRACE):
-                    self._leave(failure.code)
+                    self._exit_now(failure.code)
 
     def _death_of_a_peer(self) -> Failure | None:
         """The error that a rank of this machine would have told if it had not been killed."""
@@ -248,7 +240,7 @@ class Ranks:
         death = self.peers.death(announced=lambda rank: self._has(self._key(f"ended/{rank}")))
         return None if death is None else Failure(self.rank, death, 1)
 
-    def _leave(self, code: int) -> None:
+    def _exit_now(self, code: int) -> None:
         """Ends this process where its main thread waits for a rank that will not come."""
         for child in self.children:
             child.kill()
@@ -258,7 +250,7 @@ class Ranks:
             stream.flush()
         os._exit(code)
 
-    def _see_off(self) -> None:
+    def _wait_for_others(self) -> None:
         """Waits until the other ranks have ended or, after an error, have read it."""
         begun = time.monotonic()
         others = set(range(self.size)) - {self.rank}
@@ -273,7 +265,7 @@ class Ranks:
                 return
             time.sleep(0.05)
 
-    def _reap(self) -> None:
+    def _wait_for_children(self) -> None:
         for child in self.children:
             try:
                 child.wait(2 * GRACE)

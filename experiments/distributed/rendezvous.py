@@ -13,11 +13,12 @@ PORTS = range(15_000, 32_000)  # below those that the system gives to connection
 
 
 class Place(NamedTuple):
-    """A rank's place among the others; the arguments of `Ranks.join`."""
+    """A rank's place among all `size`, and where they meet: at rank 0's machine, within so many seconds."""
 
     rank: int
     size: int
     local_rank: int
+    """on its machine"""
     host: str
     port: int
     seconds: int

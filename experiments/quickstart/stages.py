@@ -58,7 +58,8 @@ def predict(stage: str, folder: str, **networks: str) -> list[dict[str, Any]]:
 
 def read_rows(name: str) -> list[dict[str, Any]]:
     """The rows of a JSON lines file in the quickstart's folder."""
-    return [json.loads(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()]
+    with open(FOLDER / name, encoding="utf-8") as lines:  # `splitlines` would cut within a string, at U+2028
+        return [json.loads(line) for line in lines]
 
 
 def trivium(*arguments: str) -> None:
