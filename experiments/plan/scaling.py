@@ -89,14 +89,8 @@ def forward_flops_per_token(matmul_parameters: int, layers: int, attention_width
 
 
 def seconds(flops: float, devices: int, peak_flops: float, utilisation: float) -> float:
-    """An estimate of the time that FLOPs take.
-
-    Args:
-        flops: of the whole run.
-        devices: how many share them.
-        peak_flops: what a device could do, FLOPs a second.
-        utilisation: the share of it that is reached (MFU), 0 to 1.
-    """
+    """An estimate of the time that FLOPs take on devices that reach a share of their peak (MFU, 0 to 1) in
+    FLOPs a second."""
     return flops / (devices * peak_flops * utilisation)
 
 
