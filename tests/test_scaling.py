@@ -38,7 +38,7 @@ def test_the_optimum_for_gophers_compute(fit, parameters, tokens, ratio):
     best = optimum(FITS[fit], GOPHER)
     assert f"{best.parameters:.3e}".replace("e+", "e") == parameters
     assert f"{best.tokens:.3e}".replace("e+", "e") == tokens
-    assert f"{best.ratio:.{len(ratio) - 3}f}" == ratio
+    assert f"{best.tokens_per_parameter:.{len(ratio) - 3}f}" == ratio
     assert 6 * best.parameters * best.tokens == pytest.approx(GOPHER, rel=1e-12)
 
 
@@ -56,7 +56,7 @@ def test_the_loss_of_chinchilla_and_of_gopher_with_the_published_constants():
 
 
 def test_twenty_tokens_a_parameter_are_epochs_and_not_the_published_constants():
-    ratios = {name: optimum(fit, GOPHER).ratio for name, fit in FITS.items()}
+    ratios = {name: optimum(fit, GOPHER).tokens_per_parameter for name, fit in FITS.items()}
     assert abs(ratios["epoch"] - 20) < 2
     assert ratios["chinchilla"] > 4 * 20
 

@@ -165,8 +165,8 @@ def test_the_moments_of_a_step_by_hand():
     ],
 )
 def test_parameters_that_are_whole_while_a_network_samples(parallelism, whole, by_block):
-    assert parallelism.gathered_bytes(PARAMS, whole=True) == whole * 10**6
-    assert parallelism.gathered_bytes(PARAMS) == by_block * 10**6
+    assert parallelism.whole_bytes(PARAMS) == whole * 10**6
+    assert parallelism.buffers(PARAMS).gathered == by_block * 10**6
 
 
 def test_a_head_has_its_gradient_for_a_moment():

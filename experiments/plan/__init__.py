@@ -8,6 +8,7 @@ imports nothing heavy for its help.
 
 import argparse
 from difflib import get_close_matches
+from importlib import import_module
 from typing import NoReturn
 
 from experiments.cli.user_errors import UserError
@@ -85,13 +86,13 @@ def _parser() -> _Parser:
     return parser
 
 
-NEEDS = {
-    "config": ("devices", "memory", "tokens", "flops", "mfu", "read_data"),
-    "parameters": ("devices", "memory", "tokens", "flops", "mfu", "layout"),
-    "compute": ("devices", "flops", "mfu"),
-    "mixture": ("tokens",),
+PLANS = {
+    "config": ("summary", ("devices", "memory", "tokens", "flops", "mfu", "read_data")),
+    "parameters": ("parameters", ("devices", "memory", "tokens", "flops", "mfu", "layout")),
+    "compute": ("compute", ("devices", "flops", "mfu")),
+    "mixture": ("mixture", ("tokens",)),
 }
-"""what can be planned → the options that have a meaning for it"""
+"""what can be planned → the file that does it, the options that have a meaning for it"""
 
 
 def main(argv: list[str]) -> int:
@@ -102,7 +103,7 @@ def main(argv: list[str]) -> int:
     """
     parser = _parser()
     options, overrides = parser.parse_known_args(argv)
-    given = [name for name in NEEDS if getattr(options, name) is not None]
+    given = [name for name in PLANS if getattr(options, name) is not None]
     if overrides and given != ["config"]:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     if not given:
@@ -112,25 +113,8 @@ def main(argv: list[str]) -> int:
         )
     if len(given) > 1:
         raise UserError(f"--{given[0]} and --{given[1]} are two plans: give one of them")
-    (what,) = given
-    for name in sorted({name for names in NEEDS.values() for name in names} - set(NEEDS[what])):
+    file, needs = PLANS[given[0]]
+    for name in sorted({name for _, names in PLANS.values() for name in names} - set(needs)):
         if getattr(options, name):
-            raise UserError(f"--{name.replace('_', '-')} has no meaning with --{what}: leave it out")
-    if what == "mixture":
-        from experiments.plan.mixture import plan_mixture
-
-        return plan_mixture(options.mixture, options.tokens, options.json)
-    from experiments.plan.budget import read_budget
-
-    budget = read_budget(options)
-    if what == "compute":
-        from experiments.plan.compute import plan_compute
-
-        return plan_compute(options.compute, budget, options.json)
-    if what == "parameters":
-        from experiments.plan.parameters import plan_parameters
-
-        return plan_parameters(options.parameters, options.layout, budget, options.json)
-    from experiments.plan.summary import plan_config
-
-    return plan_config(options.config, overrides, budget, options.read_data, options.json)
+            raise UserError(f"--{name.replace('_', '-')} has no meaning with --{given[0]}: leave it out")
+    return import_module(f"{__name__}.{file}").main(options, overrides)

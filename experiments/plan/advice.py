@@ -30,18 +30,15 @@ class Change(NamedTuple):
 
 
 def choose(run: Run, memory: int) -> Choice:
-    """The simplest strategy that fits, with activation checkpointing only where it takes that, and last with
-    networks that sample block by block.
-
-    Args:
-        run: the run.
-        memory: bytes of a device.
-    """
+    """The simplest strategy that fits a device's memory in bytes, with activation checkpointing only where it
+    takes that, and last with networks that sample block by block."""
     peaks: dict[str, int] = {}
     for parallelism, checkpointing, whole in _simplest_first(run):
         peak = estimate_memory(run, parallelism, checkpointing).peak
         if peak <= memory:
-            reason = _reason(parallelism.name, peak, memory, peaks)
+            simpler = ", ".join(f"{name} {size(needed)}" for name, needed in peaks.items())
+            comparison = f"what is simpler needs more: {simpler}" if simpler else "nothing is simpler"
+            reason = f"{parallelism.name} needs {size(peak)} of {size(memory)}; {comparison}"
             return Choice(parallelism.name, checkpointing, reason, whole)
         peaks[_named(parallelism.name, checkpointing, whole)] = peak
     return Choice(None, True, _too_little(run, peaks, memory))
@@ -64,12 +61,6 @@ def _simplest_first(run: Run) -> Sequence[tuple[Parallelism, bool, bool]]:
 def _named(name: str, checkpointing: bool, whole: bool) -> str:
     options = ["checkpointing"] * checkpointing + ["gather_to_sample false"] * (not whole)
     return f"{name} with {' and '.join(options)}" if options else name
-
-
-def _reason(name: str, peak: int, memory: int, peaks: dict[str, int]) -> str:
-    simpler = ", ".join(f"{other} {size(needed)}" for other, needed in peaks.items())
-    comparison = f"what is simpler needs more: {simpler}" if simpler else "nothing is simpler"
-    return f"{name} needs {size(peak)} of {size(memory)}; {comparison}"
 
 
 def _too_little(run: Run, peaks: dict[str, int], memory: int) -> str:

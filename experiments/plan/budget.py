@@ -3,11 +3,20 @@
 import argparse
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.cli.user_errors import UserError
 from experiments.plan.scaling import seconds
 from experiments.plan.units import number, shown
+
+HINTS: dict[str, tuple[str, float | None]] = {
+    "devices": ("such as 64", 1),
+    "memory": ("bytes of a device, such as 80e9", 1),
+    "tokens": ("such as 1.4e12", 1),
+    "flops": ("a device's FLOPs a second, such as 989e12 of an H100", None),
+    "mfu": ("the share of the peak that is reached, such as 0.4", None),
+}
+"""option → what to give, and the least of it; None = above 0"""
 
 
 class Budget(NamedTuple):
@@ -34,27 +43,22 @@ def read_budget(options: argparse.Namespace) -> Budget:
     """
     errors: list[str] = []
 
-    def given(name: str, hint: str, least: float | None = None) -> float | None:
-        text = getattr(options, name)
-        return None if text is None else number(f"--{name}", text, errors, hint, least)
-
-    devices = given("devices", "such as 64", 1)
-    memory = given("memory", "bytes of a device, such as 80e9", 1)
-    tokens = given("tokens", "such as 1.4e12", 1)
-    flops = given("flops", "a device's FLOPs a second, such as 989e12 of an H100")
-    mfu = given("mfu", "the share of the peak that is reached, such as 0.4")
-    if devices is not None and devices != int(devices):
+    given: dict[str, Any] = {}
+    for name, (hint, least) in HINTS.items():
+        if (text := getattr(options, name)) is not None:
+            given[name] = number(f"--{name}", text, errors, hint, least)
+    if given.get("devices", 1) % 1:
         errors.append(f"--devices is {shown(options.devices)}: give a whole number")
-    if mfu is not None and mfu > 1:
+    if given.get("mfu", 1) > 1:
         errors.append(f"--mfu is {shown(options.mfu)}: give a share of the peak, such as 0.4")
-    if (flops is None) != (mfu is None):
+    if ("flops" in given) != ("mfu" in given):
         errors.append(
             "--flops and --mfu tell the time only together: give both, such as --flops 989e12 --mfu 0.4"
         )
     if errors:
         raise UserError("\n".join(errors))
-    whole = [None if value is None else int(value) for value in (devices, memory, tokens)]
-    return Budget(whole[0], whole[1], whole[2], flops, mfu)
+    whole = {name: int(given[name]) for name in ("devices", "memory", "tokens") if name in given}
+    return Budget(**(given | whole))
 
 
 def machine_memory(ranks: int, on_gpu: bool = True) -> tuple[int, str]:
@@ -68,15 +72,14 @@ def machine_memory(ranks: int, on_gpu: bool = True) -> tuple[int, str]:
 
     if on_gpu and torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory, "this machine's GPU"
-    return ram_bytes() // ranks, "this machine's RAM" + (
-        f", shared by {ranks} processes" if ranks > 1 else ""
-    )
+    shared = f", shared by {ranks} processes" if ranks > 1 else ""
+    return ram_bytes() // ranks, f"this machine's RAM{shared}"
 
 
 def ram_bytes(limits: tuple[str, ...] = ("/sys/fs/cgroup/memory.max",)) -> int:
     """Bytes of RAM that this process may use: the machine's, or its container's where that is less."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in limits:
         text = Path(limit).read_text().strip() if Path(limit).is_file() else ""
-        found += [int(text)] if text.isdigit() else []
-    return min(found)
+        most = min(most, int(text)) if text.isdigit() else most
+    return most

@@ -64,16 +64,7 @@ class Run(NamedTuple):
 
 
 def read_run(files: Sequence[str], overrides: Sequence[str], devices: int | None) -> Run:
-    """The run that a command line of `trivium fit` describes.
-
-    Args:
-        files: its `--config`s.
-        overrides: what follows them.
-        devices: ranks over all machines; None = the configuration's.
-
-    Raises:
-        UserError: a mistake in it, or a network whose config is not there.
-    """
+    """The run that a command line of `trivium fit` describes, `--config`s and overrides; else as `run_of`."""
     return run_of(parse(fit_line(files, overrides), ParseOnly).config["fit"], devices)
 
 
@@ -123,9 +114,9 @@ def run_of(parsed: Any, devices: int | None) -> Run:
 
 
 def fit_line(files: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """The command line of `trivium fit` for some configurations and overrides; without a word on the seed."""
+    """The command line of `trivium fit` for some configurations and overrides."""
     configs = [word for file in files for word in ("--config", file)]
-    return ["fit", *configs, *overrides, "--seed_everything=false"]
+    return ["fit", *configs, *overrides, "--seed_everything=false"]  # seeding would be told on stderr
 
 
 def _class_and_arguments(given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -140,18 +131,15 @@ def _class_and_arguments(given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]
 def _devices(trainer: Mapping[str, Any]) -> int:
     """Ranks on a machine, as Lightning would count them."""
     given = trainer["devices"]
-    if isinstance(given, str) and given.lstrip("-").isdigit():
-        given = int(given)
-    if isinstance(given, str) and given != "auto":
-        given = [part for part in given.strip("[]").split(",") if part.strip()]
-    if isinstance(given, list):
-        return len(given)
-    if given in ("auto", -1):
+    if given in ("auto", "-1", -1):
         on_gpu = trainer["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         return torch.cuda.device_count() if on_gpu else 1
-    if given < 1:
-        raise UserError(f"trainer.devices is {given}: give 1 or more")
-    return given
+    if isinstance(given, str) and not given.lstrip("-").isdigit():  # "0,1": which ones
+        given = [part for part in given.strip("[]").split(",") if part.strip()]
+    ranks = len(given) if isinstance(given, list) else int(given)
+    if ranks < 1:
+        raise UserError(f"trainer.devices is {ranks}: give 1 or more")
+    return ranks
 
 
 def _networks(specs: Sequence[NetworkSpec], tokenizer: str) -> tuple[Network, ...]:

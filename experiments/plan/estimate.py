@@ -36,19 +36,21 @@ def estimate_memory(run: Run, parallelism: Parallelism, checkpointing: bool | No
         parallelism: how it is spread.
         checkpointing: whether blocks are computed again in the backward pass; None = as the run has it.
     """
-    recomputes = bool(run.checkpointing) if checkpointing is None else checkpointing
-    params = _params(run, parallelism, run.networks)
+    params = params_of(run, parallelism, run.networks)
     states, host = _states(run, parallelism, params)
-    trained = [network for network in run.networks if network.trained]
-    activations = sum(_activations(run, each, parallelism, params, recomputes) for each in trained)
+    activations = 0
+    for network in run.networks:
+        if network.trained:
+            batch = run.rows, run.tokens, params.bytes_each.weights, "mixed" in run.precision, run.packed
+            activations += saved_activations(network.config, *batch).in_all(
+                network.sizes.layers,
+                parallelism.activation_share,
+                bool(run.checkpointing) if checkpointing is None else checkpointing,
+            )
     logits = max(_logits(run, network, run.rows) for network in run.networks)
+    is_half = not run.precision.startswith(("32", "64")) and run.sampling is None  # PPO's head is fp32
     moments = parallelism.moments(
-        params,
-        activations,
-        logits,
-        states.gradients,
-        run.accumulates,
-        half=not run.precision.startswith(("32", "64")) and run.sampling is None,  # PPO's head is fp32
+        params, activations, logits, states.gradients, run.accumulates, half=is_half
     )
     estimate = MemoryEstimate(
         *states,
@@ -71,39 +73,10 @@ def growth(run: Run, parallelism: Parallelism) -> int:
 def resting_bytes(run: Run, parallelism: Parallelism) -> int:
     """Bytes of buffers that are there between two steps too."""
     own = sum(network.sizes.buffers for network in run.networks)
-    return own + parallelism.resting_bytes(_params(run, parallelism, run.networks))
+    return own + parallelism.buffers(params_of(run, parallelism, run.networks)).resting
 
 
-def _with_sampling(
-    run: Run, sampling: SamplingSpec, parallelism: Parallelism, estimate: MemoryEstimate
-) -> MemoryEstimate:
-    """Adds what sampling takes: the actor samples with its KV cache, then each network scores what it said;
-    one network at a time is whole. The last update's gradients are gone, but for those in lasting buffers."""
-    rows = min(sampling.rows, -(-run.step_rows // parallelism.data))
-    whole = [
-        parallelism.gathered_bytes(_params(run, parallelism, [network]), parallelism.gather_to_sample)
-        for network in run.networks
-    ]
-    actor = run.networks[0].sizes
-    kv_heads = -(-actor.kv_heads // parallelism.tensor)
-    width = _bytes_each(run, parallelism).weights
-    cache = kv_cache_bytes(actor.layers, kv_heads, actor.head_size, run.tokens, rows, width)
-    fullest = [cache + SAMPLING_LOGITS * rows * actor.vocabulary * 4 + whole[0]]
-    for network, gathered in zip(run.networks, whole, strict=True):
-        fullest.append(_logits(run, network, rows) + gathered)
-    kept = parallelism.offload != "none" or parallelism.keeps_gradients
-    return estimate._replace(
-        kv_cache=cache,
-        sampling=max(fullest) - cache + resting_bytes(run, parallelism),
-        absent=0 if kept else estimate.gradients,
-    )
-
-
-def _bytes_each(run: Run, parallelism: Parallelism) -> BytesPerParam:
-    return parallelism.bytes_per_param(run.precision, run.moments)
-
-
-def _params(run: Run, parallelism: Parallelism, networks: Sequence[Network]) -> Params:
+def params_of(run: Run, parallelism: Parallelism, networks: Sequence[Network]) -> Params:
     """Of networks together, what tensor parallelism leaves of them on a rank."""
     sizes = [network.sizes for network in networks]
     trained = [network.sizes for network in networks if network.trained]
@@ -114,7 +87,33 @@ def _params(run: Run, parallelism: Parallelism, networks: Sequence[Network]) -> 
         block=max(each.block - part // each.layers for each, part in zip(sizes, elsewhere, strict=True)),
         outside=max(each.outside for each in sizes),
         head=max((each.head for each in trained), default=0),
-        bytes_each=_bytes_each(run, parallelism),
+        bytes_each=parallelism.bytes_per_param(run.precision, run.moments),
+    )
+
+
+def _with_sampling(
+    run: Run, sampling: SamplingSpec, parallelism: Parallelism, estimate: MemoryEstimate
+) -> MemoryEstimate:
+    """Adds what sampling takes: the actor samples with its KV cache, then each network scores what it said;
+    one network at a time is whole. The last update's gradients are gone, but for those in lasting buffers."""
+    rows = min(sampling.rows, -(-run.step_rows // parallelism.data))
+    params = [params_of(run, parallelism, [network]) for network in run.networks]
+    gathered = [
+        parallelism.whole_bytes(each) if parallelism.gather_to_sample else parallelism.buffers(each).gathered
+        for each in params
+    ]
+    actor = run.networks[0].sizes
+    kv_heads, width = -(-actor.kv_heads // parallelism.tensor), params[0].bytes_each.weights
+    cache = kv_cache_bytes(actor.layers, kv_heads, actor.head_size, run.tokens, rows, width)
+    generating = cache + SAMPLING_LOGITS * rows * actor.vocabulary * 4 + gathered[0]
+    scoring = [
+        _logits(run, network, rows) + whole for network, whole in zip(run.networks, gathered, strict=True)
+    ]
+    kept = parallelism.offload != "none" or parallelism.keeps_gradients
+    return estimate._replace(
+        kv_cache=cache,
+        sampling=max(generating, *scoring) - cache + resting_bytes(run, parallelism),
+        absent=0 if kept else estimate.gradients,
     )
 
 
@@ -126,22 +125,11 @@ def _states(run: Run, parallelism: Parallelism, params: Params) -> tuple[States,
         for each in run.networks
     ]
     states = States(*map(sum, zip(*of_networks, strict=True)))
-    away = parallelism.offloaded(states)
-    if not any(away) or (run.on_cpu and not parallelism.to_disk):
+    if run.on_cpu and not parallelism.to_disk:
         return states, 0  # a CPU process's device is the machine's memory
-    on_device = States(*(whole - part for whole, part in zip(states, away, strict=True)))
-    return on_device, away.total + parallelism.offload_copies(params.trained)
+    return parallelism.offloaded(states, params.trained)
 
 
 def _logits(run: Run, network: Network, rows: int) -> int:
     vocabulary = network.sizes.vocabulary if network.head == "language" else 0
     return logits_bytes(rows * run.tokens, vocabulary, LOSS_CHUNK)
-
-
-def _activations(
-    run: Run, network: Network, parallelism: Parallelism, params: Params, recomputes: bool
-) -> int:
-    saved = saved_activations(
-        network.config, run.rows, run.tokens, params.bytes_each.weights, "mixed" in run.precision, run.packed
-    )
-    return saved.in_all(network.sizes.layers, parallelism.activation_share, recomputes)

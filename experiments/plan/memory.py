@@ -74,6 +74,17 @@ class Params(NamedTuple):
         return (6 if is_cast else 4) * self.head, (20 if is_cast else 16) * self.head
 
 
+class Buffers(NamedTuple):
+    """Bytes beside states and activations that a strategy needs for moments of a step."""
+
+    gathered: int = 0  # parameters that are brought together for a block
+    first_gradients: int = 0  # gradients that there are when the first of them are reduced
+    reducing: int = 0  # gradients on their way then
+    reduced: int = 0  # gradients on their way when the last are reduced
+    step: int = 0  # copies that the optimizer's step takes
+    resting: int = 0  # what is never freed
+
+
 class Moments(NamedTuple):
     """Bytes beyond the states at the moments of a step that can be its fullest."""
 
@@ -121,27 +132,12 @@ class MemoryEstimate(NamedTuple):
 
 
 def kv_cache_bytes(layers: int, kv_heads: int, head_size: int, tokens: int, rows: int, width: int) -> int:
-    """Keys and values of `rows` sequences of `tokens` tokens: 2 · layers · heads · size · tokens · rows.
-
-    Args:
-        layers: attention layers.
-        kv_heads: key-value heads of a layer.
-        head_size: numbers of a head.
-        tokens: prompt and response.
-        rows: sequences sampled together.
-        width: bytes a number.
-    """
+    """Keys and values of `rows` sequences of `tokens` tokens, in numbers of `width` bytes: for each layer and
+    key-value head a vector of the head's size as key, and one as value."""
     return 2 * layers * kv_heads * head_size * tokens * rows * width
 
 
 def logits_bytes(tokens: int, vocabulary: int, chunk: int, width: int = 4) -> int:
-    """Logits that exist at the same time when the loss goes through the tokens in chunks; torch's chunked
-    linear cross-entropy works on them in place.
-
-    Args:
-        tokens: of a forward.
-        vocabulary: V.
-        chunk: tokens whose logits exist together.
-        width: bytes a number; the loss is computed in fp32.
-    """
+    """Logits that exist at the same time when the loss goes through a forward's tokens in chunks, in fp32;
+    torch's chunked linear cross-entropy works on them in place."""
     return min(tokens, chunk) * vocabulary * width

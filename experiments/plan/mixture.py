@@ -4,22 +4,21 @@ and how many epochs that is. The shares are the data module's, from the same cod
 
 import json
 import math
-from collections.abc import Mapping
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import ROUND_DOWN, Context
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from datamodules.sampling.mixture import Mixture
 from datamodules.sampling.mixture_schedule import MixtureSchedule
 from experiments.cli.user_errors import UserError
 from experiments.plan.mixture_file import read_mixture
-from experiments.plan.printing import show
+from experiments.plan.printing import show, table
 from experiments.plan.units import amount, count
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 TOLERANCE = 1e-6  # relative: a source that meets its max_epochs to rounding does not pass it
+JSON_KEYS = ("share", "tokens", "epochs")
 
 
 class SourcePlan(NamedTuple):
@@ -84,8 +83,8 @@ def over_limits(mixture: Mixture, tokens: int) -> list[str]:
     return lines
 
 
-def _passes(epochs: float, limit: float) -> bool:
-    return epochs > limit * (1 + TOLERANCE)
+def _passes(epochs: float, limit: float | None) -> bool:
+    return limit is not None and epochs > limit * (1 + TOLERANCE)
 
 
 def _remedies(mixture: Mixture, tokens: int, name: str, limit: float) -> str:
@@ -131,71 +130,56 @@ def _down(number: float) -> str:
     return f"{float(three):.3g}"
 
 
-def table(mixture: Mixture, plan: Mapping[str, SourcePlan], tokens: int) -> "Table":
+def second_epochs(plan: Mapping[str, SourcePlan], tokens: int) -> list[str]:
+    """From which number of tokens on each source is seen again, the first to be so first."""
+    starts = {
+        name: math.inf if each.second_epoch is None else each.second_epoch for name, each in plan.items()
+    }
+    width = max(map(len, plan))
+    lines = ["second epoch begins after"]
+    for name, start in sorted(starts.items(), key=lambda item: item[1]):
+        late = " (past this budget)" if start >= tokens else ""
+        lines.append(f"  {name:<{width}}  " + ("never" if start == math.inf else f"{amount(start)}{late}"))
+    return lines
+
+
+def overview(mixture: Mixture, plan: Mapping[str, SourcePlan], tokens: int) -> Any:
     """The plan as a table; a source that passes its max_epochs is marked."""
-    from rich.table import Table
     from rich.text import Text
 
-    result = Table(title=f"{amount(tokens)} tokens", title_justify="left")
-    result.add_column("source", overflow="fold")
-    for heading in ("share", "unique tokens", "tokens drawn", "epochs"):
-        result.add_column(heading, justify="right", no_wrap=True)
-    for name, each in plan.items():
-        source = mixture.sources[name]
-        limit = source.max_epochs
-        passes = limit is not None and _passes(each.epochs, limit)
-        result.add_row(
-            Text(name),
-            f"{each.share:.1%}",
-            amount(source.tokens or 1),
-            amount(each.tokens),
-            f"{each.epochs:.2f}" + (f" > {limit:g}" if passes else ""),
-            style="bold red" if passes else None,
-        )
+    columns = ("share", "unique tokens", "tokens drawn", "epochs")
+    result = table(f"{amount(tokens)} tokens", "source", *columns)
+    unique = _sizes(mixture)
+    for (name, each), size in zip(plan.items(), unique, strict=True):
+        limit = mixture.sources[name].max_epochs
+        over = f" > {limit:g}" if _passes(each.epochs, limit) else ""
+        row = (f"{each.share:.1%}", amount(size), amount(each.tokens), f"{each.epochs:.2f}{over}")
+        result.add_row(Text(name), *row, style="bold red" if over else None)
     result.add_section()
-    unique = sum(_sizes(mixture))
     drawn = sum(each.tokens for each in plan.values())
-    result.add_row("total", "100.0%", amount(unique), amount(drawn), f"{drawn / unique:.2f}")
+    result.add_row("total", "100.0%", amount(sum(unique)), amount(drawn), f"{drawn / sum(unique):.2f}")
     return result
 
 
-def second_epochs(plan: Mapping[str, SourcePlan], tokens: int) -> list[str]:
-    """From which number of tokens on each source is seen again, the first to be so first."""
-    never = [name for name, each in plan.items() if each.second_epoch is None]
-    starts = {name: each.second_epoch for name, each in plan.items() if each.second_epoch is not None}
-    width = max(map(len, plan))
-    lines = [
-        f"  {name:<{width}}  {amount(start)}" + (" (past this budget)" if start >= tokens else "")
-        for name, start in sorted(starts.items(), key=lambda item: item[1])
-    ]
-    return ["second epoch begins after", *lines, *(f"  {name:<{width}}  never" for name in never)]
-
-
-def as_json(plan: Mapping[str, SourcePlan]) -> str:
-    """The plan for programs: share, tokens drawn and epochs of each source."""
-    keys = ("share", "tokens", "epochs")
-    sources = {name: {key: getattr(each, key) for key in keys} for name, each in plan.items()}
-    return json.dumps({"sources": sources}, ensure_ascii=False)
-
-
-def plan_mixture(path: str, budget: str | None, to_json: bool) -> int:
-    """`trivium plan --mixture`: prints the plan.
+def main(options: Namespace, overrides: Sequence[str]) -> int:
+    """Prints the plan of a mixture.
 
     Raises:
         UserError: for a mistake in the file or the budget; after printing, for sources seen too often.
     """
-    if budget is None:
+    if options.tokens is None:
         raise UserError("--mixture needs a budget: give --tokens, such as --tokens 1.4e12")
     errors: list[str] = []
-    tokens = count("--tokens", budget, errors)
+    tokens = count("--tokens", options.tokens, errors)
     if errors:
         raise UserError(errors[0])
-    mixture = read_mixture(path)
+    mixture = read_mixture(options.mixture)
     plan = mixture_plan(mixture, tokens)
-    if to_json:
-        print(as_json(plan))
+    if options.json:
+        sources = {name: {key: getattr(each, key) for key in JSON_KEYS} for name, each in plan.items()}
+        print(json.dumps({"sources": sources}, ensure_ascii=False))
     else:
-        show(table(mixture, plan, tokens), *second_epochs(plan, tokens))
+        show(overview(mixture, plan, tokens), *second_epochs(plan, tokens))
     if passed := over_limits(mixture, tokens):
         raise UserError("\n".join(passed))
     return 0

@@ -1,6 +1,6 @@
 """A mixture, read from the data module's YAML: a stage's whole configuration, or a file of `sources`."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,10 +10,20 @@ import yaml
 
 from datamodules.sampling.mixture import GLOBAL_BATCH_SIZE, SEQUENCE_LENGTH, Mixture, Source
 from experiments.cli.user_errors import UserError
-from experiments.plan.units import count, nearest, number, shown
+from experiments.plan.units import nearest, number, shown
 
 KEYS = ("sources", "weight_changes", "temperature", "sequence_length", "global_batch_size")
 SOURCE_KEYS = tuple(each.name for each in fields(Source))
+HINTS: dict[str, tuple[str, float | None]] = {
+    "weight": ("0 for none", 0),
+    "max_epochs": ("or leave it out for no limit", None),
+    "tokens": ("such as 852.7e9", 1),
+    "temperature": ("0 as weighted, 1 in proportion to size", 0),
+    "sequence_length": ("tokens of a block", 1),
+    "global_batch_size": ("blocks of a step", 1),
+}
+"""field → what to give, and the least of it; None = above 0"""
+DEFAULTS = dict(zip(KEYS[2:], (None, SEQUENCE_LENGTH, GLOBAL_BATCH_SIZE), strict=True))
 ALIKE = 0.85  # nearer to a key than another argument of the data module is: a slip of the pen
 
 
@@ -47,19 +57,14 @@ def read_mixture(path: str) -> Mixture:
     if is_whole:  # the data module's other arguments are no business of a mixture
         unknown = [key for key in unknown if get_close_matches(str(key), KEYS, cutoff=ALIKE)]
     errors += [f"there is no key `{key}`: {nearest(str(key), KEYS)}" for key in unknown]
-    mixture = Mixture(_sources(data.get("sources"), errors), _weight_changes(data, errors))
-    if (temperature := data.get("temperature")) is not None:
-        hint = "0 as weighted, 1 in proportion to size"
-        mixture.temperature = number("data.temperature", temperature, errors, hint, 0)
-    length = count("data.sequence_length", data.get("sequence_length", SEQUENCE_LENGTH), errors, "tokens")
-    blocks = count(
-        "data.global_batch_size", data.get("global_batch_size", GLOBAL_BATCH_SIZE), errors, "blocks"
-    )
-    errors += mixture.config_errors() if mixture.sources else []
+    sources, changes = _sources(data.get("sources"), errors), _weight_changes(data, errors)
+    numbers = DEFAULTS | _numbers("data", data, KEYS[2:], errors)
+    mixture = Mixture(sources, changes, numbers["temperature"])
+    errors += mixture.config_errors() if sources else []
     if errors:
         raise UserError("\n".join(f"{path}: {line}" for line in errors))
-    changes = {step * length * blocks: weights for step, weights in mixture.weight_changes.items()}
-    return replace(mixture, weight_changes=changes)
+    tokens = int(numbers["sequence_length"] * numbers["global_batch_size"])  # of an optimizer step
+    return replace(mixture, weight_changes={step * tokens: weights for step, weights in changes.items()})
 
 
 def _load(path: str) -> Any:
@@ -103,19 +108,11 @@ def _source(where: str, given: Any, errors: list[str]) -> Source:
     if not isinstance(given, dict):
         errors.append(f"{where} is {shown(given)}: give a mapping, as {{weight: 67, tokens: 852.7e9}}")
         return Source("")
-    errors += [
-        f"{where}: there is no key `{key}`: {nearest(str(key), SOURCE_KEYS)}"
-        for key in given
-        if key not in SOURCE_KEYS
-    ]
-    source = Source("", weight=number(f"{where}.weight", given.get("weight", 1), errors, "0 for none", 0))
-    if (limit := given.get("max_epochs")) is not None:
-        source.max_epochs = number(f"{where}.max_epochs", limit, errors, "or leave it out for no limit")
+    unknown = [str(key) for key in given if key not in SOURCE_KEYS]
+    errors += [f"{where}: there is no key `{key}`: {nearest(key, SOURCE_KEYS)}" for key in unknown]
     if given.get("tokens") is None:
         errors.append(f"{where} has no `tokens`: give its number of unique tokens, such as 852.7e9")
-    else:
-        source.tokens = count(f"{where}.tokens", given["tokens"], errors)
-    return source
+    return Source("", **_numbers(where, given, ("weight", "max_epochs", "tokens"), errors))
 
 
 def _weight_changes(data: dict[Any, Any], errors: list[str]) -> dict[int, dict[str, float]]:
@@ -132,8 +129,14 @@ def _weight_changes(data: dict[Any, Any], errors: list[str]) -> dict[int, dict[s
         elif not isinstance(weights, dict):
             errors.append(f"{where} is {shown(weights)}: give {{name: weight}}")
         else:
+            hint = HINTS["weight"]
             changes[int(step)] = {
-                name: number(f"{where}.{name}", weight, errors, "0 for none", 0)
-                for name, weight in weights.items()
+                name: number(f"{where}.{name}", weight, errors, *hint) for name, weight in weights.items()
             }
     return changes
+
+
+def _numbers(where: str, given: dict[Any, Any], names: Iterable[str], errors: list[str]) -> dict[str, Any]:
+    """Those of the named fields that are given, as numbers."""
+    present = {name: given[name] for name in names if given.get(name) is not None}
+    return {key: number(f"{where}.{key}", value, errors, *HINTS[key]) for key, value in present.items()}

@@ -54,29 +54,21 @@ class SavedActivations(NamedTuple):
     block_input: float  # of what goes into a block
 
     def in_all(self, layers: int, share: float = 1.0, checkpointing: bool = False) -> int:
-        """Bytes that a whole network keeps.
-
-        Args:
-            layers: blocks.
-            share: of a block's that a rank keeps, under tensor parallelism.
-            checkpointing: keep only the inputs of the blocks, and one block while it is computed again
-                (Korthikanti et al. 2022, §5, "full").
-        """
+        """Bytes that a network of so many blocks keeps, where a rank has a share of each block's; with
+        checkpointing only the inputs of the blocks, and one block while it is computed again (Korthikanti et
+        al. 2022, §5, "full")."""
         block = self.block * share
         inside = layers * self.block_input + block if checkpointing else layers * block
         return round(inside + self.outside)
 
 
 def read_config(source: str | dict[str, Any], vocabulary: int | None, field: str) -> PretrainedConfig:
-    """A network's config from a directory (or a cached hub name), or from a dict with its `model_type`.
-
-    Args:
-        source: where from.
-        vocabulary: the tokenizer's size, for a dict without `vocab_size`.
-        field: what to call it in a refusal.
+    """A network's config from a directory (or a cached hub name), or from a dict with its `model_type`, whose
+    `vocab_size` is the tokenizer's where it has none.
 
     Raises:
-        UserError: it is not there, cannot be read, has no model type or vocabulary, or a wrong value.
+        UserError: it is not there, cannot be read, has no model type or vocabulary, or a wrong value; naming
+            the field.
     """
     if isinstance(source, str):
         try:

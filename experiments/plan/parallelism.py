@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from experiments.cli.user_errors import UserError
-from experiments.plan.memory import BYTES_PER_PARAM, BytesPerParam, Moments, Params, States
+from experiments.plan.memory import BYTES_PER_PARAM, Buffers, BytesPerParam, Moments, Params, States
 
 if TYPE_CHECKING:
     from experiments.plan.network_sizes import Sizes
@@ -18,50 +18,28 @@ if TYPE_CHECKING:
 WIDTHS = {"64-true": 8, "32-true": 4, "bf16-mixed": 4, "16-mixed": 4, "bf16-true": 2, "16-true": 2}
 """Lightning's precision → bytes of a weight; under autocast the weights stay fp32"""
 SHORT = {"64": "64-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-Offload = Literal["none", "optimizer", "parameters"]
 ALL_STATES = BytesPerParam._fields
-
-
-def known_precision(precision: str) -> str:
-    """Lightning's full name of a precision.
-
-    Raises:
-        UserError: it has none of that name.
-    """
-    name = SHORT.get(precision, precision)
-    if name not in WIDTHS:
-        raise UserError(f"trainer.precision is {precision}: the plan knows {', '.join(WIDTHS)}")
-    return name
 
 
 @dataclass(frozen=True)
 class Parallelism:
-    """A strategy over so many ranks.
-
-    Args:
-        data: ranks with rows of their own.
-        tensor: ranks that share rows and cut matrices.
-        offload: states that are not on the device: the optimizer's with the gradients it reads, or all.
-        to_disk: whether they go to a disk instead of the machine's memory.
-        gather_to_sample: whether a network whose parameters are split is whole while it samples.
-        arguments: of our own factory, those that are not the default.
-    """
+    """A strategy over so many ranks."""
 
     name: ClassVar[str]
     factory: ClassVar[str]  # the function of `strategies` that makes it
     sharded: ClassVar[tuple[str, ...]] = ()  # states that are split over the data-parallel ranks
     gathers: ClassVar[bool] = False  # whether parameters are split and brought together to compute
     splits_blocks: ClassVar[bool] = False  # whether ranks exchange activations within every block
-    frees_gradients: ClassVar[bool] = False
-    """whether a step's gradients are gone after it; else they are there until the next backward pass"""
+    frees_gradients: ClassVar[bool] = False  # whether a step's are gone after it, not when the next begins
+    offload_copy: ClassVar[int] = 0  # bytes of a trained parameter beside its offloaded states
 
-    data: int
-    tensor: int = 1
+    data: int  # ranks with rows of their own
+    tensor: int = 1  # ranks that share rows and cut matrices
     _: KW_ONLY
-    offload: Offload = "none"
-    to_disk: bool = False
-    gather_to_sample: bool = True
-    arguments: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    offload: Literal["none", "optimizer", "parameters"] = "none"  # the optimizer's with gradients, or all
+    to_disk: bool = False  # whether that goes to a disk instead of the machine's memory
+    gather_to_sample: bool = True  # whether a network whose parameters are split is whole while it samples
+    arguments: Mapping[str, Any] = field(default_factory=dict, compare=False)  # not the factory's defaults
 
     # --- which strategy it is
 
@@ -84,16 +62,15 @@ class Parallelism:
     @property
     def label(self) -> str:
         """Its name in a table's narrow column."""
-        return self.name
+        return f"tensor {self.data}×{self.tensor}" if self.splits_blocks else self.name
 
     @property
     def option(self) -> str:
         """The option of `trivium fit` that chooses it."""
-        arguments = self.factory_arguments
-        if not arguments:
+        if not self.factory_arguments:
             return f"--trainer.strategy strategies.{self.factory}"
-        form = json.dumps({"class_path": f"strategies.{self.factory}", "init_args": arguments})
-        return f"--trainer.strategy '{form}'"
+        form = {"class_path": f"strategies.{self.factory}", "init_args": self.factory_arguments}
+        return f"--trainer.strategy '{json.dumps(form)}'"
 
     @property
     def factory_arguments(self) -> dict[str, Any]:
@@ -141,25 +118,22 @@ class Parallelism:
             split: those of them that tensor parallelism splits; every rank of a group holds the others.
         """
         mine = parameters - split + -(-split // self.tensor)
-        parts = zip(ALL_STATES, bytes_each, strict=True)
         shards = {part: self.shards if part in self.sharded else 1 for part in ALL_STATES}
+        parts = zip(ALL_STATES, bytes_each, strict=True)
         return States(*(-(-mine * width // shards[part]) for part, width in parts))
 
     def network_states(self, sizes: "Sizes", bytes_each: BytesPerParam, accumulates: bool) -> States:
         """The states of a network whose tensors are known, where steps have several micro-batches or one."""
         return self.states(sizes.parameters, bytes_each, sizes.splittable if self.tensor > 1 else 0)
 
-    def offloaded(self, states: States) -> States:
-        """Those of the states that are not on the device."""
+    def offloaded(self, states: States, trained: int) -> tuple[States, int]:
+        """The states that stay on the device, and the bytes of those that are offloaded."""
         if self.offload == "none":
-            return States(0, 0, 0)
-        return states if self.offload == "parameters" else states._replace(weights=0)
+            return states, 0
+        stays = States(0 if self.offload == "parameters" else states.weights, 0, 0)
+        return stays, states.total - stays.total + -(-trained * self.offload_copy // self.shards)
 
-    def offload_copies(self, trained: int) -> int:
-        """Bytes beside the offloaded states, where those are."""
-        return 0
-
-    # --- buffers
+    # --- what moments of a step take beside them
 
     @property
     def keeps_gradients(self) -> bool:
@@ -171,28 +145,16 @@ class Parallelism:
         """The share of a block's activations that a rank keeps."""
         return 1.0
 
-    def gathered_bytes(self, params: Params, whole: bool = False) -> int:
-        """Parameters brought together for one block; `whole`: for all, as while a network samples."""
+    def buffers(self, params: Params) -> Buffers:
+        """What a step brings together, has on its way and copies."""
+        return Buffers(first_gradients=params.block_gradient_bytes)
+
+    def whole_bytes(self, params: Params) -> int:
+        """Parameters that are brought together so that networks are whole, as while one samples."""
         return 0
-
-    def resting_bytes(self, params: Params) -> int:
-        """Buffers that are never freed and are no state."""
-        return 0
-
-    def first_gradient_bytes(self, params: Params) -> int:
-        """Gradients that there are when the first of them are reduced."""
-        return params.block_gradient_bytes
-
-    def reduce_bytes(self, params: Params) -> tuple[int, int]:
-        """Gradients on their way, when the first are reduced and when the last are."""
-        return 0, 0
 
     def freed_bytes(self, gradients: int) -> int:
         """Of gradients that were accumulated, those that are gone again when the last are reduced."""
-        return 0
-
-    def step_bytes(self, params: Params) -> int:
-        """Copies that the optimizer's step takes."""
         return 0
 
     def moments(
@@ -216,15 +178,25 @@ class Parallelism:
         """
         waits = accumulates or self.keeps_gradients  # else the states' are not there when a pass begins
         absent, freed = (0, self.freed_bytes(gradients)) if waits else (gradients, 0)
-        gathered = self.gathered_bytes(params)
-        first_reduced, last_reduced = self.reduce_bytes(params)
+        buffers, every = self.buffers(params), params.gradient_bytes
         head_forward, head_backward = params.head_bytes(half)
-        first, every = self.first_gradient_bytes(params), params.gradient_bytes
-        activations_left = (1 - first / every if every else 1.0) * (activations - absent)
+        left = 1 - buffers.first_gradients / every if every else 1.0  # of the activations
         return Moments(
-            forward=activations + logits + head_forward + gathered,
-            backward=activations + logits + head_backward + gathered - absent,
-            reducing=round(activations_left) + gathered + first_reduced,
-            reduced=gathered + last_reduced - freed,
-            step=self.step_bytes(params),
+            forward=activations + logits + head_forward + buffers.gathered,
+            backward=activations + logits + head_backward + buffers.gathered - absent,
+            reducing=round(left * (activations - absent)) + buffers.gathered + buffers.reducing,
+            reduced=buffers.gathered + buffers.reduced - freed,
+            step=buffers.step,
         )
+
+
+def known_precision(precision: str) -> str:
+    """Lightning's full name of a precision.
+
+    Raises:
+        UserError: it has none of that name.
+    """
+    name = SHORT.get(precision, precision)
+    if name not in WIDTHS:
+        raise UserError(f"trainer.precision is {precision}: the plan knows {', '.join(WIDTHS)}")
+    return name

@@ -68,7 +68,7 @@ class RunPlan(NamedTuple):
 
 
 def estimates_of(run: Run) -> dict[str, Estimates]:
-    """What a rank needs under every strategy, by its name."""
+    """What a rank needs under every strategy."""
     return {
         name: Estimates(each, estimate_memory(run, each), estimate_memory(run, each, True))
         for name, each in candidates(run).items()
@@ -76,13 +76,7 @@ def estimates_of(run: Run) -> dict[str, Estimates]:
 
 
 def run_plan(run: Run, budget: Budget, lengths: DataLengths | None = None) -> RunPlan:
-    """The plan of a run.
-
-    Args:
-        run: what is planned.
-        budget: devices, memory, tokens, speed.
-        lengths: what the data says, where it was read.
-    """
+    """The plan of a run within a budget, and by what the data says, where it was read."""
     memory, where = (budget.memory, "given") if budget.memory else machine_memory(run.local)
     todo = work(run, budget.tokens, lengths)
     return RunPlan(run, budget, todo, memory, where, estimates_of(run), choose(run, memory))

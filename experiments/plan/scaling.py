@@ -35,20 +35,11 @@ class Optimum(NamedTuple):
     parameters: float
     tokens: float
     loss: float  # nats a token
-
-    @property
-    def ratio(self) -> float:
-        """Tokens a parameter."""
-        return self.tokens / self.parameters
+    tokens_per_parameter: float
 
 
 def tokens_for(parameters: int, rule: str) -> int:
-    """The token budget of a rule of thumb.
-
-    Args:
-        parameters: of the model.
-        rule: a key of `TOKENS_PER_PARAMETER`.
-    """
+    """The token budget of a rule of thumb, one of `TOKENS_PER_PARAMETER`."""
     return round(parameters * TOKENS_PER_PARAMETER[rule])
 
 
@@ -69,7 +60,7 @@ def optimum(fit: Fit, flops: float) -> Optimum:
     scale = (fit.alpha * fit.A / (fit.beta * fit.B)) ** (1 / power)
     parameters = scale * (flops / 6) ** (fit.beta / power)
     tokens = flops / 6 / parameters
-    return Optimum(parameters, tokens, loss(fit, parameters, tokens))
+    return Optimum(parameters, tokens, loss(fit, parameters, tokens), tokens / parameters)
 
 
 def optimal_tokens(fit: Fit, parameters: float) -> float:
@@ -98,22 +89,12 @@ def forward_flops_per_token(matmul_parameters: int, layers: int, attention_width
 
 
 def seconds(flops: float, devices: int, peak_flops: float, utilisation: float) -> float:
-    """An estimate of the time that FLOPs take.
-
-    Args:
-        flops: of the whole run.
-        devices: how many share them.
-        peak_flops: what a device could do, FLOPs a second.
-        utilisation: the share of it that is reached (MFU), 0 to 1.
-    """
+    """An estimate of the time that FLOPs take on devices that reach a share of their peak (MFU, 0 to 1) in
+    FLOPs a second."""
     return flops / (devices * peak_flops * utilisation)
 
 
 def low_rank_parameters(matrices: dict[str, tuple[int, int]], rank: int) -> int:
-    """Parameters that LoRA of a rank trains: r·(in + out) for each adapted matrix (Hu et al. 2021).
-
-    Args:
-        matrices: name → (in, out) of each.
-        rank: r.
-    """
+    """Parameters that LoRA of rank r trains: r·(in + out) for each adapted matrix (Hu et al. 2021), given its
+    name → (in, out)."""
     return sum(rank * (rows + columns) for rows, columns in matrices.values())

@@ -12,8 +12,8 @@ from math import gcd
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import strategies
-from experiments.plan.memory import BytesPerParam, Params, States
-from experiments.plan.parallelism import ALL_STATES, WIDTHS, Offload, Parallelism, known_precision
+from experiments.plan.memory import Buffers, BytesPerParam, Params, States
+from experiments.plan.parallelism import ALL_STATES, WIDTHS, Parallelism, known_precision
 
 if TYPE_CHECKING:
     from experiments.plan.network_sizes import Sizes
@@ -36,32 +36,29 @@ class DDP(Parallelism):
     def keeps_gradients(self) -> bool:
         return self.data > 1  # they are views of the reducer's buckets
 
-    def reduce_bytes(self, params: Params) -> tuple[int, int]:
+    def buffers(self, params: Params) -> Buffers:
         # the reducer makes its buckets anew after the first step, and the old ones live until the second ends
-        return 0, params.gradient_bytes if self.data > 1 else 0
+        old = params.gradient_bytes if self.data > 1 else 0
+        return Buffers(first_gradients=params.block_gradient_bytes, reduced=old)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZeRO(Parallelism):
-    """DeepSpeed's three stages.
-
-    Args:
-        bucket: bytes of gradients that are reduced together.
-        persistent: numbers up to which stage 3 leaves a parameter whole.
-    """
+    """DeepSpeed's three stages; the defaults are those of `strategies.deepspeed`."""
 
     factory = "deepspeed"
+    offload_copy = 4  # the gradient in fp32
     stage: ClassVar[int]
 
-    bucket: int = 200 * MEGABYTE  # both are the defaults of `strategies.deepspeed`
-    persistent: int = 100_000
+    bucket: int = 200 * MEGABYTE  # bytes of gradients that are reduced together
+    persistent: int = 100_000  # numbers up to which stage 3 leaves a parameter whole
 
     @classmethod
     def of_trainer(cls, name: str, arguments: Mapping[str, Any], ranks: int) -> Self | None:
         digit = next((int(letter) for letter in name if letter in "123"), 2)  # `deepspeed_stage_3_offload`
         if not name.startswith(("deepspeed", "zero")) or arguments.get("stage", digit) != cls.stage:
             return None
-        by_name: Offload = "parameters" if cls.stage == 3 else "optimizer"
+        by_name: Any = "parameters" if cls.stage == 3 else "optimizer"
         return cls(
             ranks,
             offload=arguments.get("offload") or (by_name if "offload" in name else "none"),
@@ -83,21 +80,17 @@ class ZeRO(Parallelism):
     def factory_arguments(self) -> dict[str, Any]:
         return {**self.arguments, "stage": self.stage}
 
-    def offload_copies(self, trained: int) -> int:
-        return -(-trained * 4 // self.shards)  # the gradients of a rank's part in fp32
-
-    def first_gradient_bytes(self, params: Params) -> int:
-        return min(self.bucket, params.gradient_bytes)
-
-    def reduce_bytes(self, params: Params) -> tuple[int, int]:
-        # two buckets are filled in turn, and what goes to a rank is copied
-        bucket = self.first_gradient_bytes(params)
-        part = min(bucket, -(-params.gradient_bytes // self.shards))
-        return bucket + part, min(2 * bucket, params.gradient_bytes) + part
-
-    def step_bytes(self, params: Params) -> int:
-        # the gradients of a rank's part in a row, and again in fp32
-        return -(-params.trained * (params.bytes_each.gradients + 4) // self.shards)
+    def buffers(self, params: Params) -> Buffers:
+        gradients = params.gradient_bytes
+        bucket = min(self.bucket, gradients)
+        part = min(bucket, -(-gradients // self.shards))
+        return Buffers(  # two buckets are filled in turn, and what goes to a rank is copied
+            first_gradients=bucket,
+            reducing=bucket + part,
+            reduced=min(2 * bucket, gradients) + part,
+            # the gradients of a rank's part in a row, and again in fp32
+            step=-(-params.trained * (params.bytes_each.gradients + 4) // self.shards),
+        )
 
 
 class ZeRO1(ZeRO):
@@ -140,36 +133,29 @@ class ZeRO3(ZeRO):
         whole = persistent * bytes_each.weights if self.shards > 1 else 0
         return states._replace(weights=states.weights + whole)
 
-    def gathered_bytes(self, params: Params, whole: bool = False) -> int:
-        # a whole network needs no buffer for what arrives: DeepSpeed's parts arrive in place
-        gathered = params.parameters if whole else params.in_use
-        return gathered * params.bytes_each.weights if self.shards > 1 else 0
+    def buffers(self, params: Params) -> Buffers:
+        buffers = super().buffers(params)
+        bucket = buffers.first_gradients
+        gathered = params.in_use * params.bytes_each.weights if self.shards > 1 else 0
+        # it sends a bucket's copy from another one; its own is never freed
+        return buffers._replace(gathered=gathered, reducing=2 * bucket, reduced=2 * bucket, resting=bucket)
 
-    def resting_bytes(self, params: Params) -> int:
-        return self.first_gradient_bytes(params)  # its own bucket, which is never freed
-
-    def reduce_bytes(self, params: Params) -> tuple[int, int]:
-        bucket = self.first_gradient_bytes(params)
-        return 2 * bucket, 2 * bucket  # it sends a bucket's copy from another one
+    def whole_bytes(self, params: Params) -> int:
+        # no buffer for what arrives: DeepSpeed's parts arrive in place
+        return params.parameters * params.bytes_each.weights if self.shards > 1 else 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class FSDP2(Parallelism):
-    """Splits everything, block by block.
-
-    Args:
-        replicas: groups of ranks that each hold all of what is sharded, where not every rank has a shard.
-        gathered_width: bytes of a parameter that is brought together; None = as in its shard.
-        reshard: whether a block is freed between its forward and its backward pass.
-    """
+    """Splits everything, block by block."""
 
     name = factory = "fsdp"
     sharded = ALL_STATES
     gathers = True
 
-    replicas: int = 1
-    gathered_width: int | None = None
-    reshard: bool = True
+    replicas: int = 1  # groups of ranks that each hold all of what is sharded
+    gathered_width: int | None = None  # bytes of a parameter that is brought together; None = as in its shard
+    reshard: bool = True  # whether a block is freed between its forward and its backward pass
 
     @classmethod
     def of_trainer(cls, name: str, arguments: Mapping[str, Any], ranks: int) -> Self | None:
@@ -197,15 +183,19 @@ class FSDP2(Parallelism):
     def shards(self) -> int:
         return self.data // self.replicas
 
-    def gathered_bytes(self, params: Params, whole: bool = False) -> int:
-        all_blocks = params.parameters + params.block  # and the buffer that a block's parts arrive in
-        gathered = all_blocks if whole or not self.reshard else params.in_use
-        return gathered * (self.gathered_width or params.bytes_each.weights) if self.shards > 1 else 0
-
-    def reduce_bytes(self, params: Params) -> tuple[int, int]:
+    def buffers(self, params: Params) -> Buffers:
+        block = params.block_gradient_bytes
+        if self.shards == 1:
+            return Buffers(first_gradients=block)
+        by_block = params.in_use * (self.gathered_width or params.bytes_each.weights)
+        gathered = by_block if self.reshard else self.whole_bytes(params)
         # a block's gradients whole, and the parts that are sent
-        block = 2 * params.block_gradient_bytes if self.shards > 1 else 0
-        return block, block
+        return Buffers(gathered, first_gradients=block, reducing=2 * block, reduced=2 * block)
+
+    def whole_bytes(self, params: Params) -> int:
+        width = self.gathered_width or params.bytes_each.weights
+        # all of them, and the buffer that a block's parts arrive in
+        return (params.parameters + params.block) * width if self.shards > 1 else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,10 +226,6 @@ class TensorParallel(FSDP2):
         if name.startswith("modelparallel") and tensor > 1:
             return cls(ranks // tensor, tensor, gather_to_sample=False)
         return None
-
-    @property
-    def label(self) -> str:
-        return f"tensor {self.data}×{self.tensor}"
 
     @property
     def factory_arguments(self) -> dict[str, Any]:

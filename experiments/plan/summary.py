@@ -2,49 +2,39 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import warnings
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
 
-from experiments.plan.budget import Budget
+import transformers
+from rich.box import SIMPLE
+from rich.table import Table
+
+from experiments.plan.budget import read_budget
 from experiments.plan.config import Run, read_run
+from experiments.plan.memory import MemoryEstimate
 from experiments.plan.printing import show
 from experiments.plan.run_plan import Estimates, RunPlan, as_json, run_plan
 from experiments.plan.scaling import TWENTY_NOTE
 from experiments.plan.units import amount, duration, size
 from experiments.plan.work import read_lengths
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-STATES = ("weights", "gradients", "optimizer")
-PARTS = (*STATES, "activations", "logits", "buffers", "kv_cache", "sampling", "peak")
+PARTS = (*MemoryEstimate._fields[:8], "peak")  # all but what is not on the device
 
 
-def plan_config(
-    files: Sequence[str], overrides: Sequence[str], budget: Budget, read_data: bool, to_json: bool
-) -> int:
-    """Prints the plan of a run.
-
-    Args:
-        files: its configuration.
-        overrides: as for `trivium fit`.
-        budget: devices, memory, tokens, speed.
-        read_data: encode the data to know the steps.
-        to_json: print only JSON.
+def main(options: Namespace, overrides: Sequence[str]) -> int:
+    """Prints the plan of a run, whose configuration may be overridden as for `trivium fit`.
 
     Raises:
-        UserError: a mistake in them.
+        UserError: a mistake in it.
     """
-    import warnings
-
-    import transformers
-
+    budget = read_budget(options)
     warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
     transformers.logging.set_verbosity_error()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
-    run = read_run(files, overrides, budget.devices)
-    plan = run_plan(run, budget, read_lengths(files, overrides) if read_data else None)
-    if to_json:
+    run = read_run(options.config, overrides, budget.devices)
+    plan = run_plan(run, budget, read_lengths(options.config, overrides) if options.read_data else None)
+    if options.json:
         print(json.dumps(as_json(plan), ensure_ascii=False))
         return 0
     table = strategies_table(run, plan.memory, plan.estimates)
@@ -63,17 +53,8 @@ def heading(run: Run) -> list[str]:
     ]
 
 
-def strategies_table(run: Run, memory: int, estimates: Mapping[str, Estimates]) -> "Table":
-    """Bytes of a rank, a column for every strategy: the run's own first, those without room in red.
-
-    Args:
-        run: what is planned.
-        memory: bytes of a device.
-        estimates: by strategy.
-    """
-    from rich.box import SIMPLE
-    from rich.table import Table
-
+def strategies_table(run: Run, memory: int, estimates: Mapping[str, Estimates]) -> Table:
+    """Bytes of a rank, a column for every strategy: the run's own first, those without room in red."""
     own = estimates[run.parallelism.name]
     columns = [own, *(each for each in estimates.values() if each is not own)]
     title = "bytes of a rank at its fullest" + (", activations computed again" if run.checkpointing else "")
@@ -105,42 +86,41 @@ def choice_lines(plan: RunPlan) -> list[str]:
     ]
 
 
-def work_lines(plan: RunPlan) -> list[str]:
+def work_lines(plan: RunPlan) -> Iterator[str]:
     """Tokens, steps, FLOPs and time."""
     todo, budget = plan.work, plan.budget
     rules = ", ".join(f"{rule} = {amount(tokens)}" for rule, tokens in plan.rules_of_thumb.items())
-    lines = [f"tokens by rules of thumb: {rules}"]
+    yield f"tokens by rules of thumb: {rules}"
     step = f"{amount(todo.step_tokens)} tokens a step at most"
     forward = f"{todo.forward_flops_per_token:.4g}"
     if todo.steps is None or todo.tokens is None:
-        return [
-            *lines,
+        yield (
             f"{step}; the number of steps comes from the data: --read-data encodes it, or give --tokens or "
-            "--trainer.max_steps",
-            f"forward: {forward} FLOPs a token",
-        ]
-    lines += [
-        f"{step}, {todo.steps:,} steps, {amount(todo.tokens)} tokens",
-        f"FLOPs: {todo.flops:.4g} (6·N·D: {todo.flops_6nd:.4g}), forward {forward} a token",
-    ]
+            "--trainer.max_steps"
+        )
+        yield f"forward: {forward} FLOPs a token"
+        return
+    yield f"{step}, {todo.steps:,} steps, {amount(todo.tokens)} tokens"
+    yield f"FLOPs: {todo.flops:.4g} (6·N·D: {todo.flops_6nd:.4g}), forward {forward} a token"
     seconds = budget.time(todo.flops, plan.run.devices)
     if seconds is None:
-        return [*lines, "time: give --flops, a device's peak, and --mfu, the share of it that is reached"]
-    speed = f"at {budget.mfu:.0%} of {budget.flops:.4g} FLOPs a second and device"
-    return [*lines, f"time: an estimated {duration(seconds)}, {speed}"]
+        yield "time: give --flops, a device's peak, and --mfu, the share of it that is reached"
+    else:
+        speed = f"at {budget.mfu:.0%} of {budget.flops:.4g} FLOPs a second and device"
+        yield f"time: an estimated {duration(seconds)}, {speed}"
 
 
-def scaling_lines(plan: RunPlan) -> list[str]:
+def scaling_lines(plan: RunPlan) -> Iterator[str]:
     """What the scaling law says of a pretraining run."""
     law = plan.scaling
     if law is None:
-        return []
-    lines = ["by L = E + A/N^α + B/D^β a model of this size is the best use of compute at:"]
+        return
+    yield "by L = E + A/N^α + B/D^β a model of this size is the best use of compute at:"
     for name, tokens in law["optimal_tokens"].items():
         line = f"  {name:<20}  {amount(tokens)} tokens"
         if law["optimum"]:
             best = law["optimum"][name]
             line += f"; for this run's compute {amount(best['parameters'])} parameters on "
             line += f"{amount(best['tokens'])} tokens"
-        lines.append(line)
-    return [*lines, f"  {TWENTY_NOTE}"]
+        yield line
+    yield f"  {TWENTY_NOTE}"

@@ -31,13 +31,8 @@ class DataLengths(NamedTuple):
 
 
 def work(run: Run, tokens: int | None = None, lengths: DataLengths | None = None) -> Work:
-    """The work of a run.
-
-    Args:
-        run: the run.
-        tokens: the budget; the steps follow from it. None = as configured.
-        lengths: what the data says, where it was read.
-    """
+    """The work of a run: as long as a budget of tokens, where it is given, else as configured; the number of
+    steps may also follow from the data, where it was read."""
     updates, passes = (run.sampling.updates, run.sampling.epochs) if run.sampling else (1, 1)
     step_tokens = run.step_tokens
     if lengths is not None:
