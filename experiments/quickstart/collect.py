@@ -9,6 +9,7 @@ from typing import Any
 from experiments.cli.parser import parse_data
 from experiments.quickstart import evaluate
 from experiments.quickstart.page import write_report
+from experiments.quickstart.picture import draw
 from experiments.quickstart.stages import BUDGETS, CONFIGS, FOLDER, predict, read_rows, versions
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]
@@ -19,7 +20,7 @@ NATS = "nats per token"
 
 
 def collect(seconds: dict[str, float], minutes: float) -> dict[str, Any]:
-    """Runs every measurement, writes `report.html` and `report.json`, and returns the report.
+    """Runs every measurement, writes `report.html`, `.json` and `.png`, and returns the report.
 
     Args:
         seconds: what each part of the quickstart took.
@@ -56,6 +57,7 @@ def collect(seconds: dict[str, float], minutes: float) -> dict[str, Any]:
         "command": f"trivium quickstart --minutes {minutes:g}",
     }
     write_report(report, curves, FOLDER)
+    draw(report, curves, FOLDER / "report.png")
     return report
 
 

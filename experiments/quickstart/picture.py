@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.quickstart.report import duration, running_mean, verdict
+from experiments.quickstart.page import duration, running_mean, verdict
 
 Curve = Sequence[tuple[int, float]]
 SIZE, DPI = (12, 7.2), 100  # inches, pixels an inch
