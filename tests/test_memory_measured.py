@@ -48,9 +48,9 @@ def tensors(nested: Any) -> Iterator[Tensor]:
         yield from tensors(each)
 
 
-def size(found: Any) -> int:
+def size(nested: Any) -> int:
     """Bytes of the memory that tensors are in, each piece once; of a DTensor, this rank's part."""
-    local = [each.to_local() if isinstance(each, DTensor) else each for each in tensors(found)]
+    local = [each.to_local() if isinstance(each, DTensor) else each for each in tensors(nested)]
     pieces = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in local}
     return sum(pieces.values())
 
@@ -98,8 +98,8 @@ class Held(L.Callback):
 
     def look(self, trainer, pl_module):
         if trainer.global_step > 0:
-            found = held(pl_module, trainer.optimizers[0])
-            self.most = {part: max(most, found[part]) for part, most in self.most.items()}
+            now = held(pl_module, trainer.optimizers[0])
+            self.most = {part: max(most, now[part]) for part, most in self.most.items()}
 
     def on_train_end(self, trainer, pl_module):
         Path(f"{self.file}.{trainer.global_rank}").write_text(json.dumps(self.most))
