@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.corpus import MixedCorpusData as MixedCorpusData
-    from datamodules.corpus import Source as Source
     from datamodules.instruction import InstructionData as InstructionData
     from datamodules.instruction import InstructionSource as InstructionSource
     from datamodules.instruction import Policies as Policies
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from datamodules.rendering.chat_template import ChatTemplate as ChatTemplate
     from datamodules.rendering.templates import InstructionTemplate as InstructionTemplate
     from datamodules.rendering.templates import MixedTemplates as MixedTemplates
+    from datamodules.sampling.mixture import Source as Source
 
 FILES = {
     "ChatTemplate": "rendering.chat_template",
@@ -28,7 +28,7 @@ FILES = {
     "Policies": "instruction",
     "PreferenceData": "preference",
     "PromptData": "prompts",
-    "Source": "corpus",
+    "Source": "sampling.mixture",
 }
 
 

@@ -1,7 +1,6 @@
 """Pretraining data: several sources, mixed by tokens, packed into blocks."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,47 +19,9 @@ from datamodules.receipt import Receipt, sample
 from datamodules.rendering.segments import DropRow, Segment, text_of
 from datamodules.rendering.tokenizer import Tokens
 from datamodules.sampling.loaders import EvalBatches
-from datamodules.sampling.mixture_schedule import MixtureSchedule, temperature_weights
+from datamodules.sampling.mixture import GLOBAL_BATCH_SIZE, SEQUENCE_LENGTH, Mixture, Source
+from datamodules.sampling.mixture_schedule import MixtureSchedule
 from datamodules.sampling.orders import Mixed, RowOrder, Shuffled, Windowed, source_seed
-
-
-@dataclass
-class Source:
-    """One source of a mixture.
-
-    Args:
-        train: files (globs allowed), a saved `datasets` folder or a hub name; may be missing in a plan alone.
-        weight: share of the training tokens, relative to the other sources'.
-        val: likewise, for validation; None = this source is not validated.
-        text: the column that holds a document, or a function from a row to it.
-        max_epochs: how often its tokens may be seen; a run that would pass it is refused. None = any number.
-        streaming: begin training while the source is still being tokenised. Its blocks are then shuffled
-            within windows of `WINDOW` blocks instead of as a whole.
-        tokens: how many it has, for a plan where no files are at hand; training counts them itself and does
-            not look at this number.
-    """
-
-    train: str | list[str] | None = None
-    weight: float = 1.0
-    val: str | list[str] | None = None
-    text: str | Callable[[dict[str, Any]], str] = "text"
-    max_epochs: float | None = None
-    streaming: bool = False
-    tokens: int | None = None
-
-    def config_errors(self, field: str, later: bool) -> list[str]:
-        """What makes the source impossible, a line each; `later`: whether it is given a weight later on."""
-        errors = []
-        if not self.train:
-            errors.append(f"{field} has no train: name its files (tokens alone are enough for a plan only)")
-        if not (0 < self.weight < float("inf") or (self.weight == 0 and later)):
-            errors.append(
-                f"{field}.weight is {self.weight}: give a number above 0 (or 0, where "
-                "data.weight_changes gives it one later)"
-            )
-        if self.max_epochs is not None and not self.max_epochs > 0:
-            errors.append(f"{field}.max_epochs is {self.max_epochs}: give a number above 0")
-        return errors
 
 
 class MixedCorpusData(TextDataModule):
@@ -91,8 +52,8 @@ class MixedCorpusData(TextDataModule):
         tokenizer: str,
         weight_changes: dict[int, dict[str, float]] | None = None,
         temperature: float | None = None,
-        sequence_length: int = 1024,
-        global_batch_size: int = 32,
+        sequence_length: int = SEQUENCE_LENGTH,
+        global_batch_size: int = GLOBAL_BATCH_SIZE,
         micro_batch_size: int = 8,
         eval_batch_size: int = 8,
         **kwargs: Any,
@@ -124,26 +85,17 @@ class MixedCorpusData(TextDataModule):
 
     def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
         errors = super().config_errors(world_size, accumulate)
-        if not self.sources:
-            errors.append("data.sources is empty: name at least one source")
-        for name, source in self.sources.items():
-            later = any(weights.get(name) for weights in self.weight_changes.values())
-            errors += source.config_errors(f"data.sources.{name}", later)
-            if source.streaming and self.temperature is not None:
-                errors.append(f"data.temperature needs the size of {name}, which is streaming: give weights")
-        for step, weights in self.weight_changes.items():
-            errors += self._change_errors(step, weights)
+        errors += self._mix.config_errors()
+        errors += [
+            f"data.sources.{name} has no train: name its files (tokens alone are enough for a plan only)"
+            for name, source in self.sources.items()
+            if not source.train
+        ]
         return errors + too_small("data.sequence_length", self.sequence_length, 2)
 
-    def _change_errors(self, step: int, weights: Mapping[str, float]) -> list[str]:
-        where = f"data.weight_changes.{step}"
-        errors = [f"{where} names {name}, which is no source" for name in weights if name not in self.sources]
-        if step < 1:
-            errors.append(f"{where}: give an optimizer step after the first")
-        fine = all(0 <= weight < float("inf") for weight in weights.values())
-        if not (fine and any(weights.values())):
-            errors.append(f"{where}: give weights of 0 or more, one of them above 0")
-        return errors
+    @property
+    def _mix(self) -> Mixture:
+        return Mixture(self.sources, self.weight_changes, self.temperature)
 
     def run_errors(self, steps: int) -> list[str]:
         """Sources that the run would see more often than they may, or whose epoch has no known length."""
@@ -214,17 +166,8 @@ class MixedCorpusData(TextDataModule):
     def schedule(self) -> MixtureSchedule:
         """Which source every block comes from."""
         if self._schedule is None:
-            by_size = [1.0] * len(self.sources)
-            if self.temperature is not None:
-                tokens = [blocks.starts[-1] for blocks in self.splits["train"].blocks]
-                by_size = temperature_weights(tokens, self.temperature)
-
-            def weights(given: Mapping[str, float]) -> list[float]:
-                return [given.get(name, 0.0) * size for name, size in zip(self.sources, by_size, strict=True)]
-
-            first = weights({name: source.weight for name, source in self.sources.items()})
-            changes = {step * self.global_batch_size: weights(w) for step, w in self.weight_changes.items()}
-            self._schedule = MixtureSchedule(first, changes)
+            tokens = [blocks.starts[-1] for blocks in self.splits["train"].blocks]
+            self._schedule = self._mix.schedule(self.global_batch_size, tokens)
         return self._schedule
 
     def order(self) -> RowOrder:
