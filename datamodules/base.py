@@ -111,7 +111,9 @@ class TextDataModule(L.LightningDataModule):
         Raises:
             UserError: it does not say.
         """
-        raise UserError(f"data: the plan does not know how long the rows of {cls.__name__} are")
+        if "max_length" not in arguments:
+            raise UserError(f"data: the plan does not know how long the rows of {cls.__name__} are")
+        return RowSpec(sequences=1, tokens=arguments["max_length"], packed=False)
 
     @abstractmethod
     def read(self) -> Mapping[str, Split]:

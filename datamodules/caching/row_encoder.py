@@ -2,8 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -38,15 +37,11 @@ class EncodedBatch:
     """the columns of those that are kept, with their `number`"""
     left_out: list[LeftOut] = field(default_factory=list)
 
-    @contextmanager
-    def unless_left_out(self, number: int, where: str) -> Iterator[None]:
-        """Notes that a row is left out where the block raises `DropRow`, `BadRow` or `StopRun`."""
-        try:
-            yield
-        except (DropRow, BadRow) as error:
-            stops = isinstance(error, StopRun)
-            outcome: Any = "stopped" if stops else "refused" if isinstance(error, BadRow) else "dropped"
-            self.left_out.append(LeftOut(number, outcome, str(error), f"{where}: {error}"))
+    def leave_out(self, number: int, where: str, error: DropRow | BadRow) -> None:
+        """Notes that a row is left out, and why."""
+        stops = isinstance(error, StopRun)
+        outcome: Any = "stopped" if stops else "refused" if isinstance(error, BadRow) else "dropped"
+        self.left_out.append(LeftOut(number, outcome, str(error), f"{where}: {error}"))
 
 
 class RowEncoder(ABC):
@@ -97,13 +92,17 @@ class RowEncoder(ABC):
             if row is None:
                 batch.left_out.append(LeftOut(number, "refused", str(problem), f"{where} {problem}"))
                 continue
-            with batch.unless_left_out(number, where):
+            try:
                 parsed = self.parse(row)
                 rendered.append((number, where, parsed, self.render(parsed, number)))
+            except (DropRow, BadRow) as error:
+                batch.leave_out(number, where, error)
         tokens = iter(self.tokenize([text for *_, texts in rendered for text in texts]))
         for number, where, parsed, texts in rendered:
             row_tokens = [next(tokens) for _ in texts]
-            with batch.unless_left_out(number, where):
+            try:
                 batch.rows.append({**self.finish(parsed, row_tokens), "number": number})
+            except (DropRow, BadRow) as error:
+                batch.leave_out(number, where, error)
         batch.left_out.sort()
         return batch

@@ -105,8 +105,11 @@ def ends_with_eos(tokens: Tokens, tokenizer: Any) -> bool:
 
 
 def _joined(row: Sequence[Segment], ids: list[list[int]]) -> Tokens:
-    trained = np.repeat([segment.trained for segment in row], [len(part) for part in ids])
-    return Tokens(np.fromiter(chain(*ids), np.int32, len(trained)), trained.astype(bool))
+    trained, end = np.empty(sum(map(len, ids)), bool), 0
+    for segment, part in zip(row, ids, strict=True):  # few and short: numpy's own calls would cost more
+        start, end = end, end + len(part)
+        trained[start:end] = segment.trained
+    return Tokens(np.fromiter(chain(*ids), np.int32, end), trained)
 
 
 def encode_texts(tokenizer: Any, texts: list[str], special: bool = False) -> list[list[int]]:
