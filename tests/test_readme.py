@@ -1,4 +1,4 @@
-"""The README and its neighbours say what is there: links lead somewhere, the tree is the tree, commands exist."""
+"""The README and its neighbours are true: links lead somewhere, the tree is the tree, commands exist."""
 
 import re
 from pathlib import Path
