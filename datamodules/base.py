@@ -8,15 +8,15 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.strategies import ParallelStrategy
 
-from datamodules.caching.encoded_rows import EncodedRows
 from datamodules.caching.row_encoder import RowEncoder
-from datamodules.caching.split import Split
+from datamodules.caching.split import EncodedRows, Split
 from datamodules.caching.token_cache import TokenCache
 from datamodules.collate import Batch
 from datamodules.errors import UserError
 from datamodules.receipt import Receipt
 from datamodules.rendering.tokenizer import load_tokenizer
 from datamodules.sampling.loaders import EvalBatches, MakeBatch, StepLoader
+from datamodules.sampling.mixture import GLOBAL_BATCH_SIZE
 from datamodules.sampling.orders import RowOrder, Shuffled
 from datamodules.sampling.step_sampler import StepSampler
 
@@ -82,9 +82,9 @@ class TextDataModule(L.LightningDataModule):
     def __init__(
         self,
         tokenizer: str,
-        global_batch_size: int,
-        micro_batch_size: int,
-        eval_batch_size: int,
+        global_batch_size: int = GLOBAL_BATCH_SIZE,
+        micro_batch_size: int = 8,
+        eval_batch_size: int = 16,
         on_bad_row: OnBadRow = "error",
         max_dropped: float = 0.01,
         seed: int = 0,
@@ -101,8 +101,6 @@ class TextDataModule(L.LightningDataModule):
         self.val: str | list[str] | None = None
         self.splits: Mapping[str, Split] = {}
         self._tokenizer: Any = None
-
-    # --- what a kind of data says of itself
 
     @classmethod
     def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
@@ -147,8 +145,6 @@ class TextDataModule(L.LightningDataModule):
     def receipts(self) -> list[Receipt]:
         """What became of every source's rows."""
         return [receipt for split in self.splits.values() for receipt in split.receipts]
-
-    # --- refusals
 
     def pairing_errors(self, stage: Any) -> list[str]:
         """The line that refuses a stage of another kind of batch; none where the stage does not say."""
@@ -204,8 +200,6 @@ class TextDataModule(L.LightningDataModule):
             if errors:
                 raise UserError("\n".join(errors))
 
-    # --- Lightning's hooks
-
     def prepare_data(self) -> None:
         self._refuse()  # in a notebook this is the first call of all; nothing is read yet
         self.read()
@@ -237,8 +231,6 @@ class TextDataModule(L.LightningDataModule):
     def __getstate__(self) -> dict[str, Any]:
         """What a process that prepares batches gets: no trainer, which cannot be sent, nor its model."""
         return {**self.__dict__, "trainer": None}
-
-    # --- rows
 
     def encode(self, path: str | list[str], name: str, encoder: RowEncoder) -> EncodedRows:
         """The encoded rows of the source `path` of the field `name`, from its cache or into it.
@@ -294,8 +286,6 @@ class TextDataModule(L.LightningDataModule):
             updates = stage.updates_per_batch if isinstance(stage, FedStage) else 1
             return -(-self.trainer.max_steps // updates)
         return self.steps_per_epoch * max(1, self.trainer.max_epochs or 1)
-
-    # --- loaders
 
     def step_batch(self, rows: np.ndarray, places: np.ndarray) -> Batch:
         """The training batch at some places of a step's rows."""

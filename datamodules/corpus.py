@@ -9,17 +9,16 @@ from datasets.fingerprint import Hasher
 
 from datamodules.base import RowSpec, TextDataModule, too_small
 from datamodules.caching.blocks import SOURCE_STRIDE, MixtureBlocks, SourceBlocks
-from datamodules.caching.encoded_rows import EncodedRows
-from datamodules.caching.row_encoder import Row, RowEncoder
-from datamodules.caching.split import JoinedSplit
+from datamodules.caching.row_encoder import RowEncoder
+from datamodules.caching.split import EncodedRows, JoinedSplit
 from datamodules.caching.token_cache import TokenCache
 from datamodules.collate import Batch, packed_blocks, token_rows
 from datamodules.errors import UserError
 from datamodules.receipt import Receipt, sample
-from datamodules.rendering.segments import DropRow, Segment, text_of
+from datamodules.rendering.segments import DropRow, Row, Segment, text_of
 from datamodules.rendering.tokenizer import Tokens
 from datamodules.sampling.loaders import EvalBatches
-from datamodules.sampling.mixture import GLOBAL_BATCH_SIZE, SEQUENCE_LENGTH, Mixture, Source
+from datamodules.sampling.mixture import SEQUENCE_LENGTH, Mixture, Source
 from datamodules.sampling.mixture_schedule import MixtureSchedule
 from datamodules.sampling.orders import Mixed, RowOrder, Shuffled, Windowed, source_seed
 
@@ -37,10 +36,8 @@ class MixedCorpusData(TextDataModule):
             that is not named has no share then.
         temperature: τ; the shares become weight × tokens^τ (1 = in proportion to size, 0 = as weighted).
         sequence_length: tokens of a block.
-        global_batch_size: blocks of an optimizer step over all ranks and micro-batches.
-        micro_batch_size: blocks of one forward on one rank; gradient accumulation follows from both.
         eval_batch_size: blocks of one forward in validation.
-        kwargs: as of `TextDataModule`.
+        kwargs: as of `TextDataModule`, whose rows are blocks here.
     """
 
     makes: ClassVar[str] = "tokens"
@@ -53,18 +50,10 @@ class MixedCorpusData(TextDataModule):
         weight_changes: dict[int, dict[str, float]] | None = None,
         temperature: float | None = None,
         sequence_length: int = SEQUENCE_LENGTH,
-        global_batch_size: int = GLOBAL_BATCH_SIZE,
-        micro_batch_size: int = 8,
         eval_batch_size: int = 8,
         **kwargs: Any,
     ):
-        super().__init__(
-            tokenizer=tokenizer,
-            global_batch_size=global_batch_size,
-            micro_batch_size=micro_batch_size,
-            eval_batch_size=eval_batch_size,
-            **kwargs,
-        )
+        super().__init__(tokenizer, eval_batch_size=eval_batch_size, **kwargs)
         self.sources = sources
         self.weight_changes = weight_changes or {}
         self.temperature = temperature
@@ -216,8 +205,8 @@ class MixedCorpusData(TextDataModule):
             source = [names[documents.part_of(max(0, row))] for row in rows]
             return token_rows([[d] for d in ids], [[d] for d in ids], source, self.tokenizer.pad_token_id)
 
-        lengths = np.minimum(documents.lengths, self.sequence_length)
-        return EvalBatches(documents.ids, lengths, documents.ids, self.eval_batch_size, make, *self.ranks())
+        documents.lengths = np.minimum(documents.lengths, self.sequence_length)
+        return self.eval_batches(documents, make)
 
 
 class DocumentEncoder(RowEncoder):

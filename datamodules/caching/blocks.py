@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.caching.split import Split
 from datamodules.caching.token_cache import TokenCache
 from datamodules.receipt import Receipt
 
@@ -49,11 +50,12 @@ class SourceBlocks:
         tokens = self.starts[-1]
         return -(-tokens // self.length) if self.keep_tail and self.complete else tokens // self.length
 
-    def update(self) -> None:
-        """Adds what another thread or process has written by now."""
+    def updated(self) -> "SourceBlocks":
+        """Itself, with what another thread or process has written by now."""
         if not self.complete:
             self.cache.refresh()
             self._take_in()
+        return self
 
     def wait_for(self, blocks: int) -> None:
         """Waits until so many blocks are there, or the source is complete."""
@@ -104,7 +106,7 @@ class OnDemand:
         return self.numbers(rows)
 
 
-class MixtureBlocks:
+class MixtureBlocks(Split):
     """The blocks of all sources of a split. Row ids are not 0 … n − 1 but those of `row_ids`.
 
     Args:
@@ -129,22 +131,13 @@ class MixtureBlocks:
 
     @property
     def receipts(self) -> list[Receipt]:
-        for blocks in self.blocks:
-            blocks.update()
         pairs = zip(self.names, self.blocks, strict=True)
-        return [blocks.cache.index.receipt(name) for name, blocks in pairs]
+        return [blocks.updated().cache.index.receipt(name) for name, blocks in pairs]
 
     @property
     def sizes(self) -> list[int]:
         """Blocks of each source that are there now."""
-        for blocks in self.blocks:
-            blocks.update()
-        return [len(blocks) for blocks in self.blocks]
-
-    @property
-    def unpacked(self) -> "MixtureBlocks":
-        """Itself: blocks are evaluated as they are."""
-        return self
+        return [len(blocks.updated()) for blocks in self.blocks]
 
     def __len__(self) -> int:
         return sum(self.sizes)

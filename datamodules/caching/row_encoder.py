@@ -10,10 +10,9 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 
 from datamodules.reading.record import Record
-from datamodules.rendering.segments import BadRow, DropRow, Segment, StopRun
+from datamodules.rendering.segments import BadRow, DropRow, Row, Segment, StopRun
 from datamodules.rendering.tokenizer import Tokens, encode_batch
 
-Row = dict[str, Any]
 INTS = pa.list_(pa.int32())
 FLAGS = pa.list_(pa.int8())
 

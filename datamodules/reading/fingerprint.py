@@ -10,7 +10,6 @@ from pathlib import Path
 from datamodules.atomic import replacing
 from datamodules.errors import UserError
 from datamodules.reading.files import ending
-from datamodules.reading.record import BLOCK
 from datamodules.reading.sources import Hub, hub_revision, parts_of
 
 SETTLED = 2_000_000_000  # nanoseconds after which a file's time of change tells it from a later version
@@ -71,20 +70,18 @@ class _Memo:
         Raises:
             OSError: it cannot be read.
         """
-        packed = ".gz" if path.lower().endswith(".gz") else ""
-        return [ending(path) + packed, self._remembered(path)]
-
-    def _remembered(self, path: str) -> str:
+        kind = ending(path) + (".gz" if path.lower().endswith(".gz") else "")
         key, stat = os.path.abspath(path), os.stat(path)
         known = self.known.get(key)
         if known and len(known) == 3 and known[:2] == [stat.st_size, stat.st_mtime_ns]:
-            return str(known[2])
-        digest = _digest(path)
+            return [kind, str(known[2])]
+        with open(path, "rb") as stream:
+            digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         after = os.stat(path)
         settled = time.time_ns() - after.st_mtime_ns > SETTLED
         if settled and (after.st_size, after.st_mtime_ns) == (stat.st_size, stat.st_mtime_ns):
             self.new[key] = [stat.st_size, stat.st_mtime_ns, digest]
-        return digest
+        return [kind, digest]
 
     def save(self) -> None:
         """Adds what is new; a folder that cannot be written is no error."""
@@ -103,11 +100,3 @@ class _Memo:
         if not isinstance(known, dict):
             return {}
         return {key: value for key, value in known.items() if isinstance(value, list)}
-
-
-def _digest(path: str) -> str:
-    result = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as stream:
-        while block := stream.read(BLOCK):
-            result.update(block)
-    return result.hexdigest()

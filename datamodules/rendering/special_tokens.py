@@ -1,7 +1,6 @@
 """Special tokens that people wrote: they must stay text where a template's own become tokens."""
 
 import re
-from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,8 +21,7 @@ class Disguise:
         others: what else will be in the text.
     """
 
-    def __init__(self, tokenizer: Any, texts: Iterable[str], others: Iterable[str] = ()):
-        texts = list(texts)
+    def __init__(self, tokenizer: Any, texts: list[str], others: list[str]):
         self.special = special_tokens(tokenizer)
         written = sorted({token for text in texts for token in self.special.findall(text)})
         taken = set("".join([*texts, *others, self.special.pattern])) if written else set()
