@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import lightning as L
@@ -100,7 +101,6 @@ class TextDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.val: str | list[str] | None = None
         self.splits: Mapping[str, Split] = {}
-        self._tokenizer: Any = None
 
     @classmethod
     def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
@@ -119,12 +119,10 @@ class TextDataModule(L.LightningDataModule):
     def batch(self, split: Any, rows: np.ndarray) -> Batch:
         """Row ids of a split (−1 = a row that fills up and must count for nothing) → batch."""
 
-    @property
+    @cached_property
     def tokenizer(self) -> Any:
         """Loaded on first use; its pad token is never its eos token."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.tokenizer_path)
-        return self._tokenizer
+        return load_tokenizer(self.tokenizer_path)
 
     @property
     def source_names(self) -> list[str]:
@@ -311,8 +309,7 @@ class TextDataModule(L.LightningDataModule):
     def val_dataloader(self) -> EvalBatches | list:
         return self.eval_dataloader("val")
 
-    def test_dataloader(self) -> EvalBatches | list:
-        return self.eval_dataloader("val")
+    test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> EvalBatches | list:
         return self.eval_dataloader("val" if "val" in self.splits else "train")

@@ -1,6 +1,7 @@
 """Pretraining data: several sources, mixed by tokens, packed into blocks."""
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,8 +20,8 @@ from datamodules.rendering.segments import DropRow, Row, Segment, text_of
 from datamodules.rendering.tokenizer import Tokens
 from datamodules.sampling.loaders import EvalBatches
 from datamodules.sampling.mixture import SEQUENCE_LENGTH, Mixture, Source
-from datamodules.sampling.mixture_schedule import MixtureSchedule
-from datamodules.sampling.orders import Mixed, RowOrder, Shuffled, Windowed, source_seed
+from datamodules.sampling.mixture_schedule import Mixed, MixtureSchedule
+from datamodules.sampling.orders import RowOrder, Shuffled, Windowed, source_seed
 
 
 class MixedCorpusData(TextDataModule):
@@ -58,7 +59,6 @@ class MixedCorpusData(TextDataModule):
         self.weight_changes = weight_changes or {}
         self.temperature = temperature
         self.sequence_length = sequence_length
-        self._schedule: MixtureSchedule | None = None
 
     @classmethod
     def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
@@ -107,9 +107,7 @@ class MixedCorpusData(TextDataModule):
         ]
 
     def read(self) -> dict[str, MixtureBlocks]:
-        train, val = {}, {}
-        for name, source in self.sources.items():
-            train[name] = self._blocks(name, source.train, source.text, source.streaming)
+        train = {name: self._blocks(name, s.train, s.streaming) for name, s in self.sources.items()}
         for name, blocks in train.items():
             blocks.wait_for(1)
             if not len(blocks):
@@ -117,17 +115,18 @@ class MixedCorpusData(TextDataModule):
                     f"data.sources.{name}: {blocks.starts[-1]} tokens are less than one block of "
                     f"{self.sequence_length}: add text or lower data.sequence_length"
                 )
-        for name, source in self.sources.items():
-            if source.val is not None:
-                val[name] = self._blocks(name, source.val, source.text, streaming=False, keep_tail=True)
+        val = {
+            name: self._blocks(name, source.val, streaming=False, keep_tail=True)
+            for name, source in self.sources.items()
+            if source.val is not None
+        }
         splits = {"train": MixtureBlocks(train, self.sequence_length)}
         return {**splits, "val": MixtureBlocks(val, self.sequence_length)} if val else splits
 
-    def _blocks(
-        self, name: str, path: Any, text: Any, streaming: bool, keep_tail: bool = False
-    ) -> SourceBlocks:
+    def _blocks(self, name: str, path: Any, streaming: bool, keep_tail: bool = False) -> SourceBlocks:
         # an unfinished cache may be read from its first block on, by every process of the machine
-        cache = TokenCache(path, f"data.sources.{name}", DocumentEncoder(self.tokenizer, text))
+        encoder = DocumentEncoder(self.tokenizer, self.sources[name].text)
+        cache = TokenCache(path, f"data.sources.{name}", encoder)
         cache.refresh()
         strict = self.on_bad_row == "error"
         if streaming and not cache.index.finished:
@@ -150,13 +149,11 @@ class MixedCorpusData(TextDataModule):
                 receipts.append(receipt)
         return receipts
 
-    @property
+    @cached_property
     def schedule(self) -> MixtureSchedule:
         """Which source every block comes from."""
-        if self._schedule is None:
-            tokens = [blocks.starts[-1] for blocks in self.splits["train"].blocks]
-            self._schedule = self._mix.schedule(self.global_batch_size, tokens)
-        return self._schedule
+        tokens = [blocks.starts[-1] for blocks in self.splits["train"].blocks]
+        return self._mix.schedule(self.global_batch_size, tokens)
 
     def order(self) -> RowOrder:
         split = self.splits["train"]

@@ -14,10 +14,10 @@ from datamodules.collate import IGNORED, Batch, prompts, token_rows
 from datamodules.receipt import sample
 from datamodules.rendering.segments import BadRow, DropRow, EmptyReply, Row, Segment, StopRun
 from datamodules.rendering.templates import InstructionTemplate, Template
-from datamodules.rendering.tokenizer import Tokens, double_bos, ends_with_eos
+from datamodules.rendering.tokenizer import Tokens, double_bos, missing_eos
 from datamodules.sampling.loaders import EvalBatches
-from datamodules.sampling.mixture_schedule import MixtureSchedule
-from datamodules.sampling.orders import Mixed, RowOrder, Shuffled, source_seed
+from datamodules.sampling.mixture_schedule import Mixed, MixtureSchedule
+from datamodules.sampling.orders import RowOrder, Shuffled, source_seed
 
 COLUMNS = {"input_ids": INTS, "trained": FLAGS, "prompt_length": pa.int32(), "group": pa.string()}
 DropOrError = Literal["drop", "error"]
@@ -238,15 +238,13 @@ class InstructionEncoder(RowEncoder):
     # Each of the following gives the tokens as a policy wants them and, if it changed them, what it did.
 
     def _with_eos(self, tokens: Tokens) -> tuple[Tokens, str]:
-        if ends_with_eos(tokens, self.tokenizer):
+        places = missing_eos(tokens, self.tokenizer)
+        if not len(places):
             return tokens, ""
         if self.policies.missing_eos != "append":
             raise self._left_out("missing_eos", f"a reply without {self.tokenizer.eos_token} at its end")
-        ends = np.flatnonzero(tokens.trained & ~np.append(tokens.trained[1:], False))
-        eos = self.tokenizer.eos_token_id
-        ends = ends[tokens.ids[ends] != eos] + 1
-        with_eos = Tokens(np.insert(tokens.ids, ends, eos), np.insert(tokens.trained, ends, True))
-        return with_eos, "eos appended to a reply without one"
+        ids = np.insert(tokens.ids, places, self.tokenizer.eos_token_id)
+        return Tokens(ids, np.insert(tokens.trained, places, True)), "eos appended to a reply without one"
 
     def _with_one_bos(self, tokens: Tokens) -> tuple[Tokens, str]:
         if not double_bos(tokens.ids, self.tokenizer):

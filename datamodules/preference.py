@@ -9,7 +9,7 @@ import pyarrow as pa
 from datamodules.base import RowSpec, TextDataModule, too_small
 from datamodules.caching.row_encoder import INTS, RowEncoder
 from datamodules.caching.split import EncodedRows, Packed, Split
-from datamodules.collate import Batch, RankedPrompt, ranked_replies
+from datamodules.collate import Batch, ranked_replies
 from datamodules.receipt import sample
 from datamodules.rendering.segments import BadRow, DropRow, Row, Segment, reply, text_of
 from datamodules.rendering.templates import InstructionTemplate, Template
@@ -103,7 +103,7 @@ class PreferenceData(TextDataModule):
         return rows
 
     def batch(self, split: Split, rows: np.ndarray) -> Batch:
-        packs = [[_ranked(member) for member in split.members(max(0, row))] for row in rows]
+        packs = [split.members(max(0, row)) for row in rows]
         return ranked_replies(packs, isinstance(split, Packed), self.tokenizer.pad_token_id)
 
     def training_sample(self, replies: int) -> EvalBatches:
@@ -112,11 +112,6 @@ class PreferenceData(TextDataModule):
         count = min(len(train), max(1, replies // max(1, len(train.members(0)[0]["replies"]))))
         rows = np.linspace(0, len(train) - 1, count).astype(np.int64)
         return self.eval_batches(train, lambda ids: self.batch(train, ids), rows)
-
-
-def _ranked(columns: Row) -> RankedPrompt:
-    count = len(columns["ratings"])
-    return RankedPrompt(columns["replies"], columns["ratings"], columns["preferred"].reshape(count, count))
 
 
 class Comparison(NamedTuple):

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -107,27 +108,19 @@ class OnDemand:
 
 
 class MixtureBlocks(Split):
-    """The blocks of all sources of a split. Row ids are not 0 … n − 1 but those of `row_ids`.
-
-    Args:
-        sources: name → blocks.
-        length: tokens of a block.
-    """
+    """The blocks of `length` tokens of all sources of a split. Row ids are not 0 … n − 1 but those of
+    `row_ids`."""
 
     def __init__(self, sources: Mapping[str, SourceBlocks], length: int):
         self.names, self.blocks = list(sources), list(sources.values())
         self.longest = length
-        self.lengths = OnDemand(self._lengths)
+        self.lengths = OnDemand(partial(np.full_like, fill_value=length))
         self.weights = OnDemand(self._targets)
         self.ids = OnDemand(np.asarray)  # in evaluation batches too a row is known by its id
 
-    def _lengths(self, rows: np.ndarray) -> np.ndarray:
-        return np.full(len(rows), self.longest)
-
     def _targets(self, rows: np.ndarray) -> np.ndarray:
-        return np.array(
-            [self.blocks[row // SOURCE_STRIDE].targets(row % SOURCE_STRIDE) for row in rows.tolist()]
-        )
+        places = [divmod(row, SOURCE_STRIDE) for row in rows.tolist()]
+        return np.array([self.blocks[source].targets(block) for source, block in places])
 
     @property
     def receipts(self) -> list[Receipt]:

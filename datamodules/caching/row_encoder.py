@@ -5,12 +5,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from datamodules.reading.record import Record
-from datamodules.rendering.segments import BadRow, DropRow, Row, Segment, StopRun
+from datamodules.rendering.segments import BadRow, DropRow, Row, Segment
 from datamodules.rendering.tokenizer import Tokens, encode_batch
 
 INTS = pa.list_(pa.int32())
@@ -22,8 +22,8 @@ class LeftOut(NamedTuple):
 
     number: int
     """of the row in its source"""
-    outcome: Literal["dropped", "refused", "stopped"]
-    """left out by a policy; unreadable or of a wrong type, which only some runs allow; the end of any run"""
+    kind: type[DropRow | BadRow]
+    """`BadRow`: unreadable or of a wrong type, which only some runs allow; `StopRun`: the end of any run"""
     reason: str
     line: str
     """where the row is, and the reason"""
@@ -43,9 +43,7 @@ class EncodedBatch:
         try:
             yield
         except (DropRow, BadRow) as error:
-            stops = isinstance(error, StopRun)
-            outcome: Any = "stopped" if stops else "refused" if isinstance(error, BadRow) else "dropped"
-            self.left_out.append(LeftOut(number, outcome, str(error), f"{where}: {error}"))
+            self.left_out.append(LeftOut(number, type(error), str(error), f"{where}: {error}"))
 
 
 class RowEncoder(ABC):
@@ -94,7 +92,7 @@ class RowEncoder(ABC):
         rendered: list[tuple[int, str, Any, list[list[Segment]]]] = []
         for number, (where, row, problem) in records:
             if row is None:
-                batch.left_out.append(LeftOut(number, "refused", str(problem), f"{where} {problem}"))
+                batch.left_out.append(LeftOut(number, BadRow, str(problem), f"{where} {problem}"))
                 continue
             with batch.unless_left_out(number, where):
                 parsed = self.parse(row)

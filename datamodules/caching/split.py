@@ -51,11 +51,7 @@ class Split(ABC):
 
 
 class EncodedRows(Split):
-    """The rows of one source that were kept, as columns read from its token cache.
-
-    Args:
-        cache: one that is complete.
-    """
+    """The rows of one source that were kept, as columns read from its complete token cache."""
 
     lengths: np.ndarray
     weights: np.ndarray
@@ -106,11 +102,7 @@ def _value(column: pa.Array, place: int) -> Any:
 
 
 class Packed(Split):
-    """Rows of a source in packs; a pack is what is dealt out.
-
-    Args:
-        rows: the rows.
-        capacity: tokens of a pack.
+    """Rows of a source in packs of `capacity` tokens; a pack is what is dealt out.
 
     Raises:
         UserError: a row is longer than a pack.
@@ -141,11 +133,7 @@ class Packed(Split):
 
 
 class JoinedSplit(Split):
-    """The rows of several sources; ids count through the sources in order.
-
-    Args:
-        parts: a split of each source.
-    """
+    """The rows of several sources, each a split; ids count through the sources in order."""
 
     lengths: np.ndarray
 

@@ -29,7 +29,7 @@ from datamodules.errors import UserError
 from datamodules.reading.fingerprint import cache_folder, fingerprint
 from datamodules.reading.record import BROKEN_OFF, Record
 from datamodules.reading.sources import parts_of, read_rows
-from datamodules.rendering.segments import Row
+from datamodules.rendering.segments import DropRow, Row, StopRun
 
 VERSION = 2  # of shards and index: another one is another cache
 POLL = 0.05  # seconds between two looks at what a writer has done
@@ -47,20 +47,14 @@ def shard_file(folder: Path, number: int) -> Path:
 
 class TokenCache:
     """A folder of Arrow shards, named after the content of the source, the tokenizer and the encoding, so
-    that a change of any is another cache.
-
-    Args:
-        path: of the source.
-        name: the field of the configuration, for messages.
-        encoder: makes the columns.
-    """
+    that a change of any is another cache. `name` is the source's field in the configuration, for messages."""
 
     def __init__(self, path: str | list[str], name: str, encoder: RowEncoder):
         self.path, self.name, self.encoder = path, name, encoder
         parts = [str(VERSION), fingerprint(path, name), encoder.key, str(encoder.schema)]
         key = hashlib.blake2b("\0".join(parts).encode(), digest_size=12).hexdigest()
         self.folder = cache_folder() / key
-        self.files = [str(part) for part in parts_of(path, name)]
+        self.files = parts_of(path, name)
         self.index = Index(self.files)
         self.batches: list[pa.RecordBatch] = []
         self._mapped = 0  # shards among them
@@ -217,10 +211,10 @@ class _Writer:
 
     def _count_left_out(self, batch: EncodedBatch) -> None:
         index = self.index
-        for _, outcome, reason, line in batch.left_out:
-            if outcome == "stopped":
+        for _, kind, reason, line in batch.left_out:
+            if issubclass(kind, StopRun):
                 raise UserError(f"{self.name}: {line}")
-            index.leave_out(index.dropped if outcome == "dropped" else index.refused, reason, line)
+            index.leave_out(index.dropped if issubclass(kind, DropRow) else index.refused, reason, line)
             if BROKEN_OFF in reason:  # nobody knows how much is lost with it
                 raise UserError(f"{self.name}: {line}")
         if self.strict and index.refused:

@@ -59,7 +59,7 @@ class _Memo:
 
     def revision(self, hub: Hub) -> list[str]:
         """Name and revision; out of reach of the hub the last revision known, if any."""
-        key, revision = f"hub:{hub.name}", hub_revision(hub)
+        key, revision = f"hub:{hub}", hub_revision(hub)
         if revision is not None and self.known.get(key) != [revision]:
             self.new[key] = [revision]
         return [key, *map(str, self.new.get(key) or self.known.get(key, []))]
