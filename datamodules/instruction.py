@@ -20,7 +20,6 @@ from datamodules.sampling.mixture_schedule import Mixed, MixtureSchedule
 from datamodules.sampling.orders import RowOrder, Shuffled, source_seed
 
 COLUMNS = {"input_ids": INTS, "trained": FLAGS, "prompt_length": pa.int32(), "group": pa.string()}
-DropOrError = Literal["drop", "error"]
 CutOrDrop = Literal["drop", "truncate_left", "error"]
 
 
@@ -41,7 +40,7 @@ class Policies:
 
     long_prompt: CutOrDrop = "drop"
     long_reply: CutOrDrop = "drop"
-    empty_reply: DropOrError = "drop"
+    empty_reply: Literal["drop", "error"] = "drop"
     missing_eos: Literal["append", "drop", "error"] = "error"
     double_bos: CutOrDrop = "error"
 

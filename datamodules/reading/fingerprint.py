@@ -16,26 +16,21 @@ SETTLED = 2_000_000_000  # nanoseconds after which a file's time of change tells
 
 
 def fingerprint(path: str | list[str], name: str) -> str:
-    """What identifies the content of a source: it changes with any byte and with the order of files, not with
-    where they lie. Digests of files are remembered by path, size and time of change.
+    """What identifies the content of a source, 32 hexadecimal digits: it changes with any byte and with the
+    order of files, not with where they lie. Digests of files are remembered by path, size and time of change.
 
     Args:
         path: as for `read_rows`. A hub dataset counts by its revision, or its name where the hub is out of
             reach.
         name: the field of the configuration, for messages.
 
-    Returns:
-        32 hexadecimal digits.
-
     Raises:
         UserError: nothing there, or a file cannot be read.
     """
     memo = _Memo(cache_folder() / "files.json")
     try:
-        identities = [
-            memo.revision(part) if isinstance(part, Hub) else memo.digest(part)
-            for part in parts_of(path, name)
-        ]
+        parts = parts_of(path, name)
+        identities = [memo.revision(p) if isinstance(p, Hub) else memo.digest(p) for p in parts]
     except OSError as error:
         raise UserError(f"{name}: {error.filename} cannot be read: {error.strerror or error}") from error
     memo.save()

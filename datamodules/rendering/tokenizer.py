@@ -47,15 +47,13 @@ def _spare_token(tokenizer: Any, path: str) -> str:
     """A special token that ends or begins nothing, to pad with instead of eos."""
     taken = {tokenizer.eos_token, tokenizer.bos_token, "<|im_start|>", "<|im_end|>"}
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    names = sorted(
-        (token for token in special if token not in taken), key=lambda t: ("pad" not in t.lower(), t)
-    )
-    if not names:
+    spare = [token for token in special if token not in taken]
+    if not spare:
         raise UserError(
             f"data.tokenizer: {path} has no pad token apart from its eos: "
             "add one as `pad_token` to its tokenizer_config.json (and to the vocabulary)"
         )
-    return names[0]
+    return min(spare, key=lambda token: ("pad" not in token.lower(), token))
 
 
 def tokenize(tokenizer: Any, text: str) -> list[int]:
