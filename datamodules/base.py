@@ -2,21 +2,22 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import lightning as L
 import numpy as np
 from lightning.pytorch.strategies import ParallelStrategy
 
-from datamodules.caching.encoded_rows import EncodedRows
 from datamodules.caching.row_encoder import RowEncoder
-from datamodules.caching.split import Split
+from datamodules.caching.split import EncodedRows, Split
 from datamodules.caching.token_cache import TokenCache
 from datamodules.collate import Batch
 from datamodules.errors import UserError
 from datamodules.receipt import Receipt
 from datamodules.rendering.tokenizer import load_tokenizer
 from datamodules.sampling.loaders import EvalBatches, MakeBatch, StepLoader
+from datamodules.sampling.mixture import GLOBAL_BATCH_SIZE
 from datamodules.sampling.orders import RowOrder, Shuffled
 from datamodules.sampling.step_sampler import StepSampler
 
@@ -82,9 +83,9 @@ class TextDataModule(L.LightningDataModule):
     def __init__(
         self,
         tokenizer: str,
-        global_batch_size: int,
-        micro_batch_size: int,
-        eval_batch_size: int,
+        global_batch_size: int = GLOBAL_BATCH_SIZE,
+        micro_batch_size: int = 8,
+        eval_batch_size: int = 16,
         on_bad_row: OnBadRow = "error",
         max_dropped: float = 0.01,
         seed: int = 0,
@@ -100,9 +101,6 @@ class TextDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.val: str | list[str] | None = None
         self.splits: Mapping[str, Split] = {}
-        self._tokenizer: Any = None
-
-    # --- what a kind of data says of itself
 
     @classmethod
     def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
@@ -123,12 +121,10 @@ class TextDataModule(L.LightningDataModule):
     def batch(self, split: Any, rows: np.ndarray) -> Batch:
         """Row ids of a split (−1 = a row that fills up and must count for nothing) → batch."""
 
-    @property
+    @cached_property
     def tokenizer(self) -> Any:
         """Loaded on first use; its pad token is never its eos token."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.tokenizer_path)
-        return self._tokenizer
+        return load_tokenizer(self.tokenizer_path)
 
     @property
     def source_names(self) -> list[str]:
@@ -149,8 +145,6 @@ class TextDataModule(L.LightningDataModule):
     def receipts(self) -> list[Receipt]:
         """What became of every source's rows."""
         return [receipt for split in self.splits.values() for receipt in split.receipts]
-
-    # --- refusals
 
     def pairing_errors(self, stage: Any) -> list[str]:
         """The line that refuses a stage of another kind of batch; none where the stage does not say."""
@@ -206,8 +200,6 @@ class TextDataModule(L.LightningDataModule):
             if errors:
                 raise UserError("\n".join(errors))
 
-    # --- Lightning's hooks
-
     def prepare_data(self) -> None:
         self._refuse()  # in a notebook this is the first call of all; nothing is read yet
         self.read()
@@ -239,8 +231,6 @@ class TextDataModule(L.LightningDataModule):
     def __getstate__(self) -> dict[str, Any]:
         """What a process that prepares batches gets: no trainer, which cannot be sent, nor its model."""
         return {**self.__dict__, "trainer": None}
-
-    # --- rows
 
     def encode(self, path: str | list[str], name: str, encoder: RowEncoder) -> EncodedRows:
         """The encoded rows of the source `path` of the field `name`, from its cache or into it.
@@ -297,8 +287,6 @@ class TextDataModule(L.LightningDataModule):
             return -(-self.trainer.max_steps // updates)
         return self.steps_per_epoch * max(1, self.trainer.max_epochs or 1)
 
-    # --- loaders
-
     def step_batch(self, rows: np.ndarray, places: np.ndarray) -> Batch:
         """The training batch at some places of a step's rows."""
         return self.batch(self.splits["train"], rows[places])
@@ -323,8 +311,7 @@ class TextDataModule(L.LightningDataModule):
     def val_dataloader(self) -> EvalBatches | list:
         return self.eval_dataloader("val")
 
-    def test_dataloader(self) -> EvalBatches | list:
-        return self.eval_dataloader("val")
+    test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> EvalBatches | list:
         return self.eval_dataloader("val" if "val" in self.splits else "train")

@@ -6,7 +6,7 @@ counts for nothing); `step` () int64, the optimizer step (PPO: the iteration).
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +22,8 @@ def pad(
     width = width or max(len(sequence) for sequence in sequences)
     padded = np.full((len(sequences), width), value, dtype=np.int64)
     for row, sequence in zip(padded, sequences, strict=True):
-        if left:
-            row[width - len(sequence) :] = sequence
-        else:
-            row[: len(sequence)] = sequence
+        start = width - len(sequence) if left else 0
+        row[start : start + len(sequence)] = sequence
     return torch.from_numpy(padded)
 
 
@@ -81,42 +79,34 @@ def packed_blocks(input_ids: np.ndarray, document_ids: np.ndarray, source: list[
     }
 
 
-class RankedPrompt(NamedTuple):
-    """A prompt's K replies, each with the prompt in front."""
-
-    replies: list[np.ndarray]
-    ratings: np.ndarray
-    """(K,)"""
-    preferred: np.ndarray
-    """(K, K): the share of people who preferred the first reply to the second"""
-
-
-def ranked_replies(packs: Sequence[Sequence[RankedPrompt]], packed: bool, pad_id: int) -> Batch:
+def ranked_replies(packs: Sequence[Sequence[dict[str, Any]]], packed: bool, pad_id: int) -> Batch:
     """Reward: the keys of `documents_in_rows`, one document per reply; `reply_ends` (K_total, 2) int64, row
     and column of each reply's last token; `prompt_index` (K_total,) int64 within the batch; `ratings`
     (K_total,) float32; `preferred` (K_total, K) float32, the share of people who preferred a reply to the
     k-th one of its prompt, 0 beyond the prompt's replies.
 
     Args:
-        packs: prompts that share a row.
+        packs: prompts that share a row, each with its K `replies` (the prompt in front of every one), their
+            `ratings` (K,) and `preferred` (K²,), row by row the shares who preferred a reply to the others.
         packed: whether all replies of a pack are in one row, or each in its own.
         pad_id: fills up rows.
     """
     ranked = [prompt for pack in packs for prompt in pack]
-    rows = [[reply for prompt in pack for reply in prompt.replies] for pack in packs]
+    rows = [[reply for prompt in pack for reply in prompt["replies"]] for pack in packs]
     rows = rows if packed else [[reply] for row in rows for reply in row]
     ends = [(r, end - 1) for r, row in enumerate(rows) for end in np.cumsum([len(reply) for reply in row])]
-    counts = torch.tensor([len(prompt.replies) for prompt in ranked])
+    counts = torch.tensor([len(prompt["replies"]) for prompt in ranked])
     preferred = torch.zeros(int(counts.sum()), int(counts.max()))
     start = 0
     for prompt, count in zip(ranked, counts.tolist(), strict=True):
-        preferred[start : start + count, :count] = torch.from_numpy(np.array(prompt.preferred, np.float32))
+        shares = np.array(prompt["preferred"], np.float32).reshape(count, count)
+        preferred[start : start + count, :count] = torch.from_numpy(shares)
         start += count
     return {
         **documents_in_rows(rows, pad_id),
         "reply_ends": torch.tensor(ends),
         "prompt_index": torch.repeat_interleave(torch.arange(len(ranked)), counts),
-        "ratings": torch.from_numpy(np.concatenate([prompt.ratings for prompt in ranked])).float(),
+        "ratings": torch.from_numpy(np.concatenate([prompt["ratings"] for prompt in ranked])).float(),
         "preferred": preferred,
     }
 

@@ -1,6 +1,7 @@
 """Pretraining data: several sources, mixed by tokens, packed into blocks."""
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,19 +10,18 @@ from datasets.fingerprint import Hasher
 
 from datamodules.base import RowSpec, TextDataModule, too_small
 from datamodules.caching.blocks import SOURCE_STRIDE, MixtureBlocks, SourceBlocks
-from datamodules.caching.encoded_rows import EncodedRows
-from datamodules.caching.row_encoder import Row, RowEncoder
-from datamodules.caching.split import JoinedSplit
+from datamodules.caching.row_encoder import RowEncoder
+from datamodules.caching.split import EncodedRows, JoinedSplit
 from datamodules.caching.token_cache import TokenCache
 from datamodules.collate import Batch, packed_blocks, token_rows
 from datamodules.errors import UserError
 from datamodules.receipt import Receipt, sample
-from datamodules.rendering.segments import DropRow, Segment, text_of
+from datamodules.rendering.segments import DropRow, Row, Segment, text_of
 from datamodules.rendering.tokenizer import Tokens
 from datamodules.sampling.loaders import EvalBatches
-from datamodules.sampling.mixture import GLOBAL_BATCH_SIZE, SEQUENCE_LENGTH, Mixture, Source
-from datamodules.sampling.mixture_schedule import MixtureSchedule
-from datamodules.sampling.orders import Mixed, RowOrder, Shuffled, Windowed, source_seed
+from datamodules.sampling.mixture import SEQUENCE_LENGTH, Mixture, Source
+from datamodules.sampling.mixture_schedule import Mixed, MixtureSchedule
+from datamodules.sampling.orders import RowOrder, Shuffled, Windowed, source_seed
 
 
 class MixedCorpusData(TextDataModule):
@@ -37,10 +37,8 @@ class MixedCorpusData(TextDataModule):
             that is not named has no share then.
         temperature: τ; the shares become weight × tokens^τ (1 = in proportion to size, 0 = as weighted).
         sequence_length: tokens of a block.
-        global_batch_size: blocks of an optimizer step over all ranks and micro-batches.
-        micro_batch_size: blocks of one forward on one rank; gradient accumulation follows from both.
         eval_batch_size: blocks of one forward in validation.
-        kwargs: as of `TextDataModule`.
+        kwargs: as of `TextDataModule`, whose rows are blocks here.
     """
 
     makes: ClassVar[str] = "tokens"
@@ -53,23 +51,14 @@ class MixedCorpusData(TextDataModule):
         weight_changes: dict[int, dict[str, float]] | None = None,
         temperature: float | None = None,
         sequence_length: int = SEQUENCE_LENGTH,
-        global_batch_size: int = GLOBAL_BATCH_SIZE,
-        micro_batch_size: int = 8,
         eval_batch_size: int = 8,
         **kwargs: Any,
     ):
-        super().__init__(
-            tokenizer=tokenizer,
-            global_batch_size=global_batch_size,
-            micro_batch_size=micro_batch_size,
-            eval_batch_size=eval_batch_size,
-            **kwargs,
-        )
+        super().__init__(tokenizer, eval_batch_size=eval_batch_size, **kwargs)
         self.sources = sources
         self.weight_changes = weight_changes or {}
         self.temperature = temperature
         self.sequence_length = sequence_length
-        self._schedule: MixtureSchedule | None = None
 
     @classmethod
     def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
@@ -118,9 +107,7 @@ class MixedCorpusData(TextDataModule):
         ]
 
     def read(self) -> dict[str, MixtureBlocks]:
-        train, val = {}, {}
-        for name, source in self.sources.items():
-            train[name] = self._blocks(name, source.train, source.text, source.streaming)
+        train = {name: self._blocks(name, s.train, s.streaming) for name, s in self.sources.items()}
         for name, blocks in train.items():
             blocks.wait_for(1)
             if not len(blocks):
@@ -128,17 +115,18 @@ class MixedCorpusData(TextDataModule):
                     f"data.sources.{name}: {blocks.starts[-1]} tokens are less than one block of "
                     f"{self.sequence_length}: add text or lower data.sequence_length"
                 )
-        for name, source in self.sources.items():
-            if source.val is not None:
-                val[name] = self._blocks(name, source.val, source.text, streaming=False, keep_tail=True)
+        val = {
+            name: self._blocks(name, source.val, streaming=False, keep_tail=True)
+            for name, source in self.sources.items()
+            if source.val is not None
+        }
         splits = {"train": MixtureBlocks(train, self.sequence_length)}
         return {**splits, "val": MixtureBlocks(val, self.sequence_length)} if val else splits
 
-    def _blocks(
-        self, name: str, path: Any, text: Any, streaming: bool, keep_tail: bool = False
-    ) -> SourceBlocks:
+    def _blocks(self, name: str, path: Any, streaming: bool, keep_tail: bool = False) -> SourceBlocks:
         # an unfinished cache may be read from its first block on, by every process of the machine
-        cache = TokenCache(path, f"data.sources.{name}", DocumentEncoder(self.tokenizer, text))
+        encoder = DocumentEncoder(self.tokenizer, self.sources[name].text)
+        cache = TokenCache(path, f"data.sources.{name}", encoder)
         cache.refresh()
         strict = self.on_bad_row == "error"
         if streaming and not cache.index.finished:
@@ -161,13 +149,11 @@ class MixedCorpusData(TextDataModule):
                 receipts.append(receipt)
         return receipts
 
-    @property
+    @cached_property
     def schedule(self) -> MixtureSchedule:
         """Which source every block comes from."""
-        if self._schedule is None:
-            tokens = [blocks.starts[-1] for blocks in self.splits["train"].blocks]
-            self._schedule = self._mix.schedule(self.global_batch_size, tokens)
-        return self._schedule
+        tokens = [blocks.starts[-1] for blocks in self.splits["train"].blocks]
+        return self._mix.schedule(self.global_batch_size, tokens)
 
     def order(self) -> RowOrder:
         split = self.splits["train"]
@@ -216,8 +202,8 @@ class MixedCorpusData(TextDataModule):
             source = [names[documents.part_of(max(0, row))] for row in rows]
             return token_rows([[d] for d in ids], [[d] for d in ids], source, self.tokenizer.pad_token_id)
 
-        lengths = np.minimum(documents.lengths, self.sequence_length)
-        return EvalBatches(documents.ids, lengths, documents.ids, self.eval_batch_size, make, *self.ranks())
+        documents.lengths = np.minimum(documents.lengths, self.sequence_length)
+        return self.eval_batches(documents, make)
 
 
 class DocumentEncoder(RowEncoder):

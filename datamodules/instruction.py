@@ -8,21 +8,18 @@ import numpy as np
 import pyarrow as pa
 
 from datamodules.base import RowSpec, TextDataModule, too_small
-from datamodules.caching.encoded_rows import EncodedRows
-from datamodules.caching.packing import Packed
-from datamodules.caching.row_encoder import FLAGS, INTS, Row, RowEncoder
-from datamodules.caching.split import JoinedSplit, Split
+from datamodules.caching.row_encoder import FLAGS, INTS, RowEncoder
+from datamodules.caching.split import EncodedRows, JoinedSplit, Packed, Split
 from datamodules.collate import IGNORED, Batch, prompts, token_rows
 from datamodules.receipt import sample
-from datamodules.rendering.segments import BadRow, DropRow, EmptyReply, Segment, StopRun
+from datamodules.rendering.segments import BadRow, DropRow, EmptyReply, Row, Segment, StopRun
 from datamodules.rendering.templates import InstructionTemplate, Template
-from datamodules.rendering.tokenizer import Tokens, double_bos, ends_with_eos
+from datamodules.rendering.tokenizer import Tokens, double_bos, missing_eos
 from datamodules.sampling.loaders import EvalBatches
-from datamodules.sampling.mixture_schedule import MixtureSchedule
-from datamodules.sampling.orders import Mixed, RowOrder, Shuffled, source_seed
+from datamodules.sampling.mixture_schedule import Mixed, MixtureSchedule
+from datamodules.sampling.orders import RowOrder, Shuffled, source_seed
 
 COLUMNS = {"input_ids": INTS, "trained": FLAGS, "prompt_length": pa.int32(), "group": pa.string()}
-DropOrError = Literal["drop", "error"]
 CutOrDrop = Literal["drop", "truncate_left", "error"]
 
 
@@ -43,7 +40,7 @@ class Policies:
 
     long_prompt: CutOrDrop = "drop"
     long_reply: CutOrDrop = "drop"
-    empty_reply: DropOrError = "drop"
+    empty_reply: Literal["drop", "error"] = "drop"
     missing_eos: Literal["append", "drop", "error"] = "error"
     double_bos: CutOrDrop = "error"
 
@@ -79,9 +76,6 @@ class InstructionData(TextDataModule):
         packing: lay rows into packs of so many tokens, none of them split; a pack then counts as a row of
             `global_batch_size`. None = each row on its own.
         policies: what happens to rows that cannot be trained on as they are.
-        global_batch_size: rows of an optimizer step over all ranks and micro-batches.
-        micro_batch_size: rows of one forward on one rank; gradient accumulation follows from both.
-        eval_batch_size: rows of one forward in validation and prediction.
         kwargs: as of `TextDataModule`.
     """
 
@@ -98,18 +92,9 @@ class InstructionData(TextDataModule):
         max_length: int = 1024,
         packing: int | None = None,
         policies: Policies = Policies(),
-        global_batch_size: int = 32,
-        micro_batch_size: int = 8,
-        eval_batch_size: int = 16,
         **kwargs: Any,
     ):
-        super().__init__(
-            tokenizer=tokenizer,
-            global_batch_size=global_batch_size,
-            micro_batch_size=micro_batch_size,
-            eval_batch_size=eval_batch_size,
-            **kwargs,
-        )
+        super().__init__(tokenizer, **kwargs)
         self.train, self.val = train, val
         self.template = template
         self.mix_by = mix_by
@@ -155,7 +140,7 @@ class InstructionData(TextDataModule):
         for name, source in self.sources.items():
             field = f"data.train.{name}" if several else "data.train"
             rows = self._rows(field, source.train, source.template or self.template)
-            parts.append(rows if self.packing is None else Packed(rows, self.packing, "data.packing"))
+            parts.append(rows if self.packing is None else Packed(rows, self.packing))
         splits: dict[str, Split] = {"train": JoinedSplit(parts) if several else parts[0]}
         if self.val:
             splits["val"] = self._rows("data.val", self.val, self.template)
@@ -223,7 +208,7 @@ class InstructionEncoder(RowEncoder):
         try:
             return [self.template.segments(row, number, self.tokenizer)]
         except EmptyReply as error:
-            raise _by_policy(str(error), "empty_reply", self.policies.empty_reply) from error
+            raise self._left_out("empty_reply", str(error)) from error
 
     def finish(self, row: Row, tokens: list[Tokens]) -> Row:
         missing = [column for column in self.group_by if row.get(column) is None]
@@ -243,25 +228,28 @@ class InstructionEncoder(RowEncoder):
             "changed": changed,
         }
 
+    def _left_out(self, policy: str, reason: str) -> DropRow | StopRun:
+        """What leaves a row out where the policy of that name is to drop it, or else stops the run."""
+        if getattr(self.policies, policy) == "drop":
+            return DropRow(reason)
+        return StopRun(f"{reason} (data.policies.{policy} is error)")
+
     # Each of the following gives the tokens as a policy wants them and, if it changed them, what it did.
 
     def _with_eos(self, tokens: Tokens) -> tuple[Tokens, str]:
-        if ends_with_eos(tokens, self.tokenizer):
+        places = missing_eos(tokens, self.tokenizer)
+        if not len(places):
             return tokens, ""
-        eos, policy = self.tokenizer.eos_token_id, self.policies.missing_eos
-        if policy != "append":
-            raise _by_policy(f"a reply without {self.tokenizer.eos_token} at its end", "missing_eos", policy)
-        ends = np.flatnonzero(tokens.trained & ~np.append(tokens.trained[1:], False))
-        ends = ends[tokens.ids[ends] != eos] + 1
-        with_eos = Tokens(np.insert(tokens.ids, ends, eos), np.insert(tokens.trained, ends, True))
-        return with_eos, "eos appended to a reply without one"
+        if self.policies.missing_eos != "append":
+            raise self._left_out("missing_eos", f"a reply without {self.tokenizer.eos_token} at its end")
+        ids = np.insert(tokens.ids, places, self.tokenizer.eos_token_id)
+        return Tokens(ids, np.insert(tokens.trained, places, True)), "eos appended to a reply without one"
 
     def _with_one_bos(self, tokens: Tokens) -> tuple[Tokens, str]:
         if not double_bos(tokens.ids, self.tokenizer):
             return tokens, ""
         if self.policies.double_bos != "truncate_left":
-            reason = f"two {self.tokenizer.bos_token} at the beginning"
-            raise _by_policy(reason, "double_bos", self.policies.double_bos)
+            raise self._left_out("double_bos", f"two {self.tokenizer.bos_token} at the beginning")
         return Tokens(tokens.ids[1:], tokens.trained[1:]), "one of two bos removed"
 
     def _fitting(self, tokens: Tokens) -> tuple[Tokens, str]:
@@ -270,16 +258,11 @@ class InstructionEncoder(RowEncoder):
             return tokens, ""
         start = _last_reply(tokens.trained)
         if start >= limit:
-            reason, name, policy = (
-                f"prompt fills max_length {limit}",
-                "long_prompt",
-                self.policies.long_prompt,
-            )
+            policy, reason = "long_prompt", f"prompt fills max_length {limit}"
         else:
-            reason = f"prompt and reply are longer than max_length {limit}"
-            name, policy = "long_reply", self.policies.long_reply
-        if policy != "truncate_left":
-            raise _by_policy(reason, name, policy)
+            policy, reason = "long_reply", f"prompt and reply are longer than max_length {limit}"
+        if getattr(self.policies, policy) != "truncate_left":
+            raise self._left_out(policy, reason)
         bos = int(tokens.ids[0] == self.tokenizer.bos_token_id)
         if over + bos >= start:
             raise DropRow(f"reply alone fills max_length {limit}")
@@ -293,10 +276,3 @@ def _last_reply(trained: np.ndarray) -> int:
     """Where the last reply begins."""
     given = np.flatnonzero(~trained[: np.flatnonzero(trained)[-1]])
     return int(given[-1]) + 1 if len(given) else 0
-
-
-def _by_policy(reason: str, name: str, policy: str) -> DropRow | StopRun:
-    """What leaves a row out where the policy of that name is to drop it, or else stops the run."""
-    if policy == "drop":
-        return DropRow(reason)
-    return StopRun(f"{reason} (data.policies.{name} is error)")

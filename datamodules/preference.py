@@ -7,13 +7,11 @@ import numpy as np
 import pyarrow as pa
 
 from datamodules.base import RowSpec, TextDataModule, too_small
-from datamodules.caching.encoded_rows import EncodedRows
-from datamodules.caching.packing import Packed
-from datamodules.caching.row_encoder import INTS, Row, RowEncoder
-from datamodules.caching.split import Split
-from datamodules.collate import Batch, RankedPrompt, ranked_replies
+from datamodules.caching.row_encoder import INTS, RowEncoder
+from datamodules.caching.split import EncodedRows, Packed, Split
+from datamodules.collate import Batch, ranked_replies
 from datamodules.receipt import sample
-from datamodules.rendering.segments import BadRow, DropRow, Segment, reply, text_of
+from datamodules.rendering.segments import BadRow, DropRow, Row, Segment, reply, text_of
 from datamodules.rendering.templates import InstructionTemplate, Template
 from datamodules.rendering.tokenizer import Tokens
 from datamodules.sampling.loaders import EvalBatches
@@ -50,8 +48,7 @@ class PreferenceData(TextDataModule):
             then counts as a prompt of `global_batch_size`. None = each reply on its own.
         global_batch_size: prompts of an optimizer step over all ranks and micro-batches.
         micro_batch_size: prompts of one forward on one rank; gradient accumulation follows from both.
-        eval_batch_size: prompts of one forward in validation and prediction.
-        kwargs: as of `TextDataModule`.
+        kwargs: as of `TextDataModule`, whose rows are prompts here.
     """
 
     makes: ClassVar[str] = "ranked_replies"
@@ -66,15 +63,10 @@ class PreferenceData(TextDataModule):
         packing: int | None = None,
         global_batch_size: int = 16,
         micro_batch_size: int = 4,
-        eval_batch_size: int = 16,
         **kwargs: Any,
     ):
         super().__init__(
-            tokenizer=tokenizer,
-            global_batch_size=global_batch_size,
-            micro_batch_size=micro_batch_size,
-            eval_batch_size=eval_batch_size,
-            **kwargs,
+            tokenizer, global_batch_size=global_batch_size, micro_batch_size=micro_batch_size, **kwargs
         )
         self.train, self.val = train, val
         self.template = template
@@ -96,9 +88,7 @@ class PreferenceData(TextDataModule):
 
     def read(self) -> dict[str, Split]:
         train = self._rows("data.train", self.train, packed=self.packing is not None)
-        splits: dict[str, Split] = {
-            "train": train if self.packing is None else Packed(train, self.packing, "data.packing")
-        }
+        splits: dict[str, Split] = {"train": train if self.packing is None else Packed(train, self.packing)}
         if self.val:
             splits["val"] = self._rows("data.val", self.val, packed=False)
         return splits
@@ -113,7 +103,7 @@ class PreferenceData(TextDataModule):
         return rows
 
     def batch(self, split: Split, rows: np.ndarray) -> Batch:
-        packs = [[_ranked(member) for member in split.members(max(0, row))] for row in rows]
+        packs = [split.members(max(0, row)) for row in rows]
         return ranked_replies(packs, isinstance(split, Packed), self.tokenizer.pad_token_id)
 
     def training_sample(self, replies: int) -> EvalBatches:
@@ -122,11 +112,6 @@ class PreferenceData(TextDataModule):
         count = min(len(train), max(1, replies // max(1, len(train.members(0)[0]["replies"]))))
         rows = np.linspace(0, len(train) - 1, count).astype(np.int64)
         return self.eval_batches(train, lambda ids: self.batch(train, ids), rows)
-
-
-def _ranked(columns: Row) -> RankedPrompt:
-    count = len(columns["ratings"])
-    return RankedPrompt(columns["replies"], columns["ratings"], columns["preferred"].reshape(count, count))
 
 
 class Comparison(NamedTuple):

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 
 from datamodules.base import RowSpec, TextDataModule, too_small
-from datamodules.caching.row_encoder import INTS, Row, RowEncoder
+from datamodules.caching.row_encoder import INTS, RowEncoder
 from datamodules.caching.split import Split
 from datamodules.collate import Batch, prompts
 from datamodules.receipt import sample
-from datamodules.rendering.segments import DropRow, Segment, text_of
+from datamodules.rendering.segments import DropRow, Row, Segment, text_of
 from datamodules.rendering.templates import InstructionTemplate, Template
 from datamodules.rendering.tokenizer import Tokens
 
@@ -45,7 +45,7 @@ class PromptData(TextDataModule):
         **kwargs: Any,
     ):
         super().__init__(
-            tokenizer=tokenizer,
+            tokenizer,
             global_batch_size=global_batch_size,
             micro_batch_size=global_batch_size,
             eval_batch_size=eval_batch_size,

@@ -5,7 +5,7 @@ import pytest
 
 from datamodules.rendering.chat_template import ChatTemplate
 from datamodules.rendering.segments import BadRow, DropRow, Segment
-from datamodules.rendering.tokenizer import encode_batch, ends_with_eos, load_tokenizer
+from datamodules.rendering.tokenizer import encode_batch, load_tokenizer, missing_eos
 from tests.conversations import CHATML, chat, chatml_tokenizer, joining_tokenizer, texts, tokens_and_mask
 
 
@@ -66,7 +66,7 @@ def test_a_template_that_writes_no_eos_gives_no_segment_of_it(chatml, tiny_token
     base.chat_template = CHATML
     segments = ChatTemplate().segments(chat("a", "b"), 0, base)
     assert texts(segments)[1:] == [("b<|im_end|>\n", True)]
-    assert not ends_with_eos(encode_batch(base, [segments])[0], base)
+    assert len(missing_eos(encode_batch(base, [segments])[0], base))
 
 
 def test_a_template_that_changes_earlier_turns_can_still_train_the_last(tiny_tokenizer):

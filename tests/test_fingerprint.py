@@ -1,5 +1,6 @@
 """Fingerprints: a source is known by its content, and an unchanged file is not hashed twice."""
 
+import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datamodules.reading import fingerprint as reading_fingerprint
 from datamodules.reading.fingerprint import cache_folder, fingerprint
 from tests.reading import ROW, ROWS, json_lines, write
 
@@ -61,9 +61,12 @@ def old(file: Path) -> Path:
 def test_an_unchanged_file_is_not_hashed_again(tmp_path, monkeypatch):
     file = old(json_lines(tmp_path / "x.jsonl", [ROW]))
     before = fingerprint(str(file), "x")
-    monkeypatch.setattr(reading_fingerprint, "_digest", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("hashed again"))
     assert fingerprint(str(file), "x") == before
     assert list(json.loads((cache_folder() / "files.json").read_text())) == [str(file)]
+    os.utime(file, ns=(10**18, 10**18 + 1))
+    with pytest.raises(pytest.fail.Exception, match="hashed again"):
+        fingerprint(str(file), "x")
 
 
 def test_a_file_changed_a_moment_ago_is_not_remembered(tmp_path):

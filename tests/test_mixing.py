@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from datamodules.sampling import mixture_schedule
 from datamodules.sampling.loaders import StepLoader
-from datamodules.sampling.mixture_schedule import CHUNK, MixtureSchedule, temperature_weights
-from datamodules.sampling.orders import Mixed, Shuffled
+from datamodules.sampling.mixture_schedule import CHUNK, Mixed, MixtureSchedule, temperature_weights
+from datamodules.sampling.orders import Shuffled
 from datamodules.sampling.step_sampler import StepSampler
 
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from datamodules import MixedCorpusData
+from datamodules.base import TextDataModule
 from datamodules.sampling.mixture import Mixture, Source
 from datamodules.sampling.mixture_schedule import MixtureSchedule
 from experiments.cli.program import main
@@ -215,7 +216,8 @@ def test_sources_whose_tokens_nobody_has_counted_are_refused_by_name(plan):
 
 
 def test_no_argument_of_the_data_module_passes_for_a_slip_of_the_pen(plan):
-    names = list(inspect.signature(MixedCorpusData).parameters)
+    classes = (MixedCorpusData, TextDataModule)
+    names = {name for cls in classes for name in inspect.signature(cls).parameters}
     assert set(KEYS) <= set(names)
     others = {name: 1 for name in names if name not in KEYS}
     sources = {"a": {"tokens": 9}}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from datamodules.rendering.chat_template import ChatTemplate
 from datamodules.rendering.segments import Segment
 from datamodules.rendering.templates import InstructionTemplate
-from datamodules.rendering.tokenizer import Tokens, double_bos, encode_batch, ends_with_eos, load_tokenizer
+from datamodules.rendering.tokenizer import Tokens, double_bos, encode_batch, load_tokenizer, missing_eos
 from tests.conversations import chat, chatml_tokenizer, joining_tokenizer
 
 
@@ -73,7 +73,7 @@ def test_any_instruction_row_decodes_to_its_prompt_and_reply(tokenizer, chatml, 
             expected.append([("<s>" + before + content + after, False), (reply + using.eos_token, True)])
         encoded = encode_batch(using, segments)
         assert [decoded(row, using) for row in encoded] == expected
-        assert all(ends_with_eos(row, using) and not double_bos(row.ids, using) for row in encoded)
+        assert all(not len(missing_eos(row, using)) and not double_bos(row.ids, using) for row in encoded)
 
 
 @given(turns=st.lists(st.tuples(TEXT, FILLED), min_size=1, max_size=3), system=FILLED)
@@ -130,4 +130,4 @@ def test_two_bos_and_a_missing_eos_are_seen(joining):
     assert not double_bos([1], joining)
     for trained, ends in (([0, 1, 1, 0, 1], True), ([0, 1, 0, 0, 1], False), ([0, 0, 0, 1, 0], False)):
         row = Tokens(np.array([1, 5, 2, 6, 2], np.int32), np.array(trained, bool))
-        assert ends_with_eos(row, joining) is ends
+        assert (len(missing_eos(row, joining)) == 0) is ends

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from datamodules import InstructionTemplate, Policies, PreferenceData
-from datamodules.caching import writer
+from datamodules.caching import token_cache
 from datamodules.caching.blocks import SourceBlocks
 from datamodules.caching.row_encoder import RowEncoder
 from datamodules.caching.token_cache import TokenCache
@@ -57,8 +57,8 @@ def fail():
 def small_shards(tmp_path, monkeypatch):
     """A cache of its own; a batch of 10 rows, 3 to 5 of them a shard."""
     monkeypatch.setenv("TRIVIUM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(writer, "BATCH_ROWS", 10)
-    monkeypatch.setattr(writer, "SHARD_BYTES", 4000)
+    monkeypatch.setattr(token_cache, "BATCH_ROWS", 10)
+    monkeypatch.setattr(token_cache, "SHARD_BYTES", 4000)
 
 
 def texts(count=200):

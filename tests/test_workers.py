@@ -33,7 +33,7 @@ def test_batches_are_the_same_from_a_process_that_was_sent_what_makes_them(tiny_
     )
     data.config_errors(1)
     data.setup("fit")
-    batches = data.train_dataloader().data
+    batches = data.train_dataloader()
     there = sent(batches)
     for index in (0, 3):
         here, other = batches[index], there[index]

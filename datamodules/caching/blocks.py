@@ -2,10 +2,12 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from datamodules.caching.split import Split
 from datamodules.caching.token_cache import TokenCache
 from datamodules.receipt import Receipt
 
@@ -49,11 +51,12 @@ class SourceBlocks:
         tokens = self.starts[-1]
         return -(-tokens // self.length) if self.keep_tail and self.complete else tokens // self.length
 
-    def update(self) -> None:
-        """Adds what another thread or process has written by now."""
+    def updated(self) -> "SourceBlocks":
+        """Itself, with what another thread or process has written by now."""
         if not self.complete:
             self.cache.refresh()
             self._take_in()
+        return self
 
     def wait_for(self, blocks: int) -> None:
         """Waits until so many blocks are there, or the source is complete."""
@@ -104,47 +107,30 @@ class OnDemand:
         return self.numbers(rows)
 
 
-class MixtureBlocks:
-    """The blocks of all sources of a split. Row ids are not 0 … n − 1 but those of `row_ids`.
-
-    Args:
-        sources: name → blocks.
-        length: tokens of a block.
-    """
+class MixtureBlocks(Split):
+    """The blocks of `length` tokens of all sources of a split. Row ids are not 0 … n − 1 but those of
+    `row_ids`."""
 
     def __init__(self, sources: Mapping[str, SourceBlocks], length: int):
         self.names, self.blocks = list(sources), list(sources.values())
         self.longest = length
-        self.lengths = OnDemand(self._lengths)
+        self.lengths = OnDemand(partial(np.full_like, fill_value=length))
         self.weights = OnDemand(self._targets)
         self.ids = OnDemand(np.asarray)  # in evaluation batches too a row is known by its id
 
-    def _lengths(self, rows: np.ndarray) -> np.ndarray:
-        return np.full(len(rows), self.longest)
-
     def _targets(self, rows: np.ndarray) -> np.ndarray:
-        return np.array(
-            [self.blocks[row // SOURCE_STRIDE].targets(row % SOURCE_STRIDE) for row in rows.tolist()]
-        )
+        places = [divmod(row, SOURCE_STRIDE) for row in rows.tolist()]
+        return np.array([self.blocks[source].targets(block) for source, block in places])
 
     @property
     def receipts(self) -> list[Receipt]:
-        for blocks in self.blocks:
-            blocks.update()
         pairs = zip(self.names, self.blocks, strict=True)
-        return [blocks.cache.index.receipt(name) for name, blocks in pairs]
+        return [blocks.updated().cache.index.receipt(name) for name, blocks in pairs]
 
     @property
     def sizes(self) -> list[int]:
         """Blocks of each source that are there now."""
-        for blocks in self.blocks:
-            blocks.update()
-        return [len(blocks) for blocks in self.blocks]
-
-    @property
-    def unpacked(self) -> "MixtureBlocks":
-        """Itself: blocks are evaluated as they are."""
-        return self
+        return [len(blocks.updated()) for blocks in self.blocks]
 
     def __len__(self) -> int:
         return sum(self.sizes)

@@ -1,12 +1,8 @@
 """Packing: rows of uneven length laid into packs of at most `capacity` tokens, none of them split."""
 
-from typing import Any
-
 import numpy as np
 
-from datamodules.caching.encoded_rows import EncodedRows
 from datamodules.errors import UserError
-from datamodules.receipt import Receipt
 
 
 def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
@@ -48,40 +44,3 @@ def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray,
     by_pack = np.argsort(pack_of, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(pack_of, minlength=packs))])
     return order[by_pack], starts.astype(np.int64)
-
-
-class Packed:
-    """Rows of a source in packs; a pack is what is dealt out.
-
-    Args:
-        rows: the rows.
-        capacity: tokens of a pack.
-        name: the field of the capacity, for messages.
-
-    Raises:
-        UserError: a row is longer than a pack.
-    """
-
-    def __init__(self, rows: EncodedRows, capacity: int, name: str):
-        longest = int(rows.lengths.max())
-        if longest > capacity:
-            raise UserError(f"{name} is {capacity}, but the longest row has {longest} tokens: raise it")
-        self.unpacked = rows
-        self.ids = np.arange(len(rows))
-        self.order, self.starts = best_fit_decreasing(rows.lengths, capacity)
-        self.lengths = np.add.reduceat(rows.lengths[self.order], self.starts[:-1])
-        self.weights = np.add.reduceat(rows.weights[self.order], self.starts[:-1])
-        self.longest = rows.longest
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def row_ids(self) -> np.ndarray:
-        return np.arange(len(self))
-
-    def members(self, row: int) -> list[dict[str, Any]]:
-        return [self.unpacked[member] for member in self.order[self.starts[row] : self.starts[row + 1]]]
-
-    @property
-    def receipts(self) -> list[Receipt]:
-        return self.unpacked.receipts

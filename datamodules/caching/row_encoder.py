@@ -4,15 +4,14 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from datamodules.reading.record import Record
-from datamodules.rendering.segments import BadRow, DropRow, Segment, StopRun
+from datamodules.rendering.segments import BadRow, DropRow, Row, Segment
 from datamodules.rendering.tokenizer import Tokens, encode_batch
 
-Row = dict[str, Any]
 INTS = pa.list_(pa.int32())
 FLAGS = pa.list_(pa.int8())
 
@@ -22,8 +21,8 @@ class LeftOut(NamedTuple):
 
     number: int
     """of the row in its source"""
-    outcome: Literal["dropped", "refused", "stopped"]
-    """left out by a policy; unreadable or of a wrong type, which only some runs allow; the end of any run"""
+    kind: type[DropRow | BadRow]
+    """`BadRow`: unreadable or of a wrong type, which only some runs allow; `StopRun`: the end of any run"""
     reason: str
     line: str
     """where the row is, and the reason"""
@@ -39,9 +38,7 @@ class EncodedBatch:
 
     def leave_out(self, number: int, where: str, error: DropRow | BadRow) -> None:
         """Notes that a row is left out, and why."""
-        stops = isinstance(error, StopRun)
-        outcome: Any = "stopped" if stops else "refused" if isinstance(error, BadRow) else "dropped"
-        self.left_out.append(LeftOut(number, outcome, str(error), f"{where}: {error}"))
+        self.left_out.append(LeftOut(number, type(error), str(error), f"{where}: {error}"))
 
 
 class RowEncoder(ABC):
@@ -90,7 +87,7 @@ class RowEncoder(ABC):
         rendered: list[tuple[int, str, Any, list[list[Segment]]]] = []
         for number, (where, row, problem) in records:
             if row is None:
-                batch.left_out.append(LeftOut(number, "refused", str(problem), f"{where} {problem}"))
+                batch.left_out.append(LeftOut(number, BadRow, str(problem), f"{where} {problem}"))
                 continue
             try:
                 parsed = self.parse(row)

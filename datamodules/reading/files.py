@@ -23,11 +23,8 @@ def ending(file: str) -> str:
 
 
 def check_file(file: str, name: str) -> None:
-    """Refuses what can be seen to be wrong with a file before its rows are read.
-
-    Args:
-        file: its path.
-        name: the field of the configuration, for the message.
+    """Refuses what can be seen to be wrong with a file before its rows are read; `name` is the field of the
+    configuration, for the message.
 
     Raises:
         UserError: an unknown ending; empty; UTF-16; packed without saying so, or the reverse; no Parquet or

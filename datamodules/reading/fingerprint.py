@@ -10,33 +10,27 @@ from pathlib import Path
 from datamodules.atomic import replacing
 from datamodules.errors import UserError
 from datamodules.reading.files import ending
-from datamodules.reading.record import BLOCK
 from datamodules.reading.sources import Hub, hub_revision, parts_of
 
 SETTLED = 2_000_000_000  # nanoseconds after which a file's time of change tells it from a later version
 
 
 def fingerprint(path: str | list[str], name: str) -> str:
-    """What identifies the content of a source: it changes with any byte and with the order of files, not with
-    where they lie. Digests of files are remembered by path, size and time of change.
+    """What identifies the content of a source, 32 hexadecimal digits: it changes with any byte and with the
+    order of files, not with where they lie. Digests of files are remembered by path, size and time of change.
 
     Args:
         path: as for `read_rows`. A hub dataset counts by its revision, or its name where the hub is out of
             reach.
         name: the field of the configuration, for messages.
 
-    Returns:
-        32 hexadecimal digits.
-
     Raises:
         UserError: nothing there, or a file cannot be read.
     """
     memo = _Memo(cache_folder() / "files.json")
     try:
-        identities = [
-            memo.revision(part) if isinstance(part, Hub) else memo.digest(part)
-            for part in parts_of(path, name)
-        ]
+        parts = parts_of(path, name)
+        identities = [memo.revision(p) if isinstance(p, Hub) else memo.digest(p) for p in parts]
     except OSError as error:
         raise UserError(f"{name}: {error.filename} cannot be read: {error.strerror or error}") from error
     memo.save()
@@ -60,7 +54,7 @@ class _Memo:
 
     def revision(self, hub: Hub) -> list[str]:
         """Name and revision; out of reach of the hub the last revision known, if any."""
-        key, revision = f"hub:{hub.name}", hub_revision(hub)
+        key, revision = f"hub:{hub}", hub_revision(hub)
         if revision is not None and self.known.get(key) != [revision]:
             self.new[key] = [revision]
         return [key, *map(str, self.new.get(key) or self.known.get(key, []))]
@@ -71,20 +65,18 @@ class _Memo:
         Raises:
             OSError: it cannot be read.
         """
-        packed = ".gz" if path.lower().endswith(".gz") else ""
-        return [ending(path) + packed, self._remembered(path)]
-
-    def _remembered(self, path: str) -> str:
+        kind = ending(path) + (".gz" if path.lower().endswith(".gz") else "")
         key, stat = os.path.abspath(path), os.stat(path)
         known = self.known.get(key)
         if known and len(known) == 3 and known[:2] == [stat.st_size, stat.st_mtime_ns]:
-            return str(known[2])
-        digest = _digest(path)
+            return [kind, str(known[2])]
+        with open(path, "rb") as stream:
+            digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         after = os.stat(path)
         settled = time.time_ns() - after.st_mtime_ns > SETTLED
         if settled and (after.st_size, after.st_mtime_ns) == (stat.st_size, stat.st_mtime_ns):
             self.new[key] = [stat.st_size, stat.st_mtime_ns, digest]
-        return digest
+        return [kind, digest]
 
     def save(self) -> None:
         """Adds what is new; a folder that cannot be written is no error."""
@@ -103,11 +95,3 @@ class _Memo:
         if not isinstance(known, dict):
             return {}
         return {key: value for key, value in known.items() if isinstance(value, list)}
-
-
-def _digest(path: str) -> str:
-    result = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as stream:
-        while block := stream.read(BLOCK):
-            result.update(block)
-    return result.hexdigest()

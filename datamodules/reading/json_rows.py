@@ -28,9 +28,6 @@ WHITESPACE = re.compile(r"[ \t\n\r]*")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-# Values
-
-
 class Json:
     """A parser that also finds what `json` lets pass: repeated keys, NaN, halves of surrogate pairs."""
 
@@ -76,7 +73,8 @@ class Json:
             return f"repeats a key (`{_shown(self.repeated[0])}`)"
         part = text if len(text) == end - start else text[start:end]
         if "\\ud" in part or "\\uD" in part:
-            return _surrogate_problem(row)
+            path = surrogate_in(row)
+            return None if path is None else f"has half of a surrogate pair (in `{_shown(path)}`)"
         return None
 
     def line(self, text: str) -> tuple[dict[str, Any] | None, str | None]:
@@ -104,11 +102,6 @@ def _shown(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _surrogate_problem(row: Any) -> str | None:
-    path = surrogate_in(row)
-    return None if path is None else f"has half of a surrogate pair (in `{_shown(path)}`)"
-
-
 def surrogate_in(row: Any) -> str | None:
     """The path of the first string with half of a surrogate pair (`messages[0].content`), None without."""
     left: list[tuple[str, Any]] = [("", row)]
@@ -123,9 +116,6 @@ def surrogate_in(row: Any) -> str | None:
         elif isinstance(value, list):
             left += [(f"{path}[{i}]", value[i]) for i in reversed(range(len(value)))]
     return None
-
-
-# Lines
 
 
 def line_rows(file: str) -> Iterator[Record]:
@@ -172,9 +162,6 @@ def _line_row(parser: Json, line: bytes, file: str, start: int) -> tuple[dict[st
         return parser.line(line.decode())
     except UnicodeDecodeError as error:
         return None, not_utf8(file, start + error.start)
-
-
-# Arrays
 
 
 def is_array(file: str) -> bool:

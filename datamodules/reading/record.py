@@ -37,9 +37,6 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-# Problems: the texts of `Record.problem`
-
-
 def cannot_unpack(error: BaseException) -> str:
     return f"cannot be unpacked{BROKEN_OFF} ({first_line(error)})"
 

@@ -4,12 +4,10 @@ import glob
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
-from datasets import Dataset
 from huggingface_hub import HfApi
 
 from datamodules.errors import UserError
@@ -20,14 +18,8 @@ HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_TIMEOUT = 10  # seconds
 
 
-@dataclass(frozen=True)
-class Hub:
-    """A dataset on the hub."""
-
-    name: str
-
-    def __str__(self) -> str:
-        return self.name
+class Hub(str):
+    """The name of a dataset on the hub; what else a source consists of are paths of files."""
 
 
 def read_rows(path: str | list[str], name: str) -> Iterator[Record]:
@@ -49,15 +41,12 @@ def read_rows(path: str | list[str], name: str) -> Iterator[Record]:
     """
     parts = parts_of(path, name)
     for part in parts:
-        if isinstance(part, str):
+        if not isinstance(part, Hub):
             check_file(part, name)
     return _rows(parts, name)
 
 
-# What a source consists of
-
-
-def parts_of(path: str | list[str], name: str) -> list[str | Hub]:
+def parts_of(path: str | list[str], name: str) -> list[str]:
     """The files and hub datasets that a source consists of, in the order in which they are read.
 
     Raises:
@@ -70,18 +59,18 @@ def parts_of(path: str | list[str], name: str) -> list[str | Hub]:
     return parts
 
 
-def _parts_of_path(path: str, name: str) -> list[str | Hub]:
+def _parts_of_path(path: str, name: str) -> list[str]:
     if path.startswith("hub:"):
         return [Hub(path.removeprefix("hub:"))]
     if Path(path).is_file():
         return [path]
     if Path(path).is_dir():
-        return [*_saved_files(path, name)]
+        return _saved_files(path, name)
     if any(c in path for c in "*?["):
         files = sorted(file for file in glob.glob(path, recursive=True) if Path(file).is_file())
         if not files:
             raise UserError(f"{name}: {path} matches no file")
-        return [*files]
+        return files
     if ending(path) in ENDINGS or path.endswith(".gz") or not HUB_NAME.fullmatch(path):
         raise UserError(f"{name}: {path} does not exist")
     return [Hub(path)]
@@ -110,10 +99,7 @@ def _saved_files(folder: str, name: str) -> list[str]:
     return files
 
 
-# Rows
-
-
-def _rows(parts: list[str | Hub], name: str) -> Iterator[Record]:
+def _rows(parts: list[str], name: str) -> Iterator[Record]:
     for part in parts:
         if isinstance(part, Hub):
             yield from _hub_rows(part, name)
@@ -129,23 +115,21 @@ def _hub_rows(hub: Hub, name: str) -> Iterator[Record]:
     number, rows = 0, _open_hub(hub, name)
     try:
         for number, row in enumerate(rows, 1):
-            yield Record(f"{hub.name}, row {number}", row, None)
+            yield Record(f"{hub}, row {number}", row, None)
     except Exception as error:  # half of the data must not pass for all of it
-        raise UserError(f"{name}: {hub.name} broke off after row {number}: {first_line(error)}") from error
+        raise UserError(f"{name}: {hub} broke off after row {number}: {first_line(error)}") from error
 
 
-def _open_hub(hub: Hub, name: str) -> datasets.IterableDataset | Dataset:
+def _open_hub(hub: Hub, name: str) -> datasets.IterableDataset | datasets.Dataset:
     """A stream where the hub can be reached, else the copy that an earlier run left in the cache."""
     revision = hub_revision(hub)
     try:
-        return datasets.load_dataset(
-            hub.name, split="train", revision=revision, streaming=revision is not None
-        )
+        return datasets.load_dataset(hub, split="train", revision=revision, streaming=revision is not None)
     except Exception as error:  # the hub raises a dozen kinds
         if revision is not None:
-            raise UserError(f"{name}: {hub.name} on the hub cannot be read: {first_line(error)}") from error
+            raise UserError(f"{name}: {hub} on the hub cannot be read: {first_line(error)}") from error
         raise UserError(
-            f"{name}: {hub.name} is no file or folder here, and no dataset of that name can be reached or is "
+            f"{name}: {hub} is no file or folder here, and no dataset of that name can be reached or is "
             "cached: give a path, or run once with the hub in reach"
         ) from error
 
@@ -153,6 +137,6 @@ def _open_hub(hub: Hub, name: str) -> datasets.IterableDataset | Dataset:
 def hub_revision(hub: Hub) -> str | None:
     """The commit that a dataset on the hub stands at; None where that cannot be had."""
     try:
-        return HfApi().dataset_info(hub.name, timeout=HUB_TIMEOUT).sha
+        return HfApi().dataset_info(hub, timeout=HUB_TIMEOUT).sha
     except Exception:  # a dozen kinds here too: out of reach, no such name, not allowed
         return None

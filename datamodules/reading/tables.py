@@ -26,7 +26,9 @@ def arrow_rows(file: str) -> Iterator[Record]:
     """The rows of an Arrow file, a stream (as `datasets` saves it) or a file with an index (Feather)."""
     with pa.memory_map(file) as source:
         reader = _arrow_reader(source)
-        yield from _table_rows(file, _arrow_batches(reader), reader.schema)
+        indexed = isinstance(reader, pa.ipc.RecordBatchFileReader)
+        batches = map(reader.get_batch, range(reader.num_record_batches)) if indexed else reader
+        yield from _table_rows(file, batches, reader.schema)
 
 
 def _arrow_reader(source: Any) -> Any:
@@ -36,12 +38,6 @@ def _arrow_reader(source: Any) -> Any:
     return pa.ipc.open_file(source) if whole else pa.ipc.open_stream(source)
 
 
-def _arrow_batches(reader: Any) -> Iterator[pa.RecordBatch]:
-    if isinstance(reader, pa.ipc.RecordBatchFileReader):
-        return (reader.get_batch(number) for number in range(reader.num_record_batches))
-    return iter(reader)
-
-
 def _table_rows(file: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[Record]:
     number, decode = 0, _decoder(schema)
     try:
@@ -49,9 +45,11 @@ def _table_rows(file: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema)
             for start in range(0, batch.num_rows, TABLE_ROWS):
                 for row, problem in _python_rows(batch.slice(start, TABLE_ROWS)):
                     number += 1
-                    if row is not None and decode:
-                        row, problem = _decoded(row, decode)
-                    yield Record(f"{file}, row {number}", None if problem else row, problem)
+                    try:
+                        row = decode(row) if row is not None and decode else row
+                    except ValueError as error:
+                        row, problem = None, f"is damaged ({first_line(error)})"
+                    yield Record(f"{file}, row {number}", row, problem)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise  # the disk's own error; Arrow's has no number
@@ -71,15 +69,6 @@ def _decoder(schema: pa.Schema) -> Callable[[dict[str, Any]], dict[str, Any]] | 
     except ValueError as error:
         raise UserError(first_line(error)) from error
     return features.decode_example if any(map(require_decoding, features.values())) else None
-
-
-def _decoded(
-    row: dict[str, Any], decode: Callable[[dict[str, Any]], dict[str, Any]]
-) -> tuple[dict[str, Any] | None, str | None]:
-    try:
-        return decode(row), None
-    except ValueError as error:
-        return None, f"is damaged ({first_line(error)})"
 
 
 def _python_rows(batch: pa.RecordBatch) -> list[tuple[dict[str, Any] | None, str | None]]:

@@ -1,6 +1,6 @@
 """Conversations through the tokenizer's own chat template."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 from jinja2 import TemplateError
@@ -102,7 +102,9 @@ def _check_message(message: Any) -> None:
 
 
 def _hidden(messages: list[dict[str, Any]], tokenizer: Any) -> tuple[list[dict[str, Any]], Disguise]:
-    disguise = Disguise(tokenizer, _strings(messages), [str(tokenizer.chat_template)])
+    texts: list[str] = []
+    _mapped(messages, texts.append)
+    disguise = Disguise(tokenizer, texts, [str(tokenizer.chat_template)])
     return (_mapped(messages, disguise.put_on) if disguise.tokens else messages), disguise
 
 
@@ -129,15 +131,8 @@ def _cut(before: list[str], after: list[str], disguise: Disguise, eos: str) -> l
     return segments
 
 
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (list, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _strings(item)
-
-
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+def _mapped(value: Any, change: Callable[[str], Any]) -> Any:
+    """The same lists and dicts with every text in them changed."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):

@@ -1,10 +1,9 @@
 """Special tokens that people wrote: they must stay text where a template's own become tokens."""
 
 import re
-from collections.abc import Iterable
+from functools import lru_cache
 from itertools import chain
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from datamodules.rendering.segments import Segment
 
@@ -14,16 +13,11 @@ PRIVATE_USE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0
 class Disguise:
     """Characters in place of the special tokens that people wrote, while a template writes its own.
 
-    Each is of Unicode's private use and occurs nowhere in the conversation, so none of it is changed.
-
-    Args:
-        tokenizer: whose special tokens.
-        texts: what people wrote.
-        others: what else will be in the text.
+    Each is of Unicode's private use and occurs nowhere in the conversation, so none of it is changed: neither
+    in `texts`, which people wrote, nor in `others`, what else will be in it.
     """
 
-    def __init__(self, tokenizer: Any, texts: Iterable[str], others: Iterable[str] = ()):
-        texts = list(texts)
+    def __init__(self, tokenizer: Any, texts: list[str], others: list[str]):
         self.special = special_tokens(tokenizer)
         written = sorted({token for text in texts for token in self.special.findall(text)})
         taken = set("".join([*texts, *others, self.special.pattern])) if written else set()
@@ -43,14 +37,12 @@ class Disguise:
         return [Segment(self.tokens.get(part, part), trained, part not in self.tokens) for part in parts]
 
 
-_patterns: WeakKeyDictionary[Any, tuple[int, re.Pattern[str]]] = WeakKeyDictionary()
-
-
 def special_tokens(tokenizer: Any) -> re.Pattern[str]:
     """Matches any special token of a tokenizer, or nothing where it has none."""
-    size, pattern = _patterns.get(tokenizer, (-1, None))
-    if pattern is None or size != len(tokenizer):
-        tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        pattern = re.compile("|".join(map(re.escape, sorted(tokens))) or "(?!)")
-        _patterns[tokenizer] = len(tokenizer), pattern
-    return pattern
+    return _pattern(tokenizer, len(tokenizer))  # its size, since tokens may have been added
+
+
+@lru_cache(maxsize=8)
+def _pattern(tokenizer: Any, size: int) -> re.Pattern[str]:
+    tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return re.compile("|".join(map(re.escape, sorted(tokens))) or "(?!)")

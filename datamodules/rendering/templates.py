@@ -159,12 +159,12 @@ class MixedTemplates(Template):
     def __init__(
         self, templates: dict[str, Template], weights: dict[str, float] | None = None, seed: int = 0
     ):
-        self.templates = templates
+        self.templates, self.names = templates, sorted(templates)
         self.weights = dict.fromkeys(templates, 1.0) if weights is None else weights
         self.seed = seed
 
     def __repr__(self) -> str:
-        parts = [f"{name!r}: ({self.weights.get(name)}, {self.templates[name]!r})" for name in self._names]
+        parts = [f"{name!r}: ({self.weights.get(name)}, {self.templates[name]!r})" for name in self.names]
         return f"MixedTemplates({', '.join(parts)}, {self.seed})"
 
     def config_errors(self) -> list[str]:
@@ -179,7 +179,7 @@ class MixedTemplates(Template):
         if set(self.weights) != set(self.templates):
             errors.append(
                 f"data.template.weights names {', '.join(sorted(self.weights)) or 'nothing'}, "
-                f"but the templates are {', '.join(self._names)}"
+                f"but the templates are {', '.join(self.names)}"
             )
         return errors + [
             f"data.template.weights.{name} is {weight}: give a positive number"
@@ -195,16 +195,12 @@ class MixedTemplates(Template):
 
     def choice(self, number: int) -> str:
         """The name of the template of the row with this number."""
-        weights = tuple(self.weights[name] for name in self._names)
+        weights = tuple(self.weights[name] for name in self.names)
         first = number - number % 2
         pair = [_schedule(weights)[n] for n in (first, first + 1)]
         if _exchangeable(pair, first, weights) and Random(f"{self.seed} {first}").random() < 0.5:
             pair.reverse()
-        return self._names[pair[number - first][0]]
-
-    @property
-    def _names(self) -> list[str]:
-        return sorted(self.templates)
+        return self.names[pair[number - first][0]]
 
 
 @lru_cache(maxsize=16)

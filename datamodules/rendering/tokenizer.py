@@ -1,10 +1,10 @@
 """A tokenizer that can end a sequence and pad it, and many rows' segments → token ids on all cores."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -47,15 +47,13 @@ def _spare_token(tokenizer: Any, path: str) -> str:
     """A special token that ends or begins nothing, to pad with instead of eos."""
     taken = {tokenizer.eos_token, tokenizer.bos_token, "<|im_start|>", "<|im_end|>"}
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    names = sorted(
-        (token for token in special if token not in taken), key=lambda t: ("pad" not in t.lower(), t)
-    )
-    if not names:
+    spare = [token for token in special if token not in taken]
+    if not spare:
         raise UserError(
             f"data.tokenizer: {path} has no pad token apart from its eos: "
             "add one as `pad_token` to its tokenizer_config.json (and to the vocabulary)"
         )
-    return names[0]
+    return min(spare, key=lambda token: ("pad" not in token.lower(), token))
 
 
 def tokenize(tokenizer: Any, text: str) -> list[int]:
@@ -77,19 +75,20 @@ def encode_batch(tokenizer: Any, rows: Sequence[Sequence[Segment]]) -> list[Toke
 
     They are those of `tokenizer(text, add_special_tokens=False, split_special_tokens=not special)` on each
     segment, but all come from two calls of the fast tokenizer, whose threads share the texts.
-
-    Args:
-        tokenizer: a fast Hugging Face tokenizer.
-        rows: segments of each row.
     """
     plain = [segment.text for row in rows for segment in row if not segment.special]
     special = list(dict.fromkeys(segment.text for row in rows for segment in row if segment.special))
     plain_ids = iter(encode_texts(tokenizer, plain))
     special_ids = dict(zip(special, encode_texts(tokenizer, special, special=True), strict=True))
-    return [
-        _joined(row, [special_ids[segment.text] if segment.special else next(plain_ids) for segment in row])
-        for row in rows
-    ]
+    tokens = []
+    for row in rows:
+        ids = [special_ids[segment.text] if segment.special else next(plain_ids) for segment in row]
+        trained, end = np.empty(sum(map(len, ids)), bool), 0
+        for segment, part in zip(row, ids, strict=True):  # few and short: `np.repeat` would cost more
+            start, end = end, end + len(part)
+            trained[start:end] = segment.trained
+        tokens.append(Tokens(np.fromiter(chain(*ids), np.int32, end), trained))
+    return tokens
 
 
 def double_bos(ids: Sequence[int] | np.ndarray, tokenizer: Any) -> bool:
@@ -98,43 +97,25 @@ def double_bos(ids: Sequence[int] | np.ndarray, tokenizer: Any) -> bool:
     return bos is not None and len(ids) > 1 and bool(ids[0] == bos and ids[1] == bos)
 
 
-def ends_with_eos(tokens: Tokens, tokenizer: Any) -> bool:
-    """Whether every run of trained tokens ends with eos (so, too, where nothing is trained)."""
-    last = tokens.trained & ~np.append(tokens.trained[1:], False)
-    return bool((tokens.ids[last] == tokenizer.eos_token_id).all())
-
-
-def _joined(row: Sequence[Segment], ids: list[list[int]]) -> Tokens:
-    trained, end = np.empty(sum(map(len, ids)), bool), 0
-    for segment, part in zip(row, ids, strict=True):  # few and short: numpy's own calls would cost more
-        start, end = end, end + len(part)
-        trained[start:end] = segment.trained
-    return Tokens(np.fromiter(chain(*ids), np.int32, end), trained)
+def missing_eos(tokens: Tokens, tokenizer: Any) -> np.ndarray:
+    """The places at which an eos is missing, since a run of trained tokens ends before them without one."""
+    ends = np.flatnonzero(tokens.trained & ~np.append(tokens.trained[1:], False))
+    return ends[tokens.ids[ends] != tokenizer.eos_token_id] + 1
 
 
 def encode_texts(tokenizer: Any, texts: list[str], special: bool = False) -> list[list[int]]:
-    """The ids of every text, nothing added, cut or padded; safe to call from several threads.
-
-    Args:
-        tokenizer: a fast Hugging Face tokenizer.
-        texts: what to encode.
-        special: whether special tokens written in them are tokens; else they stay plain text.
-    """
-    backend = _backend(tokenizer, special)
+    """The ids of every text, nothing added, cut or padded; safe to call from several threads. Special tokens
+    written in them stay plain text unless `special`."""
+    backend = _backend(tokenizer, len(tokenizer), special)
     return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
-_backends: WeakKeyDictionary[Any, dict[tuple[int, bool], Tokenizer]] = WeakKeyDictionary()
-
-
-def _backend(tokenizer: Any, special: bool) -> Tokenizer:
-    """A copy of the tokenizer's backend with settings of its own, so that no other use can disturb it."""
-    copies = _backends.setdefault(tokenizer, {})
-    key = (len(tokenizer), special)
-    if key not in copies:
-        copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        copy.encode_special_tokens = not special
-        copy.no_truncation()
-        copy.no_padding()
-        copies[key] = copy
-    return copies[key]
+@lru_cache(maxsize=8)
+def _backend(tokenizer: Any, size: int, special: bool) -> Tokenizer:
+    """A copy of the tokenizer's backend with settings of its own, so that no other use can disturb it;
+    another where tokens have been added since, so that the tokenizer's size differs."""
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copy.encode_special_tokens = not special
+    copy.no_truncation()
+    copy.no_padding()
+    return copy

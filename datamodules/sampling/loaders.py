@@ -19,13 +19,25 @@ MakeBatch = Callable[[np.ndarray], Batch]
 """row ids, −1 for a row that fills up and must count for nothing → batch"""
 
 
-class _MicroBatches(Dataset):
-    """The training micro-batches of a rank by their number."""
+class StepLoader(Dataset):
+    """The endless training batches of this rank; its state, which Lightning saves in checkpoints, is one
+    integer: the number of steps taken.
 
-    def __init__(self, sampler: StepSampler, make: MakeStepBatch):
-        self.sampler, self.make = sampler, make
+    Args:
+        make: the row ids of a step and this micro-batch's places in it → batch.
+        steps: length in optimizer steps, for progress and for Lightning's epochs.
+        num_workers: processes that prepare batches; 0 = in the training process.
+    """
+
+    def __init__(self, sampler: StepSampler, make: MakeStepBatch, steps: int, num_workers: int):
+        self.sampler, self.make, self.steps, self.num_workers = sampler, make, steps, num_workers
+        self.position = 0  # micro-batches handed out
+
+    def __len__(self) -> int:
+        return self.steps * self.sampler.accumulate
 
     def __getitem__(self, index: int) -> Batch:
+        """This rank's micro-batch of that number."""
         step, places = self.sampler.micro_batch(index)
         rows = self.sampler.rows(step)
         return {
@@ -35,30 +47,10 @@ class _MicroBatches(Dataset):
             "step": torch.tensor(step),
         }
 
-
-class StepLoader:
-    """The endless training batches of this rank; its state, which Lightning saves in checkpoints, is one
-    integer: the number of steps taken.
-
-    Args:
-        sampler: deals out the rows of this rank.
-        make: the row ids of a step and this micro-batch's places in it → batch.
-        steps: length in optimizer steps, for progress and for Lightning's epochs.
-        num_workers: processes that prepare batches; 0 = in the training process.
-    """
-
-    def __init__(self, sampler: StepSampler, make: MakeStepBatch, steps: int, num_workers: int):
-        self.sampler, self.steps, self.num_workers = sampler, steps, num_workers
-        self.data = _MicroBatches(sampler, make)
-        self.position = 0  # micro-batches handed out
-
-    def __len__(self) -> int:
-        return self.steps * self.sampler.accumulate
-
     def __iter__(self) -> Iterator[Batch]:
         loader = DataLoader(
-            self.data,
-            batch_size=None,  # the data gives whole batches
+            self,
+            batch_size=None,  # it gives whole batches
             sampler=range(self.position, 2**62),  # without end: the trainer's limits stop it
             num_workers=self.num_workers,
             generator=torch.Generator(),  # so that it draws nothing from the global one
@@ -80,11 +72,9 @@ class EvalBatches:
     Args:
         rows: row ids.
         lengths: (len(rows),) tokens.
-        batch_size: rows of a batch.
         ids: (len(split),) what `rows` in a batch says of each row: its number in the source.
         make: row ids → batch; an id of −1 fills up the last batches and must count for nothing.
-        world_size: data-parallel ranks.
-        rank: this one.
+        rank: this one of the `world_size` data-parallel ranks.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.errors import UserError
-from datamodules.sampling.memoized import Memoized
+from datamodules.sampling.orders import Memoized, RowOrder
 
 CHUNK = 1 << 12  # blocks scheduled at a time
 NEVER = 1 << 62
@@ -175,3 +175,15 @@ def temperature_weights(sizes: Sequence[float], temperature: float) -> list[floa
     """Shares in proportion to size^τ: τ = 1 as large as the source, τ = 0 all alike."""
     powers = [float(size) ** temperature for size in sizes]
     return [power / sum(powers) for power in powers]
+
+
+class Mixed:
+    """Row ids of several sources drawn by weight, each in an order of its own; `starts` says where each
+    source's row ids begin."""
+
+    def __init__(self, schedule: MixtureSchedule, orders: Sequence[RowOrder], starts: Sequence[int]):
+        self.schedule, self.orders, self.starts = schedule, orders, starts
+
+    def __getitem__(self, index: int) -> int:
+        source, place = self.schedule[index]
+        return self.starts[source] + self.orders[source][place]

@@ -1,14 +1,13 @@
 """Orders: endless sequences of row ids, each a pure function of a seed."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from datamodules.errors import UserError
-from datamodules.sampling.memoized import Memoized
-from datamodules.sampling.mixture_schedule import MixtureSchedule
 
+Result = TypeVar("Result")
 WINDOW = 1024  # rows that are shuffled together where more are still coming in
 
 
@@ -23,17 +22,31 @@ class RowOrder(Protocol):
     def __getitem__(self, index: int) -> int: ...
 
 
-class Shuffled:
-    """Row ids 0 … size − 1 in one permutation after another, an epoch each.
+class Memoized(Generic[Result]):
+    """A pure function of integers that keeps its last results. Unlike `lru_cache` it can be pickled, so that
+    what holds it can be sent to a worker process; there it begins with none.
+    Of more than `size` results the oldest leaves."""
 
-    Args:
-        size: rows.
-        seed: of the permutations; (seed, epoch) fixes one.
-    """
+    def __init__(self, function: Callable[..., Result], size: int):
+        self.function, self.size = function, size
+        self.results: dict[tuple[int, ...], Result] = {}
+
+    def __call__(self, *numbers: int) -> Result:
+        if numbers not in self.results:
+            if len(self.results) >= self.size:
+                del self.results[next(iter(self.results))]
+            self.results[numbers] = self.function(*numbers)
+        return self.results[numbers]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "results": {}}
+
+
+class Shuffled:
+    """Row ids 0 … size − 1 in one permutation after another, an epoch each; (seed, epoch) fixes one."""
 
     def __init__(self, size: int, seed: int):
-        self.size = size
-        self.seed = seed
+        self.size, self.seed = size, seed
         self._permutation = Memoized(self._draw, 2)
 
     def __getitem__(self, index: int) -> int:
@@ -88,20 +101,3 @@ class Windowed:
 
     def _draw(self, epoch: int, start: int, size: int) -> np.ndarray:
         return np.random.default_rng((self.seed, epoch, start)).permutation(size)
-
-
-class Mixed:
-    """Row ids of several sources drawn by weight, each in an order of its own.
-
-    Args:
-        schedule: says which source comes when.
-        orders: of each source's rows.
-        starts: where each source's row ids begin.
-    """
-
-    def __init__(self, schedule: MixtureSchedule, orders: Sequence[RowOrder], starts: Sequence[int]):
-        self.schedule, self.orders, self.starts = schedule, orders, starts
-
-    def __getitem__(self, index: int) -> int:
-        source, place = self.schedule[index]
-        return self.starts[source] + self.orders[source][place]

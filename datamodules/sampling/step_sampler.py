@@ -8,8 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from datamodules.sampling.memoized import Memoized
-from datamodules.sampling.orders import RowOrder
+from datamodules.sampling.orders import Memoized, RowOrder
 
 
 class PerRow(Protocol):
@@ -27,10 +26,7 @@ class StepSampler:
             little.
         weights: (rows,) what each row adds to the normalizer: target tokens, or 1 for a prompt with a ranked
             pair.
-        global_batch_size: rows of an optimizer step over all ranks.
-        micro_batch_size: rows of one forward on one rank.
-        world_size: data-parallel ranks.
-        rank: this one.
+        rank: this one of the `world_size` data-parallel ranks.
     """
 
     def __init__(

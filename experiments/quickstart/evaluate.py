@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from datamodules import InstructionData, MixedCorpusData
-from datamodules.caching.encoded_rows import EncodedRows
+from datamodules.caching.split import EncodedRows
 from experiments.quickstart.judge import bigram_count, distinct_bigrams, pair_accuracy, vader
 from modules.backbone import LanguageModel
 from modules.generation import generate
