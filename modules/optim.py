@@ -82,13 +82,7 @@ def endless_warmup(warmup_steps: int, steps: int) -> str:
 
 
 def schedule_errors(warmup_steps: int, min_lr_ratio: float, max_steps: int) -> list[str]:
-    """What is wrong with a schedule, a line each.
-
-    Args:
-        warmup_steps: optimizer steps.
-        min_lr_ratio: where the cosine ends, as a share of the peak.
-        max_steps: of the run where they are known ahead, else −1.
-    """
+    """What is wrong with a schedule, a line each; `max_steps` is −1 where it is not known ahead."""
     errors = []
     if warmup_steps < 0:
         errors.append(f"model.warmup_steps is {warmup_steps}: give 0 or more")

@@ -50,35 +50,19 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--tokenizer", metavar="DIR", help="the tokenizer (the one that the run used)")
     parser.add_argument("--overwrite", action="store_true", help="replace an export that DIR holds")
-    options = parser.parse_args(argv)
-    export(
-        options.checkpoint,
-        options.directory,
-        max_shard_size=options.max_shard_size,
-        dtype=options.dtype,
-        tokenizer=options.tokenizer,
-        overwrite=options.overwrite,
-    )
+    export(**vars(parser.parse_args(argv)))
     return 0
 
 
 def export(
     checkpoint: str,
     directory: str,
-    max_shard_size: str = "5GB",
-    dtype: str | None = None,
-    tokenizer: str | None = None,
-    overwrite: bool = False,
+    max_shard_size: str,
+    dtype: str | None,
+    tokenizer: str | None,
+    overwrite: bool,
 ) -> None:
-    """Writes the Hugging Face directory of a checkpoint, complete or not at all.
-
-    Args:
-        checkpoint: a file, or DeepSpeed's folder.
-        directory: where to.
-        max_shard_size: the largest file of weights, as `5GB`.
-        dtype: `fp32`, `bf16`, `fp16`; as they were trained when missing.
-        tokenizer: the run's own when missing.
-        overwrite: replace an export.
+    """Writes the Hugging Face directory of a checkpoint, complete or not at all, by the command's options.
 
     Raises:
         UserError: the checkpoint cannot be read, or the directory not be written.
@@ -95,16 +79,11 @@ def export(
     metadata = content.metadata
     exports = _exports(checkpoint, metadata)
     modules = tuple(spec.module for spec in exports)
-    weights = MappedWeights(
-        content,
-        folder=Path(directory).absolute().parent,
-        dtype=getattr(torch, DTYPES[dtype]) if dtype else None,
-    )
+    target = getattr(torch, DTYPES[dtype]) if dtype else None
+    weights = MappedWeights(content, folder=Path(directory).absolute().parent, dtype=target)
     weights.check_space(modules)
-    provenance = metadata.get("provenance") or {
-        "steps": metadata["global_step"],
-        "tokens": metadata["tokens"],
-    }
+    counts = {"steps": metadata["global_step"], "tokens": metadata["tokens"]}
+    provenance = metadata.get("provenance") or counts
     vocabulary = _tokenizer(tokenizer, metadata["tokenizer"])
     write_export(
         [_measured(spec, Path(checkpoint), provenance) for spec in exports],
@@ -152,11 +131,7 @@ def _check_target(checkpoint: Path, target: Path, overwrite: bool) -> None:
 
 
 def _exports(checkpoint: str, metadata: dict[str, Any]) -> "list[ExportSpec]":
-    """What the checkpoint's stage exports, by its own words.
-
-    Raises:
-        UserError: it does not say.
-    """
+    """What the checkpoint's stage exports, by its own words."""
     from modules.specs import ExportSpec
 
     if "exports" not in metadata:

@@ -30,7 +30,7 @@ class MappedWeights:
 
     def bytes(self, networks: tuple[str, ...]) -> int:
         """Of the weights of some networks, tied ones once."""
-        return sum(self._size(name) for network in networks for name in self._names(network))
+        return sum(self._size(name) for name in self._names(networks))
 
     def check_space(self, networks: tuple[str, ...]) -> None:
         """Refuses a disk that is too small.
@@ -38,9 +38,7 @@ class MappedWeights:
         Raises:
             UserError: with what is needed and what is free.
         """
-        new = sum(
-            self._size(name) for network in networks for name in self._names(network) if self._moves(name)
-        )
+        new = sum(self._size(name) for name in self._names(networks) if self._moves(name))
         needed = self.bytes(networks) + new + OTHER_FILES
         disk = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
         free = shutil.disk_usage(disk).free
@@ -64,9 +62,10 @@ class MappedWeights:
                 progress.advance(task, self._size(name))
         return state
 
-    def _names(self, network: str) -> list[str]:
-        names = self.checkpoint.meta
-        return [name for name in names if name.startswith(f"{network}.") and name not in self.checkpoint.tied]
+    def _names(self, networks: tuple[str, ...]) -> list[str]:
+        prefixes = tuple(f"{network}." for network in networks)
+        untied = self.checkpoint.meta.keys() - self.checkpoint.tied.keys()
+        return [name for name in untied if name.startswith(prefixes)]
 
     def _target(self, name: str) -> torch.dtype:
         own = self.checkpoint.meta[name]
@@ -76,10 +75,8 @@ class MappedWeights:
         return self.checkpoint.meta[name].numel() * self._target(name).itemsize
 
     def _moves(self, name: str) -> bool:
-        return (
-            isinstance(self.checkpoint, ZeroCheckpoint)
-            or self._target(name) != self.checkpoint.meta[name].dtype
-        )
+        cast = self._target(name) != self.checkpoint.meta[name].dtype
+        return cast or isinstance(self.checkpoint, ZeroCheckpoint)
 
     def _weight(self, name: str) -> Tensor:
         if not self._moves(name) or not self._size(name):
