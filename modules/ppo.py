@@ -281,14 +281,12 @@ class PPOModule(Stage):
 
     def gather(self, batch: Batch, rollout: Rollout) -> Rollout:
         """Every rank's samples, in the order of the prompts whatever the number of ranks."""
-        if self.data_ranks() == 1:
-            index, fields = batch["prompt_index"], rollout
-        else:
-            index = self._gathered(batch["prompt_index"])
-            fields = Rollout(*(self._gathered(field) for field in rollout))
-        return fields.select(index.argsort())
+        index = self._gathered(batch["prompt_index"])
+        return Rollout(*(self._gathered(field) for field in rollout)).select(index.argsort())
 
     def _gathered(self, tensor: Tensor) -> Tensor:
+        if self.data_ranks() == 1:
+            return tensor
         return cast(Tensor, self.all_gather(tensor, group=self.data_group)).flatten(0, 1)
 
     def estimate(self, rollout: Rollout) -> Rollout:

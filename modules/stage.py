@@ -225,11 +225,7 @@ class Stage(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), **interval}}
 
     def schedule(self, optimizer: Optimizer) -> LambdaLR:
-        """Warm-up and cosine over the whole run.
-
-        Raises:
-            UserError: the run ends before the warm-up does.
-        """
+        """Warm-up and cosine over the whole run, which may not end before the warm-up does."""
         total = self.total_steps()
         if total <= self.warmup_steps and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise UserError(endless_warmup(self.warmup_steps, total))

@@ -29,7 +29,10 @@ def strategy_of(strategy: Any, accelerator: Any) -> Any:
     if isinstance(strategy, str) and strategy != "auto" and strategy.lower() not in StrategyRegistry:
         raise UserError(f"trainer.strategy: there is no {strategy}; there is {', '.join(ours)}")
     instead = _ours_instead(strategy)
-    if instead is not None and not _on_cuda(accelerator):
+    on_cuda = isinstance(accelerator, CUDAAccelerator)
+    if accelerator in ("auto", "gpu", "cuda"):
+        on_cuda = torch.cuda.is_available()
+    if instead is not None and not on_cuda:
         given = strategy if isinstance(strategy, str) else type(strategy).__name__
         raise UserError(f"trainer.strategy: Lightning's {given} runs on CUDA only: use {instead}")
     return strategy
@@ -50,9 +53,3 @@ def _ours_instead(strategy: Any) -> str | None:
         options["nvme_path"] = "FOLDER"
     listed = ", ".join(f"{key}: {value}" for key, value in options.items())
     return f"strategies.{CUDA_ONLY[cls]}" + (f" with init_args {{{listed}}}" if listed else "")
-
-
-def _on_cuda(accelerator: Any) -> bool:
-    if accelerator in ("auto", "gpu", "cuda"):
-        return torch.cuda.is_available()
-    return isinstance(accelerator, CUDAAccelerator)

@@ -73,9 +73,7 @@ def own_gradient_norms(
     engine tells the norm of all together, and only after it.
 
     Args:
-        optimizer: DeepSpeed's.
         parameters: all of their groups.
-        stage: of ZeRO.
         offloaded: whether the optimizer is, which then keeps norms instead of gradients.
     """
     own = {optimizer.get_param_id(parameter) for parameter in parameters}

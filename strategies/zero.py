@@ -134,12 +134,11 @@ class ZeRO(DeepSpeedStrategy):
             self._initialize_deepspeed_inference(module)
 
     def tensor_init_context(self, empty_init: bool | None = None) -> Any:
-        """Networks begin in CPU memory, in their own dtype."""
+        """Networks are built in full and in their own dtype, in CPU memory or with their pretrained weights
+        still in the file, until `shard`."""
         return nullcontext()
 
-    def model_sharded_context(self) -> Any:
-        """Networks are built in full, their pretrained weights still in the file, until `shard`."""
-        return nullcontext()
+    model_sharded_context = tensor_init_context
 
     def shard(self, network: Any) -> Any:
         """Stage 3 shards a network in place, one parameter at a time: no rank ever holds all of it. The
@@ -255,11 +254,8 @@ class ZeRO(DeepSpeedStrategy):
             put_in_place(target)
         self.barrier()
 
-    def load_checkpoint(
-        self, checkpoint_path: str | Path, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Every rank takes its part of any checkpoint: of another stage, of another number of ranks, or of
-        another strategy.
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Every rank takes its part of any checkpoint: of another stage, number of ranks or strategy.
 
         Raises:
             UserError: it is none, or not of this network.

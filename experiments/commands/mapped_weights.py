@@ -17,13 +17,8 @@ OTHER_FILES = 50 * 10**6  # bytes to spare for tokenizer and configs
 
 class MappedWeights:
     """Weights where they are in the checkpoint's file; where they must be put together or cast, in new files
-    that are mapped into memory and already have no name: they are gone when the process is.
-
-    Args:
-        checkpoint: of any strategy.
-        folder: on the disk for new files.
-        dtype: of the weights; None = as the checkpoint has them.
-    """
+    in `folder` that are mapped into memory and already have no name: they are gone when the process is. With
+    a dtype of None they are as the checkpoint has them."""
 
     def __init__(self, checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None):
         self.checkpoint, self.folder, self.dtype = checkpoint, folder, dtype
@@ -33,11 +28,7 @@ class MappedWeights:
         return sum(self._size(name) for name in self._names(networks))
 
     def check_space(self, networks: tuple[str, ...]) -> None:
-        """Refuses a disk that is too small.
-
-        Raises:
-            UserError: with what is needed and what is free.
-        """
+        """Refuses a disk that is too small, with what is needed and what is free."""
         new = sum(self._size(name) for name in self._names(networks) if self._moves(name))
         needed = self.bytes(networks) + new + OTHER_FILES
         disk = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())

@@ -14,11 +14,8 @@ from strategies.errors import UserError
 
 
 class FileCheckpoint:
-    """A checkpoint of any strategy but DeepSpeed; its attributes are those of `ZeroCheckpoint`.
-
-    Args:
-        path: the file.
-        trained: the names of the optimizer's parameters, in its order; needed for its states only.
+    """A checkpoint of any strategy but DeepSpeed; its attributes are those of `ZeroCheckpoint`. `trained`,
+    the names of the optimizer's parameters, is needed for `states` only.
 
     Raises:
         UserError: it is none, is cut off, or holds what would have to run code.
