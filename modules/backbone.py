@@ -51,11 +51,7 @@ class _Backbone(nn.Module):
         self.model = model
 
     def blocks(self) -> list[nn.Module]:
-        """The repeated blocks of the transformer, for a strategy that shards networks.
-
-        Raises:
-            UserError: it has none.
-        """
+        """The repeated blocks of the transformer, for a strategy that shards networks."""
         return repeated_blocks(self.model)
 
     def enable_activation_checkpointing(self) -> None:
@@ -68,11 +64,8 @@ class _Backbone(nn.Module):
             block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
 
     def tp_plan(self, ranks: int) -> dict[str, str]:
-        """What ranks can share of a block, as transformers says it: a module's name, with `*` for a number →
-        the way.
-
-        Args:
-            ranks: that share a block.
+        """What so many ranks can share of a block, as transformers says it: a module's name, with `*` for a
+        number → the way.
 
         Raises:
             UserError: there is no plan, or the heads cannot be shared evenly.
@@ -243,9 +236,6 @@ def repeated_blocks(model: PreTrainedModel) -> list[nn.Module]:
 
     They are the members of the outermost `ModuleList` that holds most modules: a block's experts are a list
     too, but within it. Their classes may differ, as in networks that alternate attention and state spaces.
-
-    Args:
-        model: with or without weights.
 
     Raises:
         UserError: it has no such list.

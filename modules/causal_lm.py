@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from modules.backbone import LanguageModel
@@ -67,21 +67,15 @@ class CausalLM(Stage):
         errors = super().config_errors(max_steps)
         return errors if (self.config is None) != (self.pretrained is None) else [*errors, ONE_START]
 
-    def trainable_modules(self) -> list[nn.Module]:
-        assert self.network is not None
-        return [self.network]
-
     def configure_model(self) -> None:
         if self.network is not None:
             return
         if self.pretrained is not None:
             model = load_causal_lm(self.pretrained)
         else:
-            tokenizer = self.tokenizer
-            ids = {
-                f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")
-            }
-            model = new_causal_lm(self.config or {}, len(tokenizer), ids)
+            names = ("pad_token_id", "bos_token_id", "eos_token_id")
+            ids = {name: getattr(self.tokenizer, name) for name in names}
+            model = new_causal_lm(self.config or {}, len(self.tokenizer), ids)
         if self._trainer is not None:
             check_model(model, self.data)
         self.network = self.shard(LanguageModel(model).train())

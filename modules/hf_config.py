@@ -33,14 +33,8 @@ def in_a_line(error: BaseException) -> str:
 
 @contextmanager
 def named(where: str) -> Iterator[None]:
-    """While it lasts, what transformers has against a config becomes one line.
-
-    Args:
-        where: the field or file that the line begins with.
-
-    Raises:
-        UserError: the line.
-    """
+    """While it lasts, what transformers has against a config becomes a `UserError` of one line, which begins
+    with the field or file `where` it is."""
     try:
         yield
     except WRONG_VALUE as error:
@@ -48,12 +42,8 @@ def named(where: str) -> Iterator[None]:
 
 
 def new_config(config: dict[str, Any], vocab_size: int, where: str) -> PretrainedConfig:
-    """The config of a causal language model from scratch, without a pad id.
-
-    Args:
-        config: its fields, with `model_type`.
-        vocab_size: filled in when missing.
-        where: what to call it in a refusal.
+    """The config of a causal language model from scratch, without a pad id; `vocab_size` is filled in when
+    missing, and a refusal names it as `where`.
 
     Raises:
         UserError: no or an unknown `model_type`, an unknown field or a wrong value.

@@ -16,7 +16,6 @@ from modules.errors import UserError
 from modules.hf_load import PROVENANCE
 from modules.specs import ExportSpec
 
-FILE_SIZE = "50GB"  # the largest file of weights, as `transformers` has it
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "deepspeed")
 LANGUAGE_MODEL = "AutoModelForCausalLM"
 SEQUENCE_CLASSIFIER = "AutoModelForSequenceClassification"
@@ -34,7 +33,7 @@ def write_export(
     tokenizer: Any,
     directory: str,
     provenance: Mapping[str, Any],
-    file_size: str = FILE_SIZE,
+    file_size: str = "50GB",  # as `transformers` has it
 ) -> None:
     """Writes a stage's models as Hugging Face directories, complete or not at all.
 
@@ -53,42 +52,22 @@ def write_export(
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     with replaced_folder(directory) as root:
         for export, state in zip(exports, states, strict=True):
+            # a name may come from a checkpoint, which might say `../..`
+            if Path(export.folder).name != export.folder or export.folder == "..":
+                raise UserError(f"export: {export.folder} is no plain name of a folder")
             if export.bias is not None:
                 state = _token_classifier(export, state)
-            _save(export, state, tokenizer, _folder(root, export), provenance, file_size)
-
-
-def _folder(root: Path, export: ExportSpec) -> Path:
-    if (
-        Path(export.folder).name != export.folder or export.folder == ".."
-    ):  # from a checkpoint, which might say `../..`
-        raise UserError(f"export: {export.folder} is no plain name of a folder")
-    return root / export.folder
-
-
-def _save(
-    export: ExportSpec,
-    state: State,
-    tokenizer: Any,
-    folder: Path,
-    provenance: Mapping[str, Any],
-    file_size: str,
-) -> None:
-    model = _skeleton(export, state)
-    for config in (model.config, getattr(model, "generation_config", None)):
-        if config is not None:
-            config.pad_token_id = tokenizer.pad_token_id
-            config.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(folder, state_dict=dict(state), max_shard_size=file_size)
-    tokenizer.save_pretrained(folder)
-    record = {
-        "stage": export.stage,
-        "parent": export.parent,
-        "versions": {name: version(name) for name in PACKAGES},
-        **export.metadata,
-        **provenance,
-    }
-    (folder / PROVENANCE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+            model, folder = _skeleton(export, state), root / export.folder
+            for config in (model.config, getattr(model, "generation_config", None)):
+                if config is not None:
+                    config.pad_token_id = tokenizer.pad_token_id
+                    config.eos_token_id = tokenizer.eos_token_id
+            model.save_pretrained(folder, state_dict=dict(state), max_shard_size=file_size)
+            tokenizer.save_pretrained(folder)
+            versions = {name: version(name) for name in PACKAGES}
+            record = {"stage": export.stage, "parent": export.parent, "versions": versions}
+            text = json.dumps({**record, **export.metadata, **provenance}, indent=2, ensure_ascii=False)
+            (folder / PROVENANCE).write_text(text + "\n")
 
 
 def _skeleton(export: ExportSpec, state: State) -> PreTrainedModel:

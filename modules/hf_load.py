@@ -18,8 +18,8 @@ def new_causal_lm(config: dict, vocab_size: int, special_ids: dict[str, int | No
     """A causal language model from scratch.
 
     Args:
-        config: a Hugging Face config as a dict with its `model_type`; `vocab_size` is filled in when missing.
-        vocab_size: the tokenizer's.
+        config: a Hugging Face config as a dict with its `model_type`.
+        vocab_size: the tokenizer's, filled in when missing.
         special_ids: `pad_token_id`, `bos_token_id`, `eos_token_id`. Set after building: under ZeRO-3 a
             padding row of a parameter that is not there yet cannot be zeroed.
 
@@ -86,8 +86,7 @@ def _load(cls: Any, path: str, new_head: bool = False, **options: Any) -> PreTra
 
 
 def read_provenance(path: str) -> dict[str, Any]:
-    """What an export says of itself: `stage`, `parent`, `receipt`, `versions`, …; empty where it says
-    nothing.
+    """What an export says of itself: `stage`, `parent`, `receipt`, `versions`, …; empty if it says nothing.
 
     Raises:
         UserError: it is cut off or something else.
@@ -108,13 +107,8 @@ def read_provenance(path: str) -> dict[str, Any]:
 
 
 def parent_problem(name: str, path: str, parents: tuple[str, ...]) -> str | None:
-    """Why `path` cannot be what a stage starts from, in one line, or None.
-
-    Args:
-        name: the argument, for the message.
-        path: a Hugging Face directory or hub name.
-        parents: the stages it may come from; a directory without provenance is taken as it is.
-    """
+    """Why a directory or hub name cannot be what a stage starts from, in one line, or None. Of an export the
+    stage must be one of `parents`; a directory without provenance is taken as it is."""
     folder = Path(path)
     if folder.is_file():
         return f"model.{name}: {path} is a file: give the directory of a Hugging Face checkpoint"

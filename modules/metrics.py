@@ -6,11 +6,7 @@ from torchmetrics import Metric
 
 
 class GroupedMean(Metric):
-    """Σ / count for each group (a source, a task).
-
-    Args:
-        groups: how many groups there are.
-    """
+    """Σ / count for each of so many groups (sources, bins)."""
 
     full_state_update = False
     total: Tensor

@@ -1,7 +1,7 @@
 """The optimizer that stages take by default, parameter groups, and the learning rate's schedule."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -42,16 +42,13 @@ class AdamW(torch.optim.AdamW):
 def decay_groups(modules: Iterable[nn.Module]) -> list[dict]:
     """Two parameter groups: matrices decay as the optimizer says, vectors (norms, biases) never."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    # a parameter that DeepSpeed has sharded has the shape (0,) itself, and a `ds_shape`
+    matrices = {p for p in parameters if len(getattr(p, "ds_shape", p.shape)) >= 2}
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if len(_shape(p)) >= 2]},
-        {"params": [p for p in parameters if len(_shape(p)) < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p in matrices]},
+        {"params": [p for p in parameters if p not in matrices], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
-
-
-def _shape(parameter: nn.Parameter) -> Sequence[int]:
-    """The full shape: a parameter that DeepSpeed has sharded has the shape (0,) itself, and a `ds_shape`."""
-    return getattr(parameter, "ds_shape", parameter.shape)
 
 
 def warmup_cosine(optimizer: Optimizer, warmup: int, total: int, floor: float) -> LambdaLR:
@@ -82,13 +79,7 @@ def endless_warmup(warmup_steps: int, steps: int) -> str:
 
 
 def schedule_errors(warmup_steps: int, min_lr_ratio: float, max_steps: int) -> list[str]:
-    """What is wrong with a schedule, a line each.
-
-    Args:
-        warmup_steps: optimizer steps.
-        min_lr_ratio: where the cosine ends, as a share of the peak.
-        max_steps: of the run where they are known ahead, else −1.
-    """
+    """What is wrong with a schedule, a line each; `max_steps` is −1 where it is not known ahead."""
     errors = []
     if warmup_steps < 0:
         errors.append(f"model.warmup_steps is {warmup_steps}: give 0 or more")
@@ -100,12 +91,8 @@ def schedule_errors(warmup_steps: int, min_lr_ratio: float, max_steps: int) -> l
 
 
 def optimizer_errors(make: Callable[[list[dict]], Optimizer], rates: Mapping[str, float]) -> list[str]:
-    """What is wrong with an optimizer's options, a line each; it is made once, of one number.
-
-    Args:
-        make: the optimizer from parameter groups.
-        rates: field → peak learning rate; empty = the one that the optimizer has.
-    """
+    """What is wrong with an optimizer's options, a line each; it is made once, of one number. `rates` are
+    peak learning rates by their fields; without any the optimizer's own counts."""
     if wrong := _wrong_rates(rates):
         return wrong
     try:

@@ -23,9 +23,7 @@ from modules.specs import ExportSpec, NetworkSpec, SamplingSpec
 from modules.stage import Batch, Stage
 from modules.training_data import check_model
 
-POSITIVE = (
-    *("epochs", "minibatches", "micro_batch_size", "rollout_batch_size", "max_new_tokens", "temperature"),
-)
+COUNTS = ("epochs", "minibatches", "micro_batch_size", "rollout_batch_size", "max_new_tokens")
 EVALUATION = 2**31  # the "iteration" whose random numbers validation and predict use
 
 
@@ -149,7 +147,7 @@ class PPOModule(Stage):
         return [actor._replace(metadata=metadata), critic._replace(metadata=metadata, bias=bias)]
 
     def config_errors(self, max_steps: int = -1) -> list[str]:
-        values = {name: getattr(self, name) for name in POSITIVE}
+        values = {name: getattr(self, name) for name in (*COUNTS, "temperature")}
         wrong = {name: value for name, value in values.items() if value <= 0}
         lines = [f"model.{name} is {value}: give a number above 0" for name, value in wrong.items()]
         return super().config_errors(max_steps) + lines
@@ -157,8 +155,8 @@ class PPOModule(Stage):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         prompts, ranks = self.data.global_batch_size, self.data_ranks()
-        if stage == "fit" and prompts % (self.minibatches * ranks):
-            parts = self.minibatches * ranks
+        parts = self.minibatches * ranks
+        if stage == "fit" and prompts % parts:
             raise UserError(
                 f"data.global_batch_size {prompts} is not a multiple of model.minibatches {self.minibatches} "
                 f"× {ranks} ranks = {parts}: every rank needs a share of every minibatch"
@@ -283,14 +281,12 @@ class PPOModule(Stage):
 
     def gather(self, batch: Batch, rollout: Rollout) -> Rollout:
         """Every rank's samples, in the order of the prompts whatever the number of ranks."""
-        if self.data_ranks() == 1:
-            index, fields = batch["prompt_index"], rollout
-        else:
-            index = self._gathered(batch["prompt_index"])
-            fields = Rollout(*(self._gathered(field) for field in rollout))
-        return fields.select(index.argsort())
+        index = self._gathered(batch["prompt_index"])
+        return Rollout(*(self._gathered(field) for field in rollout)).select(index.argsort())
 
     def _gathered(self, tensor: Tensor) -> Tensor:
+        if self.data_ranks() == 1:
+            return tensor
         return cast(Tensor, self.all_gather(tensor, group=self.data_group)).flatten(0, 1)
 
     def estimate(self, rollout: Rollout) -> Rollout:

@@ -82,22 +82,13 @@ def _correlation(x: Tensor, y: Tensor) -> Tensor:
 
 
 class UpdateMetrics:
-    """What the updates of one iteration did, over all their forwards and all ranks.
-
-    Args:
-        device: of the sums.
-    """
+    """What the updates of one iteration did, over all their forwards and all ranks."""
 
     def __init__(self, device: torch.device):
-        means = ("policy_loss", "value_loss", "clip_fraction", "approx_kl", "ratio_mean")
-        norms = ("grad_norm_actor", "grad_norm_critic")
-        self.metrics: dict[str, Metric] = {
-            f"ppo/{name}": MeanMetric().to(device) for name in (*means, *norms)
-        }
-        self.metrics |= {
-            "ppo/ratio_min": MinMetric().to(device),
-            "ppo/ratio_max": MaxMetric().to(device),
-        }
+        means = ["policy_loss", "value_loss", "clip_fraction", "approx_kl", "ratio_mean"]
+        means += ["grad_norm_actor", "grad_norm_critic"]
+        self.metrics: dict[str, Metric] = {f"ppo/{name}": MeanMetric().to(device) for name in means}
+        self.metrics |= {"ppo/ratio_min": MinMetric().to(device), "ppo/ratio_max": MaxMetric().to(device)}
 
     @torch.no_grad()
     def add(self, log_ratio: Tensor, policy: Tensor, value: Tensor, clipped: Tensor, mask: Tensor) -> None:

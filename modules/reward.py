@@ -65,23 +65,12 @@ class RewardModule(Stage):
         return [NetworkSpec("reward", "pretrained", arguments["pretrained"], head="scalar", trained=True)]
 
     def exports(self) -> list[ExportSpec]:
-        return [
-            ExportSpec(
-                "network.model",
-                SEQUENCE_CLASSIFIER,
-                self.stage,
-                self.pretrained,
-                metadata={"offset": self.offset or 0.0},
-                unmeasured={"offset": "the mean score"} if self.offset is None else {},
-            )
-        ]
+        model = ExportSpec("network.model", SEQUENCE_CLASSIFIER, self.stage, self.pretrained)
+        unmeasured = {"offset": "the mean score"} if self.offset is None else {}
+        return [model._replace(metadata={"offset": self.offset or 0.0}, unmeasured=unmeasured)]
 
     def parent_checkpoints(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
         return [("pretrained", self.pretrained, self.parents)]
-
-    def trainable_modules(self) -> list[nn.Module]:
-        assert self.network is not None
-        return [self.network]
 
     def configure_model(self) -> None:
         if self.network is not None:
@@ -90,9 +79,8 @@ class RewardModule(Stage):
         network = ScalarModel(load_scalar_model(self.pretrained, new_head)).train()
         if self._trainer is not None:
             check_model(network.model, self.data)
-        head = network.head
         if new_head:
-            nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1))
+            nn.init.normal_(network.head.weight, std=1 / math.sqrt(network.head.in_features + 1))
         self.network = self.shard(network)
 
     def forward(self, batch: Batch) -> Tensor:

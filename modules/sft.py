@@ -51,9 +51,7 @@ class SFTModule(CausalLM):
         rows = []
         for row, ids, kept in zip(batch["rows"].tolist(), replies, mask, strict=True):
             if row >= 0:
-                reply = ids[kept]
-                ended = bool((reply == tokenizer.eos_token_id).any())
-                rows.append(
-                    {"row": row, "reply": tokenizer.decode(reply, skip_special_tokens=True), "ended": ended}
-                )
+                text = tokenizer.decode(ids[kept], skip_special_tokens=True)
+                ended = bool((ids[kept] == tokenizer.eos_token_id).any())
+                rows.append({"row": row, "reply": text, "ended": ended})
         return rows

@@ -33,11 +33,7 @@ class Sharding(Protocol):
 
     def microbatch(self, last: bool) -> nn.Module:
         """What manual optimisation calls for the forward of one micro-batch: the stage, or the engine around
-        it.
-
-        Args:
-            last: whether the optimizer steps after its backward.
-        """
+        it. After the backward of the last one the optimizer steps."""
 
     def grad_norm(self, network: nn.Module) -> Tensor:
         """The norm of one network's gradients after the last backward of a step, before clipping; asked of
@@ -51,12 +47,8 @@ class Sharding(Protocol):
 
 
 class Unsharded:
-    """The answers of one process, and of Lightning's own strategies such as DDP, under which every rank has
-    the whole network.
-
-    Args:
-        stage: that asks.
-    """
+    """The answers to a stage of one process, and of Lightning's own strategies such as DDP, under which every
+    rank has the whole network."""
 
     clips_gradients = False
 

@@ -67,8 +67,6 @@ class Stage(L.LightningModule):
         self.tokens_before = 0  # those of all ranks when the run was resumed
         self.random_before: list[dict[str, Any]] | None = None  # each rank's generators in the checkpoint
 
-    # --- what a stage says of itself
-
     @classmethod
     @abstractmethod
     def network_specs(cls, arguments: Mapping[str, Any]) -> list[NetworkSpec]:
@@ -91,9 +89,9 @@ class Stage(L.LightningModule):
     def parent_checkpoints(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
         """The checkpoints this stage starts from: argument, path, the stages it may come from."""
 
-    @abstractmethod
     def trainable_modules(self) -> list[nn.Module]:
-        """The modules the optimizer trains."""
+        """The modules the optimizer trains: all of `network`, where a stage says nothing else."""
+        return [self.get_submodule("network")]
 
     @property
     def updates_per_batch(self) -> int:
@@ -106,11 +104,10 @@ class Stage(L.LightningModule):
         Args:
             max_steps: optimizer steps of the run where they are known ahead, else −1.
         """
-        parents = [
-            parent_problem(name, path, stages) for name, path, stages in self.parent_checkpoints() if path
-        ]
+        parents = self.parent_checkpoints()
+        problems = [parent_problem(name, path, stages) for name, path, stages in parents if path]
         return [
-            *(line for line in parents if line),
+            *(line for line in problems if line),
             *schedule_errors(self.warmup_steps, self.min_lr_ratio, max_steps),
             *optimizer_errors(self.make_optimizer, self.learning_rates()),
         ]
@@ -118,8 +115,6 @@ class Stage(L.LightningModule):
     def learning_rates(self) -> dict[str, float]:
         """The peak learning rates that the stage itself gives: field → value; else the optimizer's counts."""
         return {}
-
-    # --- what is around it: data and devices
 
     @property
     def data(self) -> TrainingData:
@@ -156,11 +151,6 @@ class Stage(L.LightningModule):
         """The process group of ranks with different rows; None = all ranks."""
         return self.sharding.data_group()
 
-    @property
-    def writes(self) -> bool:
-        """Whether this process is the one that writes files."""
-        return self._trainer is None or self.trainer.is_global_zero
-
     def _apply(self, fn: Callable, recurse: bool = True) -> "Stage":
         """Buffers keep their dtype where parameters change theirs: a rotary embedding's frequencies and PPO's
         coefficient are no numbers to round."""
@@ -177,8 +167,6 @@ class Stage(L.LightningModule):
         if errors := self.config_errors(self.trainer.max_steps if trains else -1):
             raise UserError("\n".join(errors))
         self.step_loss.process_group = self.data_group
-
-    # --- training
 
     def normalized(self, loss_sum: Tensor, batch: Batch) -> Tensor:
         """The loss to return from `training_step`: Σ / normalizer over the whole optimizer step.
@@ -221,8 +209,6 @@ class Stage(L.LightningModule):
         if by_value:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
-    # --- the optimizer
-
     def make_optimizer(self, groups: list[dict]) -> Optimizer:
         """The optimizer from parameter groups."""
         return self.optimizer(groups)
@@ -239,11 +225,7 @@ class Stage(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), **interval}}
 
     def schedule(self, optimizer: Optimizer) -> LambdaLR:
-        """Warm-up and cosine over the whole run.
-
-        Raises:
-            UserError: the run ends before the warm-up does.
-        """
+        """Warm-up and cosine over the whole run, which may not end before the warm-up does."""
         total = self.total_steps()
         if total <= self.warmup_steps and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise UserError(endless_warmup(self.warmup_steps, total))
@@ -263,8 +245,6 @@ class Stage(L.LightningModule):
         elif limit is not None:
             batches = int(batches * limit)
         return max(1, batches) * max(1, self.trainer.max_epochs or 1) * self.updates_per_batch
-
-    # --- checkpoints and the hand-over
 
     def total_tokens(self) -> int:
         """Tokens that all ranks have trained on in the whole run; every rank must ask."""
@@ -302,7 +282,7 @@ class Stage(L.LightningModule):
         """Writes the Hugging Face directory that hands this stage's result on; every rank must ask."""
         exports = self._exports()
         states = [self.sharding.full_state_dict(self.get_submodule(export.module)) for export in exports]
-        if self.writes:
+        if self._trainer is None or self.trainer.is_global_zero:
             write_export(exports, states, self.tokenizer, directory, provenance)
 
     def _exports(self) -> list[ExportSpec]:

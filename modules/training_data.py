@@ -48,8 +48,6 @@ def check_model(model: PreTrainedModel, data: TrainingData, generated: int = 0) 
     """Refuses data that a model cannot read.
 
     Args:
-        model: with an embedding and a number of positions.
-        data: what it is trained on.
         generated: tokens that are added to the longest row.
 
     Raises:

@@ -2,8 +2,5 @@
 
 
 class UserError(ValueError):
-    """A user's mistake: the text says what was found, where, and what to do instead.
-
-    It ends a command with that line and exit code 2; every other exception is a bug and keeps its trace.
-    Each of the three libraries has a class of its own, since they never import each other.
-    """
+    """A user's mistake: the text says what was found, where, and what to do instead. Every other exception is
+    a bug. Each of the three libraries has a class of its own, since they never import each other."""

@@ -9,7 +9,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from strategies.errors import UserError
 from strategies.fsdp2 import Sharded
-from strategies.zero import MEGABYTE, ZeRO
+from strategies.zero import ZeRO
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -161,7 +161,7 @@ def deepspeed(
         stage=stage,
         offload=offload,
         nvme_path=nvme_path,
-        bucket_bytes=bucket_megabytes * MEGABYTE,
+        bucket_bytes=bucket_megabytes * 10**6,
         persistent_elements=persistent_elements,
         gather_to_sample=gather_to_sample,
         backend=backend,

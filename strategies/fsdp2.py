@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -62,6 +63,7 @@ class Sharded(ModelParallelStrategy):
     """
 
     clips_gradients = False
+    lightning_module: LightningModule  # read by what runs when there is one
 
     def __init__(
         self,
@@ -83,8 +85,6 @@ class Sharded(ModelParallelStrategy):
         self.cpu_offload = cpu_offload
         self.gather_to_sample = gather_to_sample
 
-    # --- the grid of ranks
-
     def grid(self) -> tuple[int, int, int]:
         """Copies, shards and tensor-parallel ranks.
 
@@ -104,10 +104,8 @@ class Sharded(ModelParallelStrategy):
             )
         shards = self.shards or data
         if data % shards:
-            raise UserError(
-                f"trainer.strategy: shards is {shards}, but {data} ranks share the rows: give a divisor of "
-                f"{data}"
-            )
+            problem = f"shards is {shards}, but {data} ranks share the rows"
+            raise UserError(f"trainer.strategy: {problem}: give a divisor of {data}")
         if data == 1 < tensor and (self.cpu_offload or self.mixed_precision.param_dtype):
             raise UserError(
                 "trainer.strategy: cpu_offload and parameters are FSDP2's, for which data_parallel 1 leaves "
@@ -132,7 +130,6 @@ class Sharded(ModelParallelStrategy):
         )
         self._data_mesh = mesh["copies", "shards"]._flatten("data_parallel")
         self._device_mesh = mesh
-        assert self.lightning_module is not None
         self.lightning_module._device_mesh = mesh  # what a module's own `device_mesh` gives
 
     @property
@@ -143,21 +140,19 @@ class Sharded(ModelParallelStrategy):
         """One rank of every group that reads the same rows."""
         return self._data_mesh.get_group()
 
-    # --- networks
-
     def shard(self, network: Any) -> Any:
         """Shards a network in place: its matrices over a tensor-parallel group, then each of its blocks, and
         the rest as a whole, over the ranks that share the rows; then makes it fp32."""
         copies, shards, tensor = self.grid()
         if tensor > 1:
-            plan = network.tp_plan(tensor)
-            parallelize(network, self.device_mesh["tensor_parallel"], plan)
+            parallelize(network, self.device_mesh["tensor_parallel"], network.tp_plan(tensor))
             if copies * shards == 1:
                 return network.float()
+        pinned = self.root_device.type == "cuda"
         options: dict[str, Any] = {
             "mesh": self.device_mesh["copies", "shards"] if copies > 1 else self.device_mesh["shards"],
             "mp_policy": self.mixed_precision,
-            "offload_policy": self._offload_policy(),
+            "offload_policy": CPUOffloadPolicy(pinned) if self.cpu_offload else OffloadPolicy(),
         }
         for block in network.blocks():
             fully_shard(block, reshard_after_forward=self.reshard_after_forward, **options)
@@ -166,15 +161,11 @@ class Sharded(ModelParallelStrategy):
             register_fsdp_forward_method(network, method)
         return network.float()
 
-    def _offload_policy(self) -> OffloadPolicy:
-        return CPUOffloadPolicy(self.root_device.type == "cuda") if self.cpu_offload else OffloadPolicy()
-
     def model_to_device(self) -> None:
         """What FSDP2 keeps in CPU memory stays there."""
         if not self.cpu_offload:
             super().model_to_device()
             return
-        assert self.lightning_module is not None
         device = self.root_device  # `Module.to` would move all tensors alike
         self.lightning_module._apply(
             lambda tensor: tensor if isinstance(tensor, DTensor) else tensor.to(device)
@@ -206,7 +197,6 @@ class Sharded(ModelParallelStrategy):
 
     def microbatch(self, last: bool) -> nn.Module:
         """The stage itself: FSDP2 reduces gradients after every micro-batch, and needs not know the last."""
-        assert self.lightning_module is not None
         return self.lightning_module
 
     def grad_norm(self, network: nn.Module) -> Tensor:
@@ -218,16 +208,11 @@ class Sharded(ModelParallelStrategy):
     def full_state_dict(self, module: nn.Module) -> dict[str, Tensor]:
         """Full tensors in CPU memory on the first rank, nothing on the others; every rank must ask. Tied
         weights stay one tensor."""
-        state: dict[str, Tensor] = {}
-        seen: dict[int, Tensor] = {}
-        for name, tensor in module.state_dict(keep_vars=True).items():
-            if id(tensor) not in seen:
-                seen[id(tensor)] = self._on_first_rank(tensor)
-            state[name] = seen[id(tensor)]
-        return state if self.is_global_zero else {}
+        own = module.state_dict(keep_vars=True)
+        full = {tensor: self._on_first_rank(tensor) for tensor in dict.fromkeys(own.values())}
+        return {name: full[tensor] for name, tensor in own.items()} if self.is_global_zero else {}
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        assert self.lightning_module is not None
         return self.full_state_dict(self.lightning_module)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
@@ -257,7 +242,6 @@ class Sharded(ModelParallelStrategy):
         return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        assert self.lightning_module is not None
         full = checkpoint["state_dict"]
         own = self.lightning_module.state_dict(keep_vars=True)
         if strict and own.keys() != full.keys():

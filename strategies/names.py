@@ -1,6 +1,5 @@
 """What `--trainer.strategy` may be: a name of ours, or Lightning's own where it runs."""
 
-import re
 from typing import Any
 
 import torch
@@ -30,7 +29,10 @@ def strategy_of(strategy: Any, accelerator: Any) -> Any:
     if isinstance(strategy, str) and strategy != "auto" and strategy.lower() not in StrategyRegistry:
         raise UserError(f"trainer.strategy: there is no {strategy}; there is {', '.join(ours)}")
     instead = _ours_instead(strategy)
-    if instead is not None and not _on_cuda(accelerator):
+    on_cuda = isinstance(accelerator, CUDAAccelerator)
+    if accelerator in ("auto", "gpu", "cuda"):
+        on_cuda = torch.cuda.is_available()
+    if instead is not None and not on_cuda:
         given = strategy if isinstance(strategy, str) else type(strategy).__name__
         raise UserError(f"trainer.strategy: Lightning's {given} runs on CUDA only: use {instead}")
     return strategy
@@ -38,33 +40,16 @@ def strategy_of(strategy: Any, accelerator: Any) -> Any:
 
 def _ours_instead(strategy: Any) -> str | None:
     """Our name, with its options, for what Lightning runs on CUDA alone; None where it runs anywhere."""
-    if not isinstance(strategy, str):
-        name = CUDA_ONLY.get(type(strategy))
-        return name and f"strategies.{name}"
-    lightnings = strategy.lower()  # as `deepspeed_stage_3_offload_nvme`
-    name = next((ours for ours in CUDA_ONLY.values() if lightnings.startswith(ours)), None)
-    if name is None:
+    cls, given = type(strategy), {}
+    if isinstance(strategy, str) and strategy != "auto":  # as `deepspeed_stage_3_offload_nvme`
+        entry = StrategyRegistry[strategy.lower()]
+        cls, given = entry["strategy"], entry["init_params"]
+    if cls not in CUDA_ONLY:
         return None
-    options = _fsdp_options(lightnings) if name == "fsdp" else _deepspeed_options(lightnings)
-    listed = ", ".join(f"{key}: {value}" for key, value in options.items())
-    return f"strategies.{name}" + (f" with init_args {{{listed}}}" if listed else "")
-
-
-def _fsdp_options(lightnings: str) -> dict[str, str]:
-    return {"cpu_offload": "true"} if lightnings.endswith("offload") else {}
-
-
-def _deepspeed_options(lightnings: str) -> dict[str, str]:
-    stage = re.search(r"stage_(\d)", lightnings)
-    options = {"stage": stage[1]} if stage else {}
-    if "offload" in lightnings:
-        options["offload"] = "parameters" if options["stage"] == "3" else "optimizer"
-    if "nvme" in lightnings:
+    options = {key: str(given[key]).lower() for key in ("cpu_offload", "stage") if key in given}
+    if "offload_optimizer" in given:
+        options["offload"] = "parameters" if "offload_parameters" in given else "optimizer"
+    if "remote_device" in given:
         options["nvme_path"] = "FOLDER"
-    return options
-
-
-def _on_cuda(accelerator: Any) -> bool:
-    if accelerator in ("auto", "gpu", "cuda"):
-        return torch.cuda.is_available()
-    return isinstance(accelerator, CUDAAccelerator)
+    listed = ", ".join(f"{key}: {value}" for key, value in options.items())
+    return f"strategies.{CUDA_ONLY[cls]}" + (f" with init_args {{{listed}}}" if listed else "")

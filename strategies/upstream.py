@@ -15,9 +15,6 @@ FORWARD_HOOKS = tuple(f"_forward_{kind}hooks{end}" for kind in ("pre_", "") for 
 """torch can add and remove single hooks; DeepSpeed keeps no handles of its own"""
 
 
-# --- DeepSpeed: what it has made of a parameter
-
-
 def is_sharded(tensor: Tensor) -> bool:
     """Whether stage 3 has sharded a parameter: `ds_id` is among the attributes that it then has."""
     return hasattr(tensor, "ds_id")
@@ -56,10 +53,6 @@ def own_part(optimizer: Any, parameter: Tensor) -> OwnPart | None:
 
     `safe_set_full_fp32_param` and its kin do the same, but fail in stage 3 where ranks do not divide the
     parameter.
-
-    Args:
-        optimizer: DeepSpeed's.
-        parameter: of the network.
     """
     if is_sharded(parameter):
         index, start, length = optimizer.grad_position[optimizer.get_param_id(parameter)]
@@ -80,9 +73,7 @@ def own_gradient_norms(
     engine tells the norm of all together, and only after it.
 
     Args:
-        optimizer: DeepSpeed's.
         parameters: all of their groups.
-        stage: of ZeRO.
         offloaded: whether the optimizer is, which then keeps norms instead of gradients.
     """
     own = {optimizer.get_param_id(parameter) for parameter in parameters}
@@ -129,9 +120,6 @@ def use_cpu_ranks() -> None:
             return None if class_name == "ShareMemCommBuilder" else super().create_op_builder(class_name)
 
     set_accelerator(Gloo())
-
-
-# --- torch: sharded tensors
 
 
 def free_full_tensor(parameter: DTensor) -> None:

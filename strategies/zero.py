@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.seed import reset_seed
+from lightning.pytorch import LightningModule
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
@@ -23,15 +24,8 @@ from strategies.atomic import part_of, put_in_place, remove_leftovers
 from strategies.checkpoints.checkpoint import open_checkpoint
 from strategies.checkpoints.restore import restore, set_fp32_weight
 from strategies.errors import UserError
-from strategies.upstream import (
-    keep_weights_as_loaded,
-    own_gradient_norms,
-    release_prefetched,
-    use_cpu_ranks,
-)
+from strategies.upstream import keep_weights_as_loaded, own_gradient_norms, release_prefetched, use_cpu_ranks
 from strategies.zero_gather import full_tensor, unsharded
-
-MEGABYTE = 10**6  # bytes
 
 
 class ExactNumbers(DeepSpeedPrecision):
@@ -51,6 +45,8 @@ class ZeRO(DeepSpeedStrategy):
     """
 
     clips_gradients = True  # the engine does, within its step
+    config: dict[str, Any]
+    lightning_module: LightningModule  # read by what runs when there is one
 
     def __init__(
         self,
@@ -82,12 +78,9 @@ class ZeRO(DeepSpeedStrategy):
         self.masters: list[tuple[nn.Parameter, Tensor]] = []
         self.nvme = nvme_path is not None  # fp32 weights of a 16-bit run then start rounded to 16 bits
         self.trained: list[str] = []
-        assert isinstance(self.config, dict)
         self.config["zero_force_ds_cpu_optimizer"] = False  # torch's own optimizers, on CPU too
         self.config["steps_per_print"] = None
         self.config["zero_optimization"]["stage3_param_persistence_threshold"] = persistent_elements
-
-    # --- devices
 
     @property
     def on_cuda(self) -> bool:
@@ -109,8 +102,6 @@ class ZeRO(DeepSpeedStrategy):
             self.set_world_ranks()
             self._init_deepspeed_distributed()
 
-    # --- precision
-
     @property
     def precision_plugin(self) -> Precision:
         return super().precision_plugin
@@ -123,17 +114,13 @@ class ZeRO(DeepSpeedStrategy):
 
     def _format_config(self) -> None:  # Lightning's hook, where the precision is known at last
         super()._format_config()
-        assert isinstance(self.config, dict)
         width = 4 if self.precision_plugin.precision == "32-true" else 2  # bytes of a parameter
         elements = max(1, self.bucket_bytes // width)
         for name in ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size"):
             self.config["zero_optimization"][name] = elements
 
-    # --- training
-
     def init_deepspeed(self) -> None:
         module = self.lightning_module
-        assert module is not None
         if module.trainer.gradient_clip_algorithm == "value":
             raise UserError(
                 "trainer.gradient_clip_algorithm is `value`: DeepSpeed clips by norm only; use `norm`, or "
@@ -147,12 +134,11 @@ class ZeRO(DeepSpeedStrategy):
             self._initialize_deepspeed_inference(module)
 
     def tensor_init_context(self, empty_init: bool | None = None) -> Any:
-        """Networks begin in CPU memory, in their own dtype."""
+        """Networks are built in full and in their own dtype, in CPU memory or with their pretrained weights
+        still in the file, until `shard`."""
         return nullcontext()
 
-    def model_sharded_context(self) -> Any:
-        """Networks are built in full, their pretrained weights still in the file, until `shard`."""
-        return nullcontext()
+    model_sharded_context = tensor_init_context
 
     def shard(self, network: Any) -> Any:
         """Stage 3 shards a network in place, one parameter at a time: no rank ever holds all of it. The
@@ -180,18 +166,12 @@ class ZeRO(DeepSpeedStrategy):
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Under manual optimisation the engine's forward is that of a micro-batch (`microbatch`): it begins
         what a backward adds to the gradients."""
-        module = self.lightning_module
-        assert module is not None
-        if module.automatic_optimization:
+        if self.lightning_module.automatic_optimization:
             return super().training_step(*args, **kwargs)
-        return module.training_step(*args, **kwargs)
+        return self.lightning_module.training_step(*args, **kwargs)
 
     def microbatch(self, last: bool) -> nn.Module:
-        """The engine, for the forward of one micro-batch under manual optimisation.
-
-        Args:
-            last: whether the optimizer steps after its backward.
-        """
+        """The engine, for the forward of one micro-batch under manual optimisation."""
         self.deepspeed_engine.set_gradient_accumulation_boundary(last)
         return self.deepspeed_engine
 
@@ -209,7 +189,6 @@ class ZeRO(DeepSpeedStrategy):
             norm = self.deepspeed_engine.get_global_grad_norm()
             # None until a step was taken: fp16's first ones overflow, which is an infinite norm
             return torch.as_tensor(math.inf if norm is None else norm, device=self.root_device)
-        assert isinstance(self.config, dict)
         optimizer, options = self.deepspeed_engine.optimizer, self.config["zero_optimization"]
         trained = [p for p in network.parameters() if p.requires_grad]
         square = torch.zeros((), device=self.root_device)
@@ -219,8 +198,6 @@ class ZeRO(DeepSpeedStrategy):
 
     def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None) -> Any:
         """Lightning's hook where the engine is made; here fp32 weights also get their exact values."""
-        assert isinstance(self.config, dict)
-        assert self.lightning_module is not None
         if not self.lightning_module.automatic_optimization:
             # the Trainer refuses a limit then, so the stage has it; a module of one's own may have none
             self.config["gradient_clipping"] = getattr(self.lightning_module, "max_grad_norm", 0.0)
@@ -229,7 +206,8 @@ class ZeRO(DeepSpeedStrategy):
         names = {parameter: name for name, parameter in model.named_parameters()}
         self.trained = [names[p] for group in optimizer.param_groups for p in group["params"]]
         self.masters += [(p, p.data) for p in trained if casts and p.dtype == torch.float32]
-        engine, zero = self._engine(self.config, model, trained, optimizer, lr_scheduler)
+        options = {"model_parameters": trained, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        engine, zero = self._engine(self.config, model, **options)
         if self.nvme:  # the weights are on the disk: no tensor in memory could be written to
             self.masters.clear()
         while self.masters:
@@ -241,24 +219,17 @@ class ZeRO(DeepSpeedStrategy):
 
     def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
         """Lightning's hook; its own asks for an optimizer, and keeps the options of training."""
-        assert isinstance(self.config, dict)
         kept = ("fp16", "bf16", *(("zero_optimization",) if self.zero_stage_3 else ()))
         config = {name: self.config[name] for name in kept if name in self.config}
         remove_module_hooks(model)  # those of the engine before
         self.masters.clear()
-        engine, _ = self._engine({"train_micro_batch_size_per_gpu": 1, **config}, model, [])
+        config = {"train_micro_batch_size_per_gpu": 1, **config}
+        engine, _ = self._engine(config, model, model_parameters=[])
         if self.zero_stage_3:  # called when a checkpoint has been read; there are no master weights here
             keep_weights_as_loaded(engine)
         self.model = engine
 
-    def _engine(
-        self,
-        config: dict[str, Any],
-        model: nn.Module,
-        trained: list[nn.Parameter],
-        optimizer: Any = None,
-        scheduler: Any = None,
-    ) -> tuple[Any, Any]:
+    def _engine(self, config: dict[str, Any], model: nn.Module, **training: Any) -> tuple[Any, Any]:
         """DeepSpeed's engine and optimizer. Lightning's own call gives a device's index, which CPUs lack."""
         import deepspeed
 
@@ -266,14 +237,10 @@ class ZeRO(DeepSpeedStrategy):
             args=argparse.Namespace(device_rank=self.root_device.index or 0),
             config=config,
             model=model,
-            model_parameters=trained,
-            optimizer=optimizer,
-            lr_scheduler=scheduler,
             dist_init_required=False,
+            **training,
         )
         return engine, wrapped
-
-    # --- checkpoints: a folder, a file for each rank
 
     def save_checkpoint(self, checkpoint: dict, filepath: str | Path, storage_options: Any = None) -> None:
         """Writes beside `filepath` and renames: an interrupted save leaves the checkpoint before it."""
@@ -287,24 +254,18 @@ class ZeRO(DeepSpeedStrategy):
             put_in_place(target)
         self.barrier()
 
-    def load_checkpoint(
-        self, checkpoint_path: str | Path, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Every rank takes its part of any checkpoint: of another stage, of another number of ranks, or of
-        another strategy.
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Every rank takes its part of any checkpoint: of another stage, number of ranks or strategy.
 
         Raises:
             UserError: it is none, or not of this network.
         """
-        assert self.lightning_module is not None
         if self.nvme:  # DeepSpeed copies its files beside the checkpoint
             return super().load_checkpoint(checkpoint_path, weights_only)
         checkpoint = open_checkpoint(Path(checkpoint_path), self.trained)
         training = self.lightning_module.trainer.state.fn == "fit"
         restore(self.deepspeed_engine, self.lightning_module, checkpoint, training)
         return checkpoint.metadata
-
-    # --- what a stage asks for
 
     @contextmanager
     def unsharded(self, network: Any) -> Iterator[None]:
@@ -328,16 +289,12 @@ class ZeRO(DeepSpeedStrategy):
         """All ranks read different rows."""
 
     def full_state_dict(self, module: nn.Module) -> dict[str, Tensor]:
-        """Full fp32 tensors in CPU memory on the first rank, nothing on the others; every rank must ask.
+        """Full fp32 tensors in CPU memory on the first rank, nothing on the others, where one parameter at a
+        time is full; every rank must ask. Tied weights stay one tensor."""
+        own = module.state_dict(keep_vars=True)
+        full = {tensor: self._on_first_rank(tensor) for tensor in dict.fromkeys(own.values())}
+        return {name: full[tensor] for name, tensor in own.items()} if self.is_global_zero else {}
 
-        One parameter at a time is full on the other ranks.
-        """
-        state: dict[str, Tensor] = {}
-        seen: dict[int, Tensor] = {}
-        for name, tensor in module.state_dict(keep_vars=True).items():
-            if id(tensor) not in seen:
-                full = full_tensor(tensor)
-                keeps = self.is_global_zero
-                seen[id(tensor)] = full.detach().to("cpu", copy=True) if keeps else torch.empty(0)
-            state[name] = seen[id(tensor)]  # tied weights stay one tensor
-        return state if self.is_global_zero else {}
+    def _on_first_rank(self, tensor: Tensor) -> Tensor:
+        full = full_tensor(tensor).detach()
+        return full.to("cpu", copy=True) if self.is_global_zero else torch.empty(0)

@@ -11,12 +11,7 @@ from strategies.upstream import has_fp32_copy, is_sharded, without_forward_hooks
 @contextmanager
 def unsharded(network: nn.Module, apart: Iterable[nn.Module] = ()) -> Iterator[None]:
     """Full parameters on every rank, with DeepSpeed's hooks, which would release a module's parameters after
-    each forward, out of the way; so no gradients.
-
-    Args:
-        network: that was sharded.
-        apart: parts of it that are left to the hooks.
-    """
+    each forward, out of the way; so no gradients. The parts that are `apart` are left to the hooks."""
     import deepspeed
 
     left = {module for part in apart for module in part.modules()}

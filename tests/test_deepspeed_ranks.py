@@ -114,7 +114,7 @@ def everything(path):
         ]
     found = {name: {"weight": saved.weight(name)} for name in saved.meta}
     for name in saved.trained:
-        found[name] |= {**saved.moments(name), **saved.scalars(name)}
+        found[name] |= saved.states(name)
     groups = [{key: group[key] for key in group if key != "params"} for group in saved.param_groups]
     return found, groups
 

@@ -50,61 +50,50 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--tokenizer", metavar="DIR", help="the tokenizer (the one that the run used)")
     parser.add_argument("--overwrite", action="store_true", help="replace an export that DIR holds")
-    options = parser.parse_args(argv)
-    export(
-        options.checkpoint,
-        options.directory,
-        max_shard_size=options.max_shard_size,
-        dtype=options.dtype,
-        tokenizer=options.tokenizer,
-        overwrite=options.overwrite,
-    )
+    export(**vars(parser.parse_args(argv)))
     return 0
 
 
 def export(
     checkpoint: str,
     directory: str,
-    max_shard_size: str = "5GB",
-    dtype: str | None = None,
-    tokenizer: str | None = None,
-    overwrite: bool = False,
+    max_shard_size: str,
+    dtype: str | None,
+    tokenizer: str | None,
+    overwrite: bool,
 ) -> None:
-    """Writes the Hugging Face directory of a checkpoint, complete or not at all.
-
-    Args:
-        checkpoint: a file, or DeepSpeed's folder.
-        directory: where to.
-        max_shard_size: the largest file of weights, as `5GB`.
-        dtype: `fp32`, `bf16`, `fp16`; as they were trained when missing.
-        tokenizer: the run's own when missing.
-        overwrite: replace an export.
+    """Writes the Hugging Face directory of a checkpoint, complete or not at all, by the command's options.
 
     Raises:
         UserError: the checkpoint cannot be read, or the directory not be written.
     """
-    _check_size(max_shard_size)
+    size = re.fullmatch(r"(\d+)(?:KB|MB|GB|TB)", max_shard_size)
+    if not size or not int(size[1]):
+        problem = f"--max-shard-size is {max_shard_size}"
+        raise UserError(f"{problem}: give a number with its unit, such as 5GB or 500MB")
     _check_target(Path(checkpoint), Path(directory), overwrite)
     import torch
 
     from experiments.commands.mapped_weights import MappedWeights
     from modules.hf_export import write_export
+    from modules.specs import ExportSpec
     from strategies.checkpoints.checkpoint import open_checkpoint
 
     content = open_checkpoint(Path(checkpoint))
     metadata = content.metadata
-    exports = _exports(checkpoint, metadata)
+    if "exports" not in metadata:
+        raise UserError(
+            f"export: {checkpoint} is of stage `{metadata.get('stage')}` and does not say what networks it "
+            "holds: it is from before stages said that; go on from it with `--ckpt_path` for one step, and "
+            "export what that writes"
+        )
+    exports = [ExportSpec(**values) for values in metadata["exports"]]
     modules = tuple(spec.module for spec in exports)
-    weights = MappedWeights(
-        content,
-        folder=Path(directory).absolute().parent,
-        dtype=getattr(torch, DTYPES[dtype]) if dtype else None,
-    )
+    target = getattr(torch, DTYPES[dtype]) if dtype else None
+    weights = MappedWeights(content, folder=Path(directory).absolute().parent, dtype=target)
     weights.check_space(modules)
-    provenance = metadata.get("provenance") or {
-        "steps": metadata["global_step"],
-        "tokens": metadata["tokens"],
-    }
+    counts = {"steps": metadata["global_step"], "tokens": metadata["tokens"]}
+    provenance = metadata.get("provenance") or counts
     vocabulary = _tokenizer(tokenizer, metadata["tokenizer"])
     write_export(
         [_measured(spec, Path(checkpoint), provenance) for spec in exports],
@@ -128,12 +117,6 @@ def _tokenizer(given: str | None, own: str) -> Any:
         raise UserError(f"{error}; or name the run's tokenizer with --tokenizer DIR") from error
 
 
-def _check_size(size: str) -> None:
-    number = re.fullmatch(r"(\d+)(?:KB|MB|GB|TB)", size)
-    if not number or not int(number[1]):
-        raise UserError(f"--max-shard-size is {size}: give a number with its unit, such as 5GB or 500MB")
-
-
 def _check_target(checkpoint: Path, target: Path, overwrite: bool) -> None:
     if not checkpoint.exists():
         raise UserError(
@@ -149,23 +132,6 @@ def _check_target(checkpoint: Path, target: Path, overwrite: bool) -> None:
                 f"export: {target} holds no config.json, so it is no export that could be overwritten: name "
                 "another directory"
             )
-
-
-def _exports(checkpoint: str, metadata: dict[str, Any]) -> "list[ExportSpec]":
-    """What the checkpoint's stage exports, by its own words.
-
-    Raises:
-        UserError: it does not say.
-    """
-    from modules.specs import ExportSpec
-
-    if "exports" not in metadata:
-        raise UserError(
-            f"export: {checkpoint} is of stage `{metadata.get('stage')}` and does not say what networks it "
-            "holds: it is from before stages said that; go on from it with `--ckpt_path` for one step, and "
-            "export what that writes"
-        )
-    return [ExportSpec(**values) for values in metadata["exports"]]
 
 
 def _measured(spec: "ExportSpec", checkpoint: Path, provenance: dict[str, Any]) -> "ExportSpec":

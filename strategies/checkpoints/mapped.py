@@ -27,14 +27,9 @@ STAND_INS: list[tuple[Callable, str] | Callable] = [
 ]
 
 
-def moments_of(states: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Of an optimizer's states of a parameter those that it keeps for each number."""
-    return {key: value for key, value in states.items() if isinstance(value, torch.Tensor) and value.ndim}
-
-
-def scalars_of(states: dict[str, Any]) -> dict[str, Any]:
-    """Of an optimizer's states of a parameter those that it keeps for all of it: its step."""
-    return {key: value for key, value in states.items() if key not in moments_of(states)}
+def is_moment(state: Any) -> bool:
+    """Whether an optimizer keeps this state for each number of a parameter, not for all of it as its step."""
+    return isinstance(state, torch.Tensor) and state.ndim > 0
 
 
 def mapped_file(file: Path) -> dict[str, Any]:

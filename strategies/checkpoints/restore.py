@@ -5,29 +5,26 @@ Parameters are put together one at a time, and every rank takes its part of the 
 optimizer keeps for it. Nothing is rounded: the run goes on with the numbers that were saved.
 """
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from strategies.checkpoints.checkpoint import Checkpoint
+from strategies.checkpoints.mapped import is_moment
 from strategies.errors import UserError
-from strategies.upstream import full_shape, is_sharded, own_part
+from strategies.upstream import OwnPart, full_shape, own_part
 
 
 def restore(engine: Any, network: nn.Module, checkpoint: Checkpoint, training: bool) -> None:
-    """Loads weights and buffers and, for training, the optimizer's states and hyperparameters.
-
-    Args:
-        engine: DeepSpeed's, new.
-        network: what it wraps.
-        checkpoint: of any strategy.
-        training: whether there is an optimizer.
+    """Loads weights and buffers into a new engine of DeepSpeed and the network that it wraps and, for
+    training, the optimizer's states and hyperparameters.
 
     Raises:
         UserError: the checkpoint's weights are not those of the network.
     """
+    import deepspeed
+
     own = dict(network.state_dict(keep_vars=True))
     differ = sorted(own.keys() ^ checkpoint.meta.keys())
     differ += [
@@ -42,20 +39,12 @@ def restore(engine: Any, network: nn.Module, checkpoint: Checkpoint, training: b
             if name in checkpoint.tied:
                 continue
             full = checkpoint.weight(name)
-            with _gathered(tensor):
+            with deepspeed.zero.GatheredParameters([tensor], modifier_rank=0):  # does nothing below stage 3
                 tensor.data.copy_(full)
             if training and tensor.requires_grad:
                 _restore_states(engine.optimizer, tensor, full, checkpoint, name)
     if hasattr(engine.optimizer, "checkpoint_event_epilogue"):
         engine.optimizer.checkpoint_event_epilogue()  # stage 3 leaves small parameters unsharded
-
-
-def _gathered(tensor: Tensor) -> Any:
-    if not is_sharded(tensor):
-        return nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters([tensor], modifier_rank=0)
 
 
 def _restore_groups(engine: Any, checkpoint: Checkpoint) -> None:
@@ -70,34 +59,28 @@ def _restore_groups(engine: Any, checkpoint: Checkpoint) -> None:
         vars(engine.optimizer.loss_scaler).update(vars(checkpoint.loss_scaler))
 
 
-def set_fp32_weight(optimizer: Any, parameter: Tensor, full: Tensor) -> None:
-    """Gives DeepSpeed's optimizer this rank's part of a parameter's fp32 weight.
-
-    Args:
-        optimizer: DeepSpeed's.
-        parameter: of the network.
-        full: its weight.
-    """
+def set_fp32_weight(optimizer: Any, parameter: Tensor, full: Tensor) -> OwnPart | None:
+    """Gives DeepSpeed's optimizer this rank's part of a parameter's fp32 weight, and tells where it is."""
     part = own_part(optimizer, parameter)
     if part is not None:
         part.write(part.flat.data, full)
+    return part
 
 
 def _restore_states(
     optimizer: Any, parameter: Tensor, full: Tensor, checkpoint: Checkpoint, name: str
 ) -> None:
     """This rank's part of a parameter's fp32 weight and of its optimizer states."""
-    part = own_part(optimizer, parameter)
+    part = set_fp32_weight(optimizer, parameter, full)
     if part is None:
         return
-    part.write(part.flat.data, full)
     state = optimizer.optimizer.state[part.flat]
-    for key, moment in checkpoint.moments(name).items():
-        if key not in state:
-            state[key] = torch.zeros_like(part.flat, dtype=moment.dtype)
-        part.write(state[key], moment)
-    for key, value in checkpoint.scalars(name).items():
-        if key in state:
+    for key, value in checkpoint.states(name).items():
+        if is_moment(value):
+            if key not in state:
+                state[key] = torch.zeros_like(part.flat, dtype=value.dtype)
+            part.write(state[key], value)
+        elif key in state:
             if state[key] != value:
                 raise UserError(f"the checkpoint has another `{key}` for {name} than for its group")
         elif isinstance(value, Tensor):

@@ -7,14 +7,14 @@ parameter on its own (stage 3).
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from strategies.checkpoints.mapped import LossScaler, mapped_file, moments_of, scalars_of
+from strategies.checkpoints.mapped import LossScaler, is_moment, mapped_file
 from strategies.errors import UserError
 
 RANK_FILE = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_00_(optim|model)_states\.pt")
@@ -43,10 +43,7 @@ class Place(NamedTuple):
 
 
 class ZeroCheckpoint:
-    """A checkpoint written under DeepSpeed.
-
-    Args:
-        path: the folder.
+    """A checkpoint written under DeepSpeed, from its folder.
 
     Raises:
         UserError: it is none, is incomplete, or holds what would have to run code.
@@ -65,11 +62,8 @@ class ZeroCheckpoint:
             )
         self.stage = int(ranks[0]["zero_stage"])
         together = self.stage < 3
-        flats, inner = (
-            ("single_partition_of_fp32_groups", "base_optimizer_state")
-            if together
-            else ("fp32_flat_groups", "optimizer_state_dict")
-        )
+        flats = "single_partition_of_fp32_groups" if together else "fp32_flat_groups"
+        inner = "base_optimizer_state" if together else "optimizer_state_dict"
         self.masters: list[list[Tensor]] = [rank[flats] for rank in ranks]
         self.optimizers: list[dict[str, Any]] = [rank[inner] for rank in ranks]
         self.loss_scaler: LossScaler | None = ranks[0]["loss_scaler"]
@@ -112,27 +106,24 @@ class ZeroCheckpoint:
         """Copies a weight into a full tensor, of another dtype perhaps, with no memory of its own."""
         name = self.tied.get(name, name)
         if name in self.places:
-            self._join(name, lambda rank, flat: self.masters[rank][flat], into)
+            self._join(name, None, into)
         elif name in self.frozen:
             parts = [model["frozen_param_fragments"][name].flatten() for model in self.models]
             _lay_out(parts, into)
         else:
             into.copy_(self.models[0]["module"][name])
 
-    def moments(self, name: str) -> dict[str, Tensor]:
-        """What the optimizer keeps for each number of a trained parameter, in full: name → tensor."""
-        states = self._states(0, self.places[name].flat)
-        shape = self.places[name].shape
-        return {
-            key: self._join(name, self._moment(key), torch.empty(shape, dtype=part.dtype))
-            for key, part in moments_of(states).items()
-        }
-
-    def scalars(self, name: str) -> dict[str, Any]:
-        """What the optimizer keeps for a trained parameter as a whole: its step, a tensor of its own."""
-        states = self._states(0, self.places[name].flat)
-        scalars = scalars_of(states)
-        return {key: value.clone() if isinstance(value, Tensor) else value for key, value in scalars.items()}
+    def states(self, name: str) -> dict[str, Any]:
+        """What the optimizer keeps for a trained parameter, in tensors of its own: for each number, in full,
+        and its step."""
+        place = self.places[name]
+        states = dict(self.optimizers[0]["state"].get(place.flat, {}))
+        for key, value in states.items():
+            if is_moment(value):
+                states[key] = self._join(name, key, torch.empty(place.shape, dtype=value.dtype))
+            elif isinstance(value, Tensor):
+                states[key] = value.clone()
+        return states
 
     def as_file(self) -> dict[str, Any]:
         """The same as a checkpoint of any other strategy: full tensors, and the optimizer's states by the
@@ -140,27 +131,23 @@ class ZeroCheckpoint:
         weights = {name: self.weight(name) for name in self.meta if name not in self.tied}
         state = {name: weights[self.tied.get(name, name)] for name in self.meta}
         trained = self.trained
-        states = {i: {**self.scalars(name), **self.moments(name)} for i, name in enumerate(trained)}
+        states = {i: self.states(name) for i, name in enumerate(trained)}
+        flats = [self.places[name].flat for name in trained]
         groups = [
-            {**group, "params": [i for i, name in enumerate(trained) if self.places[name].flat in flats]}
+            {**group, "params": [i for i, flat in enumerate(flats) if flat in group["params"]]}
             for group in self.param_groups
-            for flats in [group["params"]]
         ]
-        optimizer = {
-            "state": {i: entries for i, entries in states.items() if entries},
-            "param_groups": groups,
-        }
+        kept = {i: entries for i, entries in states.items() if entries}
+        optimizer = {"state": kept, "param_groups": groups}
         return {**self.metadata, "state_dict": state, "optimizer_states": [optimizer]}
 
-    def _moment(self, key: str) -> Callable[[int, int], Tensor]:
-        return lambda rank, flat: self._states(rank, flat)[key]
-
-    def _states(self, rank: int, flat: int) -> dict[str, Any]:
-        return self.optimizers[rank]["state"].get(flat, {})
-
-    def _join(self, name: str, flat: Callable[[int, int], Tensor], into: Tensor) -> Tensor:
-        place = self.places[name]
-        parts = [flat(rank, place.flat)[start : start + length] for rank, start, length in place.pieces]
+    def _join(self, name: str, key: str | None, into: Tensor) -> Tensor:
+        """Puts a trained parameter's fp32 weight together or, where a key is given, one of its states."""
+        place, parts = self.places[name], []
+        for rank, start, length in place.pieces:
+            states = self.optimizers[rank]["state"]
+            flat = self.masters[rank][place.flat] if key is None else states[place.flat][key]
+            parts.append(flat[start : start + length])
         return _lay_out(parts, into)
 
 
