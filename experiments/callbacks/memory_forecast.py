@@ -19,8 +19,7 @@ from experiments.plan.advice import most_helpful
 from experiments.plan.budget import machine_memory
 from experiments.plan.config import Run, run_of
 from experiments.plan.estimate import estimate_memory
-from experiments.plan.run_plan import estimates_of
-from experiments.plan.summary import strategies_table
+from experiments.plan.run_plan import estimates_of, strategies_table
 from experiments.plan.units import size
 
 SIGNS = (

@@ -14,8 +14,7 @@ from datamodules.sampling.mixture import Mixture
 from datamodules.sampling.mixture_schedule import MixtureSchedule
 from experiments.cli.user_errors import UserError
 from experiments.plan.mixture_file import read_mixture
-from experiments.plan.printing import show, table
-from experiments.plan.units import amount, count
+from experiments.plan.units import amount, count, show, table
 
 TOLERANCE = 1e-6  # relative: a source that meets its max_epochs to rounding does not pass it
 JSON_KEYS = ("share", "tokens", "epochs")

@@ -38,9 +38,9 @@ class Optimum(NamedTuple):
     tokens_per_parameter: float
 
 
-def tokens_for(parameters: int, rule: str) -> int:
-    """The token budget of a rule of thumb, one of `TOKENS_PER_PARAMETER`."""
-    return round(parameters * TOKENS_PER_PARAMETER[rule])
+def rules_of_thumb(parameters: int) -> dict[str, int]:
+    """Tokens for a model of so many parameters, by rule."""
+    return {rule: round(parameters * tokens) for rule, tokens in TOKENS_PER_PARAMETER.items()}
 
 
 def loss(fit: Fit, parameters: float, tokens: float) -> float:
@@ -61,6 +61,11 @@ def optimum(fit: Fit, flops: float) -> Optimum:
     parameters = scale * (flops / 6) ** (fit.beta / power)
     tokens = flops / 6 / parameters
     return Optimum(parameters, tokens, loss(fit, parameters, tokens), tokens / parameters)
+
+
+def optima(flops: float) -> dict[str, dict[str, float]]:
+    """Fit → parameters, tokens, loss and tokens a parameter of the optimum for a budget of FLOPs."""
+    return {name: optimum(fit, flops)._asdict() for name, fit in FITS.items()}
 
 
 def optimal_tokens(fit: Fit, parameters: float) -> float:
