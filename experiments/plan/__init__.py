@@ -87,10 +87,7 @@ def _parser() -> _Parser:
 
 PLANS = {
     "config": ("run_plan:main", ("devices", "memory", "tokens", "flops", "mfu", "read_data")),
-    "parameters": (
-        "no_config:parameters_main",
-        ("devices", "memory", "tokens", "flops", "mfu", "layout"),
-    ),
+    "parameters": ("no_config:parameters_main", ("devices", "memory", "tokens", "flops", "mfu", "layout")),
     "compute": ("no_config:compute_main", ("devices", "flops", "mfu")),
     "mixture": ("mixture:main", ("tokens",)),
 }

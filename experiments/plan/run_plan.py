@@ -18,15 +18,7 @@ from experiments.plan.config import Run, read_run
 from experiments.plan.estimate import candidates, estimate_memory, growth
 from experiments.plan.memory import MemoryEstimate
 from experiments.plan.parallelism import Parallelism
-from experiments.plan.scaling import (
-    FITS,
-    TWENTY_NOTE,
-    loss,
-    low_rank_parameters,
-    optima,
-    optimal_tokens,
-    rules_of_thumb,
-)
+from experiments.plan.scaling import TWENTY_NOTE, low_rank_parameters, predictions, rules_of_thumb
 from experiments.plan.units import amount, duration, show, size
 from experiments.plan.work import Work, read_lengths, work
 
@@ -60,22 +52,15 @@ class RunPlan(NamedTuple):
         return {name: each.configured.peak <= self.memory for name, each in self.estimates.items()}
 
     @property
-    def rules_of_thumb(self) -> dict[str, int]:
-        """Tokens for a network of this size, by rule."""
-        return rules_of_thumb(self.run.networks[0].sizes.parameters)
+    def parameters(self) -> int:
+        """N of the trained network (PPO: of the actor)."""
+        return self.run.networks[0].sizes.parameters
 
     @property
     def scaling(self) -> dict[str, Any] | None:
-        """What the parametric law says of pretraining: the tokens this size is the optimum for, the loss it
-        predicts for the run, and the optimum for the run's compute."""
-        if self.run.stage != "pretrain":
-            return None
-        parameters, tokens = self.run.networks[0].sizes.parameters, self.work.tokens
-        return {
-            "optimal_tokens": {name: optimal_tokens(fit, parameters) for name, fit in FITS.items()},
-            "loss": {name: loss(fit, parameters, tokens) for name, fit in FITS.items()} if tokens else None,
-            "optimum": optima(self.work.flops_6nd) if self.work.flops_6nd else None,
-        }
+        """What the parametric law says of pretraining; of other stages it says nothing."""
+        is_pretraining = self.run.stage == "pretrain"
+        return predictions(self.parameters, self.work.tokens, self.work.flops_6nd) if is_pretraining else None
 
 
 def main(options: Namespace, overrides: Sequence[str]) -> int:
@@ -131,7 +116,7 @@ def as_json(plan: RunPlan) -> dict[str, Any]:
         "memory": plan.memory,
         "fits": plan.fits,
         "choice": plan.choice._asdict(),
-        "tokens": {"step": todo.step_tokens, "run": todo.tokens, **plan.rules_of_thumb},
+        "tokens": {"step": todo.step_tokens, "run": todo.tokens, **rules_of_thumb(plan.parameters)},
         "steps": todo.steps,
         "flops": {
             "forward_per_token": todo.forward_flops_per_token,
@@ -199,7 +184,9 @@ def _choice_lines(plan: RunPlan) -> list[str]:
 def _work_lines(plan: RunPlan) -> Iterator[str]:
     """Tokens, steps, FLOPs and time."""
     todo, budget = plan.work, plan.budget
-    rules = ", ".join(f"{rule} = {amount(tokens)}" for rule, tokens in plan.rules_of_thumb.items())
+    rules = ", ".join(
+        f"{rule} = {amount(tokens)}" for rule, tokens in rules_of_thumb(plan.parameters).items()
+    )
     yield f"tokens by rules of thumb: {rules}"
     step = f"{amount(todo.step_tokens)} tokens a step at most"
     forward = f"{todo.forward_flops_per_token:.4g}"

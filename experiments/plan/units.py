@@ -6,20 +6,17 @@ from difflib import get_close_matches
 from typing import Any
 
 
-def amount(tokens: float) -> str:
-    """Four digits and a letter: 852.7 G."""
-    for unit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if tokens >= unit * 0.99995:
-            return f"{tokens / unit:.4g} {letter}"
-    return f"{tokens:.4g}"
+def amount(number: float, digits: int = 4, unit: str = "") -> str:
+    """Some digits and a letter: 852.7 G."""
+    for scale, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= scale * (1 - 0.5 * 10**-digits):  # 999.96 is 1 k, not 1000
+            return f"{number / scale:.{digits}g} {letter}{unit}"
+    return f"{number:.{digits}g} {unit}".rstrip()
 
 
 def size(number: float, digits: int = 4) -> str:
     """Bytes in decimal units, as memory is sold: 31.41 GB."""
-    for unit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= unit * (1 - 0.5 * 10**-digits):
-            return f"{number / unit:.{digits}g} {letter}B"
-    return f"{number:.{digits}g} B"
+    return amount(number, digits, "B")
 
 
 def duration(seconds: float) -> str:
