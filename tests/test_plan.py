@@ -3,6 +3,7 @@ temperatures, refusals, advice."""
 
 import inspect
 import json
+import math
 import re
 import subprocess
 import sys
@@ -17,8 +18,7 @@ from datamodules.sampling.mixture import Mixture, Source
 from datamodules.sampling.mixture_schedule import MixtureSchedule
 from experiments.cli.program import main
 from experiments.plan import EXAMPLE
-from experiments.plan.mixture import mixture_plan
-from experiments.plan.mixture_file import KEYS, read_mixture
+from experiments.plan.mixture import KEYS, mixture_plan, read_mixture
 from tests.conftest import CONFIGS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,7 +147,7 @@ def test_changes_hold_from_their_number_of_tokens_on():
 
 def test_a_source_that_is_dropped_before_it_is_through_has_no_second_epoch():
     mixture = Mixture({"a": source(1000), "b": source(10)}, {400: {"b": 1.0}})
-    assert mixture_plan(mixture, 1000)["a"].second_epoch is None
+    assert mixture_plan(mixture, 1000)["a"].second_epoch == math.inf
 
 
 def test_temperature_holds_in_changes_too():

@@ -12,8 +12,8 @@ from experiments.plan.scaling import (
     low_rank_parameters,
     optimal_tokens,
     optimum,
+    rules_of_thumb,
     seconds,
-    tokens_for,
     training_flops,
 )
 
@@ -21,9 +21,9 @@ GOPHER = 5.76e23  # FLOPs, the budget of Gopher and of Chinchilla
 
 
 def test_budgets_by_rule_of_thumb():
-    assert tokens_for(7_500_000_000, "1.7x") == 12_750_000_000
-    assert tokens_for(70_000_000_000, "20x") == 1_400_000_000_000
-    assert tokens_for(3, "1.7x") == 5
+    assert rules_of_thumb(7_500_000_000)["1.7x"] == 12_750_000_000
+    assert rules_of_thumb(70_000_000_000)["20x"] == 1_400_000_000_000
+    assert rules_of_thumb(3)["1.7x"] == 5
 
 
 @pytest.mark.parametrize(

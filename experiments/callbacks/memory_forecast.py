@@ -1,6 +1,5 @@
 """What a fit will need, said before its first step; and when memory runs out all the same, the plan's table
-and the one change that would help most.
-"""
+and the one change that would help most."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +8,6 @@ from textwrap import indent
 from traceback import clear_frames
 from typing import Any, NamedTuple
 
-import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
@@ -19,8 +17,7 @@ from experiments.plan.advice import most_helpful
 from experiments.plan.budget import machine_memory
 from experiments.plan.config import Run, run_of
 from experiments.plan.estimate import estimate_memory
-from experiments.plan.run_plan import estimates_of
-from experiments.plan.summary import strategies_table
+from experiments.plan.run_plan import estimates_of, strategies_table
 from experiments.plan.units import size
 
 SIGNS = (
@@ -77,17 +74,12 @@ class Forecast(NamedTuple):
 
 
 def forecast(config: Any, trainer: Any) -> Forecast | str:
-    """The plan of a fit, or in a line why there is none; a run never fails because it cannot be planned.
-
-    Args:
-        config: of `fit`, parsed.
-        trainer: built, not yet running.
-    """
+    """The plan of a fit, by its parsed configuration and the trainer that is built, not yet running; or a
+    line that says why there is none: a run never fails because it cannot be planned."""
     on_gpu = trainer.strategy.root_device.type == "cuda"
     try:
         run = run_of(config, trainer.world_size)._replace(on_cpu=not on_gpu)
-        memory, where = machine_memory(trainer.num_devices, on_gpu)
-        plan = Forecast(run, memory, where)
+        plan = Forecast(run, *machine_memory(trainer.num_devices, on_gpu))
         plan.lines()  # what cannot be counted is found out here
     except Exception as error:  # networks are anybody's: whatever they raise, the run may still work
         first = (str(error).splitlines() or [type(error).__name__])[0]
@@ -120,10 +112,8 @@ def ran_out(error: BaseException | None) -> bool:
 
 @contextmanager
 def out_of_memory_explained(cli: Any) -> Iterator[None]:
-    """While a fit runs: an error for want of memory becomes a refusal with the plan's table, on every rank.
-
-    Args:
-        cli: with the `trainer`, and the `forecast` of the fit or None.
+    """While a fit runs, by a `cli` with its `trainer` and `forecast` (or None): an error for want of memory
+    becomes a refusal with the plan's table, on every rank.
 
     Raises:
         UserError: memory ran out.
@@ -132,7 +122,8 @@ def out_of_memory_explained(cli: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _refuse(cli, error)
+        if refusal := _refusal(cli, error):
+            raise refusal from error
         raise
 
 
@@ -142,25 +133,19 @@ class _ToldFirst(Callback):
     def __init__(self, cli: Any):
         self.cli = cli
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        try:
-            _refuse(self.cli, exception)
-        except UserError as refusal:
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        if refusal := _refusal(self.cli, exception):
             ranks.report(refusal)
 
 
-def _refuse(cli: Any, error: BaseException) -> None:
-    if ran_out(error):
-        clear_frames(error.__traceback__)  # what the step has held is free again: the plan needs memory too
-        raise UserError(_explained(cli.forecast, cli.trainer, error)) from error
-
-
-def _explained(plan: Forecast | str | None, trainer: Any, error: BaseException) -> str:
+def _refusal(cli: Any, error: BaseException) -> UserError | None:
     """What ran out where, the plan and the remedy: one text, which the run's first error is told with once,
-    whichever rank has met it."""
+    whichever rank has met it. None where memory is not what the error is about."""
+    if not ran_out(error):
+        return None
+    clear_frames(error.__traceback__)  # what the step has held is free again: the plan needs memory too
+    trainer, plan = cli.trainer, cli.forecast
     rank = f"rank {trainer.global_rank} ran " if trainer.world_size > 1 else ""
     message = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     text = f"{rank}out of memory after {trainer.global_step} steps: {message[:200]}"
-    return f"{text}\n{plan.table()}\n{plan.advice()}" if isinstance(plan, Forecast) else text
+    return UserError(f"{text}\n{plan.table()}\n{plan.advice()}" if isinstance(plan, Forecast) else text)

@@ -1,14 +1,13 @@
 """The `trivium plan` command: what a run will take, computed before anything is read or trained.
 
-Four questions, each in a file of its own: what a run's configuration needs (`config`, `estimate`, `work`,
-`summary`), what a number of parameters needs (`parameters`), what a compute budget is best spent on
-(`compute`), and what a budget takes of a mixture (`mixture`). This file knows the command line only, and
-imports nothing heavy for its help.
+Four questions: what a run's configuration needs (`config`, `estimate`, `work`, `run_plan`), what a number of
+parameters needs and what a compute budget is best spent on (`no_config`), and what a budget takes of a
+mixture (`mixture`). This file knows the command line only, and imports nothing heavy for its help.
 """
 
 import argparse
 from difflib import get_close_matches
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import NoReturn
 
 from experiments.cli.user_errors import UserError
@@ -87,12 +86,12 @@ def _parser() -> _Parser:
 
 
 PLANS = {
-    "config": ("summary", ("devices", "memory", "tokens", "flops", "mfu", "read_data")),
-    "parameters": ("parameters", ("devices", "memory", "tokens", "flops", "mfu", "layout")),
-    "compute": ("compute", ("devices", "flops", "mfu")),
-    "mixture": ("mixture", ("tokens",)),
+    "config": ("run_plan:main", ("devices", "memory", "tokens", "flops", "mfu", "read_data")),
+    "parameters": ("no_config:parameters_main", ("devices", "memory", "tokens", "flops", "mfu", "layout")),
+    "compute": ("no_config:compute_main", ("devices", "flops", "mfu")),
+    "mixture": ("mixture:main", ("tokens",)),
 }
-"""what can be planned → the file that does it, the options that have a meaning for it"""
+"""what can be planned → the function that does it, the options that have a meaning for it"""
 
 
 def main(argv: list[str]) -> int:
@@ -113,8 +112,8 @@ def main(argv: list[str]) -> int:
         )
     if len(given) > 1:
         raise UserError(f"--{given[0]} and --{given[1]} are two plans: give one of them")
-    file, needs = PLANS[given[0]]
+    function, needs = PLANS[given[0]]
     for name in sorted({name for _, names in PLANS.values() for name in names} - set(needs)):
         if getattr(options, name):
             raise UserError(f"--{name.replace('_', '-')} has no meaning with --{given[0]}: leave it out")
-    return import_module(f"{__name__}.{file}").main(options, overrides)
+    return resolve_name(f"{__name__}.{function}")(options, overrides)

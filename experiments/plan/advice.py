@@ -10,7 +10,6 @@ from experiments.plan.strategies_memory import FSDP2, SIMPLEST_FIRST
 from experiments.plan.units import size
 
 WORTH = 0.95  # a change that leaves more than this share of the peak is none
-MOST_DEVICES = 65536
 
 
 class Choice(NamedTuple):
@@ -66,12 +65,11 @@ def _named(name: str, checkpointing: bool, whole: bool) -> str:
 def _too_little(run: Run, peaks: dict[str, int], memory: int) -> str:
     best = min(peaks, key=peaks.__getitem__)
     text = f"nothing fits {size(memory)}: the least is {best}, {size(peaks[best])}"
-    devices, whole = 2, run.sampling is None
-    while devices <= MOST_DEVICES:
+    whole = run.sampling is None
+    for devices in (2**power for power in range(1, 17)):  # as many as the largest runs have
         wider = FSDP2(devices, gather_to_sample=whole)
         if devices > run.devices and estimate_memory(run, wider, True).peak <= memory:
             return f"{text}; {_named(wider.name, True, whole)} fits on {devices} devices"
-        devices *= 2
     return f"{text}, and more devices do not help: lower micro_batch_size or the rows' length"
 
 

@@ -42,7 +42,6 @@ def read_budget(options: argparse.Namespace) -> Budget:
         UserError: numbers that cannot be, a line each.
     """
     errors: list[str] = []
-
     given: dict[str, Any] = {}
     for name, (hint, least) in HINTS.items():
         if (text := getattr(options, name)) is not None:
@@ -52,9 +51,8 @@ def read_budget(options: argparse.Namespace) -> Budget:
     if given.get("mfu", 1) > 1:
         errors.append(f"--mfu is {shown(options.mfu)}: give a share of the peak, such as 0.4")
     if ("flops" in given) != ("mfu" in given):
-        errors.append(
-            "--flops and --mfu tell the time only together: give both, such as --flops 989e12 --mfu 0.4"
-        )
+        wanted = "give both, such as --flops 989e12 --mfu 0.4"
+        errors.append(f"--flops and --mfu tell the time only together: {wanted}")
     if errors:
         raise UserError("\n".join(errors))
     whole = {name: int(given[name]) for name in ("devices", "memory", "tokens") if name in given}
@@ -62,12 +60,7 @@ def read_budget(options: argparse.Namespace) -> Budget:
 
 
 def machine_memory(ranks: int, on_gpu: bool = True) -> tuple[int, str]:
-    """The memory a rank has on this machine, and what that is in words.
-
-    Args:
-        ranks: processes on the machine; they share its RAM.
-        on_gpu: whether they run on its GPUs, where there are any.
-    """
+    """Bytes that one of so many ranks has on this machine, on its GPUs or not; and what that is in words."""
     import torch
 
     if on_gpu and torch.cuda.is_available():
@@ -76,10 +69,8 @@ def machine_memory(ranks: int, on_gpu: bool = True) -> tuple[int, str]:
     return ram_bytes() // ranks, f"this machine's RAM{shared}"
 
 
-def ram_bytes(limits: tuple[str, ...] = ("/sys/fs/cgroup/memory.max",)) -> int:
+def ram_bytes() -> int:
     """Bytes of RAM that this process may use: the machine's, or its container's where that is less."""
-    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in limits:
-        text = Path(limit).read_text().strip() if Path(limit).is_file() else ""
-        most = min(most, int(text)) if text.isdigit() else most
-    return most
+    most, limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else ""
+    return min(most, int(text)) if text.isdigit() else most  # `max` = no limit

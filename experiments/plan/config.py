@@ -1,9 +1,7 @@
 """What a run's configuration says of its networks, batches and devices. Neither stage nor data is built: both
 say it of themselves from their arguments. Only each network's config is read, and the tokenizer where one has
-no vocabulary.
-"""
+no vocabulary."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -15,12 +13,12 @@ from experiments.cli.parser import ParseOnly, parse
 from experiments.cli.user_errors import UserError
 from experiments.plan.network_sizes import Head, Sizes, read_config, sizes
 from experiments.plan.parallelism import Parallelism
-from experiments.plan.strategies_memory import parallelism_of
+from experiments.plan.strategies_memory import defaults_of, parallelism_of
 from modules.hf_config import named
 from modules.stage import NetworkSpec, SamplingSpec
 
-MOMENTS = {"SGD": 0, "Adafactor": 0, "Adagrad": 1, "RMSprop": 1, "Lion": 1}
 ADAMS = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "FusedAdam", "DeepSpeedCPUAdam")
+MOMENTS = {"SGD": 0, "Adafactor": 0, "Adagrad": 1, "RMSprop": 1, "Lion": 1, **dict.fromkeys(ADAMS, 2)}
 
 
 class Network(NamedTuple):
@@ -71,9 +69,7 @@ def read_run(files: Sequence[str], overrides: Sequence[str], devices: int | None
 def run_of(parsed: Any, devices: int | None) -> Run:
     """The run that a parsed configuration of `trivium fit` describes.
 
-    Args:
-        parsed: with `trainer`, `model` and `data`.
-        devices: ranks over all machines; None = the configuration's.
+    Its ranks over all machines are `devices`, or where that is None the configuration's.
 
     Raises:
         UserError: a mistake in it, or a network whose config is not there.
@@ -123,9 +119,7 @@ def _class_and_arguments(given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]
     """A configured class, and its arguments: those given, the defaults of the others."""
     module, _, name = given["class_path"].rpartition(".")
     cls = getattr(import_module(module), name)
-    parameters = inspect.signature(cls).parameters.items()
-    defaults = {key: each.default for key, each in parameters if each.default is not each.empty}
-    return cls, {**defaults, **(given.get("init_args") or {})}
+    return cls, {**defaults_of(cls), **(given.get("init_args") or {})}
 
 
 def _devices(trainer: Mapping[str, Any]) -> int:
@@ -174,9 +168,7 @@ def _moments(optimizer: Any, notes: list[str]) -> int:
         return 2  # every stage's default is AdamW
     path, options = optimizer["class_path"], optimizer.get("init_args") or {}
     name = path.rpartition(".")[2]
-    if name in ADAMS:
-        return 3 if options.get("amsgrad") else 2
     if name in MOMENTS:
-        return MOMENTS[name] + bool(options.get("momentum"))
+        return MOMENTS[name] + bool(options.get("amsgrad") or options.get("momentum"))
     notes.append(f"{path} keeps two numbers a parameter, as Adam does")
     return 2

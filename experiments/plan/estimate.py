@@ -23,35 +23,25 @@ SAMPLING_LOGITS = 3  # logits, their softmax and its running sum
 def candidates(run: Run) -> dict[str, Parallelism]:
     """Every strategy over the run's devices, by name; its own as it is configured."""
     sizes = [network.sizes for network in run.networks]
-    made = {name: strategy.over(run.devices, sizes) for name, strategy in STRATEGIES.items()}
-    possible = {name: parallelism for name, parallelism in made.items() if parallelism is not None}
-    return {**possible, run.parallelism.name: run.parallelism}
+    made = [strategy.over(run.devices, sizes) for strategy in STRATEGIES.values()]
+    return {each.name: each for each in made if each} | {run.parallelism.name: run.parallelism}
 
 
 def estimate_memory(run: Run, parallelism: Parallelism, checkpointing: bool | None = None) -> MemoryEstimate:
-    """The bytes of a rank at its fullest: in an update, or while it samples.
-
-    Args:
-        run: the run.
-        parallelism: how it is spread.
-        checkpointing: whether blocks are computed again in the backward pass; None = as the run has it.
-    """
+    """The bytes of a rank at its fullest, in an update or while it samples; with blocks computed again in the
+    backward pass or not (`checkpointing`, None = as the run has it)."""
     params = params_of(run, parallelism, run.networks)
     states, host = _states(run, parallelism, params)
-    activations = 0
-    for network in run.networks:
-        if network.trained:
-            batch = run.rows, run.tokens, params.bytes_each.weights, "mixed" in run.precision, run.packed
-            activations += saved_activations(network.config, *batch).in_all(
-                network.sizes.layers,
-                parallelism.activation_share,
-                bool(run.checkpointing) if checkpointing is None else checkpointing,
-            )
+    again = bool(run.checkpointing if checkpointing is None else checkpointing)
+    batch = run.rows, run.tokens, params.bytes_each.weights, "mixed" in run.precision, run.packed
+    activations = sum(
+        saved_activations(each.config, *batch).in_all(each.sizes.layers, parallelism.activation_share, again)
+        for each in run.networks
+        if each.trained
+    )
     logits = max(_logits(run, network, run.rows) for network in run.networks)
     is_half = not run.precision.startswith(("32", "64")) and run.sampling is None  # PPO's head is fp32
-    moments = parallelism.moments(
-        params, activations, logits, states.gradients, run.accumulates, half=is_half
-    )
+    moments = parallelism.moments(params, activations, logits, states.gradients, run.accumulates, is_half)
     estimate = MemoryEstimate(
         *states,
         activations=activations,
@@ -106,9 +96,8 @@ def _with_sampling(
     kv_heads, width = -(-actor.kv_heads // parallelism.tensor), params[0].bytes_each.weights
     cache = kv_cache_bytes(actor.layers, kv_heads, actor.head_size, run.tokens, rows, width)
     generating = cache + SAMPLING_LOGITS * rows * actor.vocabulary * 4 + gathered[0]
-    scoring = [
-        _logits(run, network, rows) + whole for network, whole in zip(run.networks, gathered, strict=True)
-    ]
+    pairs = zip(run.networks, gathered, strict=True)
+    scoring = [_logits(run, network, rows) + whole for network, whole in pairs]
     kept = parallelism.offload != "none" or parallelism.keeps_gradients
     return estimate._replace(
         kv_cache=cache,

@@ -1,6 +1,5 @@
 """What memory is counted in: bytes of a parameter, of a rank's states, of a step's moments, of a rank at its
-fullest. Plain arithmetic without torch; what depends on the strategy is in `parallelism`.
-"""
+fullest. Plain arithmetic without torch; what depends on the strategy is in `parallelism`."""
 
 from typing import NamedTuple
 
@@ -60,13 +59,10 @@ class Params(NamedTuple):
     def head_bytes(self, half: bool) -> tuple[int, int]:
         """What `F.linear_cross_entropy` takes for a moment in its forward and in its backward pass.
 
-        In fp32 the gradient of the head's weight. In 16 bits (measured with torch 2.13 on CPU) the forward
-        pass has fp32 copies of parts of the weight, the backward pass the gradient in 16 bits and in fp32, a
-        part's product and the weight in fp32; under autocast the weight's copy in 16 bits and its fp32
-        gradient too.
-
-        Args:
-            half: whether products are computed in 16 bits.
+        In fp32 the gradient of the head's weight. With products in 16 bits (`half`; measured with torch 2.13
+        on CPU) the forward pass has fp32 copies of parts of the weight, the backward pass the gradient in 16
+        bits and in fp32, a part's product and the weight in fp32; under autocast the weight's copy in 16 bits
+        and its fp32 gradient too.
         """
         if not half:
             return 0, 4 * self.head
@@ -137,7 +133,7 @@ def kv_cache_bytes(layers: int, kv_heads: int, head_size: int, tokens: int, rows
     return 2 * layers * kv_heads * head_size * tokens * rows * width
 
 
-def logits_bytes(tokens: int, vocabulary: int, chunk: int, width: int = 4) -> int:
+def logits_bytes(tokens: int, vocabulary: int, chunk: int) -> int:
     """Logits that exist at the same time when the loss goes through a forward's tokens in chunks, in fp32;
     torch's chunked linear cross-entropy works on them in place."""
-    return min(tokens, chunk) * vocabulary * width
+    return min(tokens, chunk) * vocabulary * 4

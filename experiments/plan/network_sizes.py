@@ -7,13 +7,9 @@ from functools import cache
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PretrainedConfig, PreTrainedModel
 
 from experiments.cli.user_errors import UserError
 from experiments.plan.upstream import storage_id, tensors_without_memory
@@ -22,7 +18,10 @@ from modules.hf_config import new_config, saved_config
 
 Head = Literal["language", "scalar"]
 DTYPES = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}  # by bytes a number
-AUTO: dict[str, Any] = {"language": AutoModelForCausalLM, "scalar": AutoModelForSequenceClassification}
+AUTO: dict[str, Any] = {
+    "language": transformers.AutoModelForCausalLM,
+    "scalar": transformers.AutoModelForSequenceClassification,
+}
 
 
 class Sizes(NamedTuple):
@@ -102,21 +101,19 @@ def sizes(config: PretrainedConfig, head: Head = "language") -> Sizes:
     """
     model = build(config, head)
     blocks = repeated_blocks(model)
-    each = [_count(block) for block in blocks]
-    total = _count(model)
+    in_blocks, total = [_count(block) for block in blocks], _count(model)
     embeddings = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
-    looked_up = sum(weight.numel() for weight in embeddings)
     output = model.get_output_embeddings() if head == "language" else None
     tied = output is not None and any(output.weight is weight for weight in embeddings)
-    vectors = sum(p.numel() for p in model.parameters() if p.ndim < 2)
+    not_multiplied = [*embeddings, *(p for p in model.parameters() if p.ndim < 2)]
     head_weights = 0 if output is None else cast(Tensor, output.weight).numel()
     text = config.get_text_config()
     heads = text.num_attention_heads
     return Sizes(
         parameters=total,
-        matmul=total - looked_up - vectors + (head_weights if tied else 0),
-        block=max(each, default=0),
-        outside=total - sum(each),
+        matmul=total - sum(p.numel() for p in not_multiplied) + (head_weights if tied else 0),
+        block=max(in_blocks, default=0),
+        outside=total - sum(in_blocks),
         splittable=_splittable(model),
         layers=len(blocks),
         hidden=text.hidden_size,
@@ -151,11 +148,8 @@ def _splittable(model: PreTrainedModel) -> int:
     plan = getattr(model.config, "base_model_tp_plan", None) or {}
     patterns = [f"{name}.weight" for name, style in plan.items() if style.startswith(("colwise", "rowwise"))]
     patterns += [f"{name}.bias" for name, style in plan.items() if style.startswith("colwise")]
-    return sum(
-        p.numel()
-        for name, p in model.base_model.named_parameters()
-        if any(fnmatch(name, pattern) for pattern in patterns)
-    )
+    parameters = model.base_model.named_parameters()
+    return sum(p.numel() for name, p in parameters if any(fnmatch(name, pattern) for pattern in patterns))
 
 
 def saved_activations(
@@ -163,7 +157,7 @@ def saved_activations(
     rows: int,
     tokens: int,
     width: int = 4,
-    autocast: bool = False,
+    half: bool = False,
     packed: bool = False,
 ) -> SavedActivations:
     """The tensors that the transformer keeps for its backward pass, as torch's autograd saves them on a CPU
@@ -177,29 +171,23 @@ def saved_activations(
         rows: B, sequences of a forward.
         tokens: T, tokens of a sequence.
         width: bytes of a weight.
-        autocast: whether matrix products are computed in 16 bits, where the weights are not.
+        half: whether matrix products are computed in 16 bits, where the weights are not.
         packed: whether several documents share a row, so that attention has a mask that is kept too.
     """
-    casts = autocast and width > 2
-    kind: Any = type(config)
-    return _saved_activations(kind, config.to_json_string(), rows, tokens, width, casts, packed)
-
-
-@cache
-def _saved_activations(kind: Any, text: str, rows: int, tokens: int, *options: Any) -> SavedActivations:
-    config = kind.from_dict(json.loads(text))
-    one, two = (_saved_bytes(config, layers, rows, tokens, *options) for layers in (1, 2))
-    block_input = rows * tokens * config.get_text_config().hidden_size * options[0]
+    kind: Any = type(config)  # the cache needs arguments that hash
+    text, casts = config.to_json_string(), half and width > 2
+    one, two = (_saved_bytes(kind, text, layers, rows, tokens, width, casts, packed) for layers in (1, 2))
+    block_input = rows * tokens * config.get_text_config().hidden_size * width
     return SavedActivations(block=two - one, outside=max(0, 2 * one - two), block_input=block_input)
 
 
+@cache
 def _saved_bytes(
-    config: PretrainedConfig, layers: int, rows: int, tokens: int, width: int, casts: bool, packed: bool
+    kind: Any, text: str, layers: int, rows: int, tokens: int, width: int, casts: bool, packed: bool
 ) -> int:
-    small = type(config).from_dict({**config.to_dict(), "vocab_size": 8})
-    small.num_hidden_layers = layers
-    for name in ("bos_token_id", "eos_token_id"):
-        setattr(small, name, None)
+    few = {"vocab_size": 8, "bos_token_id": None, "eos_token_id": None}
+    small = kind.from_dict({**json.loads(text), **few})
+    small.num_hidden_layers = layers  # whatever the network's config calls it
     with tensors_without_memory():
         model = build(small, "language", "cpu", DTYPES[width]).train()
         ids = torch.zeros(rows, tokens, dtype=torch.int64)
@@ -213,9 +201,7 @@ def _saved_bytes(
                 kept.setdefault(storage_id(tensor), tensor)
             return tensor
 
-        with (
-            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-            torch.autocast("cpu", dtype=torch.bfloat16, enabled=casts),
-        ):
+        autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=casts)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast:
             model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
         return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -1,8 +1,7 @@
 """How a run is spread over its ranks, and what a rank must hold then: the questions that a strategy answers.
 
 The answers here are those of one that holds everything on every rank; each strategy that there is has a class
-of its own in `strategies_memory`.
-"""
+of its own in `strategies_memory`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -41,8 +40,6 @@ class Parallelism:
     gather_to_sample: bool = True  # whether a network whose parameters are split is whole while it samples
     arguments: Mapping[str, Any] = field(default_factory=dict, compare=False)  # not the factory's defaults
 
-    # --- which strategy it is
-
     @classmethod
     def over(cls, ranks: int, networks: Sequence["Sizes"]) -> Self | None:
         """As its defaults make it over all ranks; None where the networks do not allow it."""
@@ -50,13 +47,8 @@ class Parallelism:
 
     @classmethod
     def of_trainer(cls, name: str, arguments: Mapping[str, Any], ranks: int) -> Self | None:
-        """What a Trainer's strategy is; None where it is another.
-
-        Args:
-            name: of its class, function or registered name, in small letters, without `strategy`.
-            arguments: of it, with our own factories' defaults.
-            ranks: over all machines.
-        """
+        """What a Trainer's strategy is, by its class's or registered name in small letters (without
+        `strategy`) and by its arguments with our own factories' defaults; None where it is another."""
         raise NotImplementedError
 
     @property
@@ -67,10 +59,9 @@ class Parallelism:
     @property
     def option(self) -> str:
         """The option of `trivium fit` that chooses it."""
-        if not self.factory_arguments:
-            return f"--trainer.strategy strategies.{self.factory}"
-        form = {"class_path": f"strategies.{self.factory}", "init_args": self.factory_arguments}
-        return f"--trainer.strategy '{json.dumps(form)}'"
+        path, arguments = f"strategies.{self.factory}", self.factory_arguments
+        form = json.dumps({"class_path": path, "init_args": arguments})
+        return f"--trainer.strategy '{form}'" if arguments else f"--trainer.strategy {path}"
 
     @property
     def factory_arguments(self) -> dict[str, Any]:
@@ -83,8 +74,6 @@ class Parallelism:
         arguments = {**self.arguments, "gather_to_sample": False}
         return replace(self, gather_to_sample=False, arguments=arguments)
 
-    # --- states
-
     @property
     def shards(self) -> int:
         """N, ranks over which what is sharded is split."""
@@ -92,11 +81,8 @@ class Parallelism:
 
     @classmethod
     def bytes_per_param(cls, precision: str, moments: int = 2) -> BytesPerParam:
-        """Bytes of a trained parameter.
-
-        Args:
-            precision: Lightning's, such as `bf16-mixed`.
-            moments: numbers an optimizer keeps for each parameter; Adam 2.
+        """Bytes of a trained parameter in Lightning's `precision`, such as `bf16-mixed`, of which an
+        optimizer keeps so many moments; Adam 2.
 
         Raises:
             UserError: a precision that is not known.
@@ -118,9 +104,8 @@ class Parallelism:
             split: those of them that tensor parallelism splits; every rank of a group holds the others.
         """
         mine = parameters - split + -(-split // self.tensor)
-        shards = {part: self.shards if part in self.sharded else 1 for part in ALL_STATES}
-        parts = zip(ALL_STATES, bytes_each, strict=True)
-        return States(*(-(-mine * width // shards[part]) for part, width in parts))
+        shards = [self.shards if part in self.sharded else 1 for part in ALL_STATES]
+        return States(*(-(-mine * width // n) for width, n in zip(bytes_each, shards, strict=True)))
 
     def network_states(self, sizes: "Sizes", bytes_each: BytesPerParam, accumulates: bool) -> States:
         """The states of a network whose tensors are known, where steps have several micro-batches or one."""
@@ -132,8 +117,6 @@ class Parallelism:
             return states, 0
         stays = States(0 if self.offload == "parameters" else states.weights, 0, 0)
         return stays, states.total - stays.total + -(-trained * self.offload_copy // self.shards)
-
-    # --- what moments of a step take beside them
 
     @property
     def keeps_gradients(self) -> bool:

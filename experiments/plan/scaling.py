@@ -1,6 +1,6 @@
 """How much data and compute a model wants: token budgets, FLOPs, time, and the parametric scaling law."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 TOKENS_PER_PARAMETER = {"1.7x": 1.7, "20x": 20.0}
 """rules of thumb: Kaplan et al. 2020 as tutorials quote it; Hoffmann et al. 2022 ("Chinchilla")"""
@@ -38,9 +38,9 @@ class Optimum(NamedTuple):
     tokens_per_parameter: float
 
 
-def tokens_for(parameters: int, rule: str) -> int:
-    """The token budget of a rule of thumb, one of `TOKENS_PER_PARAMETER`."""
-    return round(parameters * TOKENS_PER_PARAMETER[rule])
+def rules_of_thumb(parameters: int) -> dict[str, int]:
+    """Tokens for a model of so many parameters, by rule."""
+    return {rule: round(parameters * tokens) for rule, tokens in TOKENS_PER_PARAMETER.items()}
 
 
 def loss(fit: Fit, parameters: float, tokens: float) -> float:
@@ -50,17 +50,27 @@ def loss(fit: Fit, parameters: float, tokens: float) -> float:
 
 def optimum(fit: Fit, flops: float) -> Optimum:
     """The model and tokens of the lowest loss for a budget C = 6·N·D (Hoffmann et al. 2022, equation 4):
-    N = G·(C/6)^(β/(α+β)), D = (C/6)/N, G = (αA/βB)^(1/(α+β)).
-
-    Args:
-        fit: the constants.
-        flops: C, the compute budget.
-    """
+    N = G·(C/6)^(β/(α+β)), D = (C/6)/N, G = (αA/βB)^(1/(α+β))."""
     power = fit.alpha + fit.beta
     scale = (fit.alpha * fit.A / (fit.beta * fit.B)) ** (1 / power)
     parameters = scale * (flops / 6) ** (fit.beta / power)
     tokens = flops / 6 / parameters
     return Optimum(parameters, tokens, loss(fit, parameters, tokens), tokens / parameters)
+
+
+def optima(flops: float) -> dict[str, dict[str, float]]:
+    """Fit → parameters, tokens, loss and tokens a parameter of the optimum for a budget of FLOPs."""
+    return {name: optimum(fit, flops)._asdict() for name, fit in FITS.items()}
+
+
+def predictions(parameters: int, tokens: int | None, flops: float | None) -> dict[str, Any]:
+    """What each fit says of a model: the tokens for which its size is the optimum, the loss after the run's
+    tokens and the optimum for the run's compute; None where those are not known."""
+    return {
+        "optimal_tokens": {name: optimal_tokens(fit, parameters) for name, fit in FITS.items()},
+        "loss": {name: loss(fit, parameters, tokens) for name, fit in FITS.items()} if tokens else None,
+        "optimum": optima(flops) if flops else None,
+    }
 
 
 def optimal_tokens(fit: Fit, parameters: float) -> float:

@@ -2,8 +2,7 @@
 
 To plan another one, write a class here and name it in `STRATEGIES` and `SIMPLEST_FIRST`: nothing else in the
 planner asks for a strategy's name. Which buffers exist together was measured, on CPU processes over gloo
-(`tests/test_memory_measured.py`).
-"""
+(`tests/test_memory_measured.py`)."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -162,12 +161,9 @@ class FSDP2(Parallelism):
         if name.startswith("fsdp"):
             replicas = ranks // _divisor(arguments.get("shards"), ranks, ranks)
             return cls(ranks, replicas=replicas, **cls.memory_options(arguments))
-        if (
-            name.startswith("modelparallel")
-            and _divisor(arguments.get("tensor_parallel_size"), ranks, 1) == 1
-        ):
-            return cls(ranks, gather_to_sample=False)  # Lightning's own
-        return None
+        groups = _divisor(arguments.get("tensor_parallel_size"), ranks, 1)
+        is_lightnings = name.startswith("modelparallel") and groups == 1
+        return cls(ranks, gather_to_sample=False) if is_lightnings else None
 
     @staticmethod
     def memory_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,30 +252,26 @@ def parallelism_of(given: Any, ranks: int, notes: list[str]) -> Parallelism:
         ranks: over all machines.
         notes: what was assumed is added.
     """
-    path, arguments, changed = _path_and_arguments(given)
+    if isinstance(given, Mapping) and "class_path" in given:
+        path, arguments = given["class_path"], given.get("init_args") or {}
+    else:
+        path, arguments = given if isinstance(given, str) else type(given).__name__, {}
+    factory = path.removeprefix("strategies.")
+    is_ours = factory != path and factory in strategies.__all__
+    defaults = defaults_of(getattr(strategies, factory)) if is_ours else {}
+    changed = {key: value for key, value in arguments.items() if key in defaults and value != defaults[key]}
     name = path.rpartition(".")[2].lower().replace("strategy", "")
     for strategy in STRATEGIES.values():
-        if parallelism := strategy.of_trainer(name, arguments, ranks):
+        if parallelism := strategy.of_trainer(name, {**defaults, **arguments}, ranks):
             return replace(parallelism, arguments=changed)
     notes.append(f"strategy {path} holds everything on every rank, as ddp does")
     return DDP(ranks)
 
 
-def _path_and_arguments(given: Any) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The name of a strategy, its arguments with the defaults of our own factories filled in, and those of
-    our own factories that are not the default."""
-    if isinstance(given, str):
-        path, arguments = given, {}
-    elif isinstance(given, Mapping) and "class_path" in given:
-        path, arguments = given["class_path"], dict(given.get("init_args") or {})
-    else:
-        path, arguments = type(given).__name__, {}
-    name = path.removeprefix("strategies.")
-    factory = getattr(strategies, name) if name != path and name in strategies.__all__ else None
-    parameters = inspect.signature(factory).parameters.items() if factory else ()
-    defaults = {key: each.default for key, each in parameters if each.default is not each.empty}
-    changed = {key: value for key, value in arguments.items() if key in defaults and value != defaults[key]}
-    return path, {**defaults, **arguments}, changed
+def defaults_of(function: Any) -> dict[str, Any]:
+    """The defaults of a function's arguments, or of a class's."""
+    parameters = inspect.signature(function).parameters.items()
+    return {name: each.default for name, each in parameters if each.default is not each.empty}
 
 
 def _divisor(given: Any, ranks: int, otherwise: int) -> int:

@@ -1,4 +1,4 @@
-"""Numbers as people write and read them: tokens, bytes, time."""
+"""Numbers as people write and read them: tokens, bytes, time; and how plans are printed."""
 
 import math
 from collections.abc import Iterable
@@ -6,20 +6,17 @@ from difflib import get_close_matches
 from typing import Any
 
 
-def amount(tokens: float) -> str:
-    """Four digits and a letter: 852.7 G."""
-    for unit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if tokens >= unit * 0.99995:
-            return f"{tokens / unit:.4g} {letter}"
-    return f"{tokens:.4g}"
+def amount(number: float, digits: int = 4, unit: str = "") -> str:
+    """Some digits and a letter: 852.7 G."""
+    for scale, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= scale * (1 - 0.5 * 10**-digits):  # 999.96 is 1 k, not 1000
+            return f"{number / scale:.{digits}g} {letter}{unit}"
+    return f"{number:.{digits}g} {unit}".rstrip()
 
 
 def size(number: float, digits: int = 4) -> str:
     """Bytes in decimal units, as memory is sold: 31.41 GB."""
-    for unit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= unit * (1 - 0.5 * 10**-digits):
-            return f"{number / unit:.{digits}g} {letter}B"
-    return f"{number:.{digits}g} B"
+    return amount(number, digits, "B")
 
 
 def duration(seconds: float) -> str:
@@ -59,3 +56,24 @@ def shown(given: Any) -> str:
     """What was given, cut to a length that fits a line."""
     text = repr(given)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def table(title: str, first: str, *numbers: str) -> Any:
+    """A `rich.table.Table` of a column of names and columns of numbers."""
+    from rich.table import Table  # `--json` does without
+
+    result = Table(title=title, title_justify="left")
+    result.add_column(first, overflow="fold")
+    for heading in numbers:
+        result.add_column(heading, justify="right", no_wrap=True)
+    return result
+
+
+def show(*parts: Any) -> None:
+    """Prints lines as they are, however long, and tables as wide as the terminal allows."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for part in parts:
+        is_line = isinstance(part, str)
+        console.print(part, markup=not is_line, soft_wrap=is_line)

@@ -1,6 +1,7 @@
 """What a run has to do: tokens, steps, FLOPs."""
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,29 +46,24 @@ def work(run: Run, tokens: int | None = None, lengths: DataLengths | None = None
         steps = lengths.steps_per_epoch * run.epochs * updates
     total = None if steps is None else -(-steps // updates) * step_tokens
     forward = [forward_flops(network.sizes, run.tokens) for network in run.networks]
-    trained = sum(network.sizes.parameters for network in run.networks if network.trained)
+    trained = [network.trained for network in run.networks]
+    flops = 3 * passes * sum(compress(forward, trained))  # of a token: forward once and backward twice
+    if run.sampling:
+        flops += forward[0] + sum(forward)  # the actor samples it, and all four networks read it
+    parameters = sum(network.sizes.parameters for network in run.networks if network.trained)
     return Work(
         step_tokens=step_tokens,
         steps=steps,
         tokens=total,
         forward_flops_per_token=forward[0],
-        flops=None if total is None else float(total * flops_per_token(run, forward)),
-        flops_6nd=None if total is None else training_flops(trained, total * passes),
+        flops=None if total is None else float(total * flops),
+        flops_6nd=None if total is None else training_flops(parameters, total * passes),
     )
 
 
 def forward_flops(sizes: Sizes, tokens: int) -> int:
     """FLOPs of a network's forward pass for one token of a row of so many."""
     return forward_flops_per_token(sizes.matmul, sizes.layers, sizes.heads * sizes.head_size, tokens)
-
-
-def flops_per_token(run: Run, forward: Sequence[int]) -> int:
-    """FLOPs a token costs in all: forward once and backward twice; in PPO sampled by the actor once, read by
-    all four networks once, and trained on in every pass."""
-    trained = 3 * sum(each for each, network in zip(forward, run.networks, strict=True) if network.trained)
-    if run.sampling is None:
-        return trained
-    return forward[0] + sum(forward) + run.sampling.epochs * trained
 
 
 def read_lengths(files: Sequence[str], overrides: Sequence[str]) -> DataLengths:

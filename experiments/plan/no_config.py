@@ -1,4 +1,5 @@
-"""`trivium plan --parameters 7.5e9 --devices 64`: what a number of parameters needs, without any config."""
+"""Plans that need no config: `--parameters N`, what a model of that size needs; and `--compute C`, the model
+and the tokens that so many FLOPs are best spent on, by three fits."""
 
 import json
 from argparse import Namespace
@@ -6,16 +7,46 @@ from collections.abc import Iterator, Sequence
 
 from experiments.cli.user_errors import UserError
 from experiments.plan.budget import Budget, read_budget
-from experiments.plan.compute import optimum_lines
 from experiments.plan.memory import BYTES_PER_PARAM
-from experiments.plan.printing import show, table
-from experiments.plan.scaling import TOKENS_PER_PARAMETER, tokens_for, training_flops
+from experiments.plan.scaling import TWENTY_NOTE, optima, rules_of_thumb, training_flops
 from experiments.plan.strategies_memory import STRATEGIES
-from experiments.plan.units import amount, count, duration, nearest, size
+from experiments.plan.units import amount, count, duration, nearest, number, show, size, table
 
 
-def main(options: Namespace, overrides: Sequence[str]) -> int:
-    """Prints the plan.
+def compute_main(options: Namespace, overrides: Sequence[str]) -> int:
+    """Prints the optimum for a budget of FLOPs.
+
+    Raises:
+        UserError: a budget that is no number above 0.
+    """
+    errors: list[str] = []
+    budget = read_budget(options)
+    flops = number("--compute", options.compute, errors, "FLOPs such as 5.76e23")
+    if errors:
+        raise UserError(errors[0])
+    devices = budget.devices or 1
+    time = budget.time(flops, devices)
+    if options.json:
+        print(json.dumps({"compute": flops, "optimum": optima(flops), "seconds": time}))
+        return 0
+    estimate = [] if time is None else [f"an estimated {duration(time)} on {devices} devices"]
+    show(*optimum_lines(flops), *estimate)
+    return 0
+
+
+def optimum_lines(flops: float) -> Iterator[str]:
+    """The optima in words."""
+    yield f"the best use of {flops:.4g} FLOPs (C = 6·N·D) by L = E + A/N^α + B/D^β:"
+    for name, best in optima(flops).items():
+        yield (
+            f"  {name:<20}  {amount(best['parameters']):>8} parameters  {amount(best['tokens']):>8} tokens  "
+            f"{best['tokens_per_parameter']:.3g} tokens a parameter  loss {best['loss']:.4f}"
+        )
+    yield f"  {TWENTY_NOTE}"
+
+
+def parameters_main(options: Namespace, overrides: Sequence[str]) -> int:
+    """Prints what a number of parameters needs.
 
     Raises:
         UserError: no number of parameters, or an unknown layout.
@@ -43,20 +74,14 @@ def main(options: Namespace, overrides: Sequence[str]) -> int:
         over = f" > {size(memory)}" if memory is not None and parts.total > memory else ""
         row = (*map(size, parts), size(parts.total) + over)
         overview.add_row(strategy, *row, style="bold red" if over else None)
-    heading = (
-        f"{amount(parameters)} parameters, {name}: {' + '.join(map(str, each))} = {each.total} bytes each"
-    )
-    choice = [] if memory is None else [choice_line(bytes_per_rank, memory)]
-    show(f"{heading} for weights, gradients and Adam", overview, *choice, *token_lines(parameters, budget))
+    layout = f"{' + '.join(map(str, each))} = {each.total} bytes each for weights, gradients and Adam"
+    choice = [] if memory is None else [_choice(bytes_per_rank, memory)]
+    heading = f"{amount(parameters)} parameters, {name}: {layout}"
+    show(heading, overview, *choice, *_token_lines(parameters, budget))
     return 0
 
 
-def rules_of_thumb(parameters: int) -> dict[str, int]:
-    """Tokens for a model of so many parameters, by rule."""
-    return {rule: tokens_for(parameters, rule) for rule in TOKENS_PER_PARAMETER}
-
-
-def choice_line(bytes_per_rank: dict[str, int], memory: int) -> str:
+def _choice(bytes_per_rank: dict[str, int], memory: int) -> str:
     """The simplest strategy whose states leave room."""
     fitting = [name for name, needed in bytes_per_rank.items() if needed <= memory]
     if not fitting:
@@ -67,7 +92,7 @@ def choice_line(bytes_per_rank: dict[str, int], memory: int) -> str:
     )
 
 
-def token_lines(parameters: int, budget: Budget) -> Iterator[str]:
+def _token_lines(parameters: int, budget: Budget) -> Iterator[str]:
     """Tokens by rules of thumb, what training on them takes, and the best use of as much compute."""
     rules = rules_of_thumb(parameters)
     yield "tokens: " + ", ".join(f"{rule} = {amount(tokens)}" for rule, tokens in rules.items())
