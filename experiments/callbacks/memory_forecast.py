@@ -3,18 +3,13 @@ and the one change that would help most.
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from textwrap import indent
 from traceback import clear_frames
 from typing import Any, NamedTuple
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from experiments.cli.user_errors import UserError
-from experiments.distributed.ranks import ranks
 from experiments.plan.advice import most_helpful
 from experiments.plan.budget import machine_memory
 from experiments.plan.config import Run, run_of
@@ -77,12 +72,7 @@ class Forecast(NamedTuple):
 
 
 def forecast(config: Any, trainer: Any) -> Forecast | str:
-    """The plan of a fit, or in a line why there is none; a run never fails because it cannot be planned.
-
-    Args:
-        config: of `fit`, parsed.
-        trainer: built, not yet running.
-    """
+    """The plan of a fit, or in a line why there is none; a run never fails because it cannot be planned."""
     on_gpu = trainer.strategy.root_device.type == "cuda"
     try:
         run = run_of(config, trainer.world_size)._replace(on_cpu=not on_gpu)
@@ -118,49 +108,19 @@ def ran_out(error: BaseException | None) -> bool:
     return False
 
 
-@contextmanager
-def out_of_memory_explained(cli: Any) -> Iterator[None]:
-    """While a fit runs: an error for want of memory becomes a refusal with the plan's table, on every rank.
+def explained(plan: Forecast | str | None, trainer: Any, error: BaseException) -> BaseException:
+    """The error that a run is told to have ended with: where a fit ran out of memory, a refusal that says
+    where, with the plan's table and the remedy; else the error itself.
 
     Args:
-        cli: with the `trainer`, and the `forecast` of the fit or None.
-
-    Raises:
-        UserError: memory ran out.
+        plan: of the fit; None for another command.
+        trainer: of the run.
+        error: what it met.
     """
-    cli.trainer.callbacks.insert(0, _ToldFirst(cli))
-    try:
-        yield
-    except Exception as error:
-        _refuse(cli, error)
-        raise
-
-
-class _ToldFirst(Callback):
-    """Explains the error to the other ranks before `Agreement` tells them of it as it is."""
-
-    def __init__(self, cli: Any):
-        self.cli = cli
-
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        try:
-            _refuse(self.cli, exception)
-        except UserError as refusal:
-            ranks.report(refusal)
-
-
-def _refuse(cli: Any, error: BaseException) -> None:
-    if ran_out(error):
-        clear_frames(error.__traceback__)  # what the step has held is free again: the plan needs memory too
-        raise UserError(_explained(cli.forecast, cli.trainer, error)) from error
-
-
-def _explained(plan: Forecast | str | None, trainer: Any, error: BaseException) -> str:
-    """What ran out where, the plan and the remedy: one text, which the run's first error is told with once,
-    whichever rank has met it."""
+    if plan is None or not ran_out(error):
+        return error
+    clear_frames(error.__traceback__)  # what the step has held is free again: the plan needs memory too
     rank = f"rank {trainer.global_rank} ran " if trainer.world_size > 1 else ""
     message = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     text = f"{rank}out of memory after {trainer.global_step} steps: {message[:200]}"
-    return f"{text}\n{plan.table()}\n{plan.advice()}" if isinstance(plan, Forecast) else text
+    return UserError(f"{text}\n{plan.table()}\n{plan.advice()}" if isinstance(plan, Forecast) else text)

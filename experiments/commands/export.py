@@ -40,25 +40,15 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoint", metavar="CKPT", help="for example runs/sft/checkpoints/last.ckpt")
-    parser.add_argument("directory", metavar="DIR", help="the directory to write")
-    parser.add_argument(
-        "--max-shard-size", default="5GB", metavar="SIZE", help="of a file of weights, as 5GB or 500MB (5GB)"
-    )
-    parser.add_argument(
-        "--dtype", choices=list(DTYPES), help="of the weights (as they were trained, fp32 copies first)"
-    )
-    parser.add_argument("--tokenizer", metavar="DIR", help="the tokenizer (the one that the run used)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an export that DIR holds")
-    options = parser.parse_args(argv)
-    export(
-        options.checkpoint,
-        options.directory,
-        max_shard_size=options.max_shard_size,
-        dtype=options.dtype,
-        tokenizer=options.tokenizer,
-        overwrite=options.overwrite,
-    )
+    option = parser.add_argument
+    option("checkpoint", metavar="CKPT", help="for example runs/sft/checkpoints/last.ckpt")
+    option("directory", metavar="DIR", help="the directory to write")
+    shards = "of a file of weights, as 5GB or 500MB (5GB)"
+    option("--max-shard-size", default="5GB", metavar="SIZE", help=shards)
+    option("--dtype", choices=list(DTYPES), help="of the weights (as they were trained, fp32 copies first)")
+    option("--tokenizer", metavar="DIR", help="the tokenizer (the one that the run used)")
+    option("--overwrite", action="store_true", help="replace an export that DIR holds")
+    export(**vars(parser.parse_args(argv)))
     return 0
 
 
@@ -74,11 +64,10 @@ def export(
 
     Args:
         checkpoint: a file, or DeepSpeed's folder.
-        directory: where to.
+        directory: to write; `overwrite` replaces an export that it holds.
         max_shard_size: the largest file of weights, as `5GB`.
         dtype: `fp32`, `bf16`, `fp16`; as they were trained when missing.
         tokenizer: the run's own when missing.
-        overwrite: replace an export.
 
     Raises:
         UserError: the checkpoint cannot be read, or the directory not be written.
@@ -95,25 +84,15 @@ def export(
     metadata = content.metadata
     exports = _exports(checkpoint, metadata)
     modules = tuple(spec.module for spec in exports)
-    weights = MappedWeights(
-        content,
-        folder=Path(directory).absolute().parent,
-        dtype=getattr(torch, DTYPES[dtype]) if dtype else None,
-    )
+    target_dtype = getattr(torch, DTYPES[dtype]) if dtype else None
+    weights = MappedWeights(content, Path(directory).absolute().parent, target_dtype)
     weights.check_space(modules)
-    provenance = metadata.get("provenance") or {
-        "steps": metadata["global_step"],
-        "tokens": metadata["tokens"],
-    }
+    counts = {"steps": metadata["global_step"], "tokens": metadata["tokens"]}
+    provenance = metadata.get("provenance") or counts
     vocabulary = _tokenizer(tokenizer, metadata["tokenizer"])
-    write_export(
-        [_measured(spec, Path(checkpoint), provenance) for spec in exports],
-        [weights.state(module) for module in modules],
-        vocabulary,
-        directory,
-        provenance,
-        file_size=max_shard_size,
-    )
+    specs = [_measured(spec, Path(checkpoint), provenance) for spec in exports]
+    states = [weights.state(module) for module in modules]
+    write_export(specs, states, vocabulary, directory, provenance, file_size=max_shard_size)
     stage, gigabytes = metadata["stage"], weights.bytes(modules) / 1e9
     print(f"{directory}: stage {stage}, step {provenance['steps']:,}, {gigabytes:.3g} GB of weights")
 
@@ -152,11 +131,7 @@ def _check_target(checkpoint: Path, target: Path, overwrite: bool) -> None:
 
 
 def _exports(checkpoint: str, metadata: dict[str, Any]) -> "list[ExportSpec]":
-    """What the checkpoint's stage exports, by its own words.
-
-    Raises:
-        UserError: it does not say.
-    """
+    """What the checkpoint's stage exports, by its own words."""
     from modules.specs import ExportSpec
 
     if "exports" not in metadata:

@@ -17,30 +17,19 @@ OTHER_FILES = 50 * 10**6  # bytes to spare for tokenizer and configs
 
 class MappedWeights:
     """Weights where they are in the checkpoint's file; where they must be put together or cast, in new files
-    that are mapped into memory and already have no name: they are gone when the process is.
-
-    Args:
-        checkpoint: of any strategy.
-        folder: on the disk for new files.
-        dtype: of the weights; None = as the checkpoint has them.
-    """
+    in `folder` that are mapped into memory and already have no name: they are gone when the process is.
+    Without `dtype` they keep the one that they have in the checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None):
         self.checkpoint, self.folder, self.dtype = checkpoint, folder, dtype
 
     def bytes(self, networks: tuple[str, ...]) -> int:
         """Of the weights of some networks, tied ones once."""
-        return sum(self._size(name) for network in networks for name in self._names(network))
+        return sum(map(self._size, self._names(networks)))
 
     def check_space(self, networks: tuple[str, ...]) -> None:
-        """Refuses a disk that is too small.
-
-        Raises:
-            UserError: with what is needed and what is free.
-        """
-        new = sum(
-            self._size(name) for network in networks for name in self._names(network) if self._moves(name)
-        )
+        """Refuses (`UserError`) a disk that is too small."""
+        new = sum(self._size(name) for name in self._names(networks) if self._moves(name))
         needed = self.bytes(networks) + new + OTHER_FILES
         disk = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
         free = shutil.disk_usage(disk).free
@@ -64,9 +53,9 @@ class MappedWeights:
                 progress.advance(task, self._size(name))
         return state
 
-    def _names(self, network: str) -> list[str]:
-        names = self.checkpoint.meta
-        return [name for name in names if name.startswith(f"{network}.") and name not in self.checkpoint.tied]
+    def _names(self, networks: tuple[str, ...]) -> list[str]:
+        prefixes, tied = tuple(f"{network}." for network in networks), self.checkpoint.tied
+        return [name for name in self.checkpoint.meta if name.startswith(prefixes) and name not in tied]
 
     def _target(self, name: str) -> torch.dtype:
         own = self.checkpoint.meta[name]
@@ -76,10 +65,8 @@ class MappedWeights:
         return self.checkpoint.meta[name].numel() * self._target(name).itemsize
 
     def _moves(self, name: str) -> bool:
-        return (
-            isinstance(self.checkpoint, ZeroCheckpoint)
-            or self._target(name) != self.checkpoint.meta[name].dtype
-        )
+        own = self.checkpoint.meta[name].dtype
+        return isinstance(self.checkpoint, ZeroCheckpoint) or self._target(name) != own
 
     def _weight(self, name: str) -> Tensor:
         if not self._moves(name) or not self._size(name):
