@@ -92,10 +92,8 @@ def text_of(row: Mapping[str, Any], field: str | None = None) -> str | None:
 
 def every_text(row: Mapping[str, Any]) -> str | None:
     """All columns that are texts, or hold texts, in a row of an unknown kind; None where there is none."""
-    text = "\n".join(
-        filter(None, (_written(value) for value in row.values() if isinstance(value, str | list)))
-    )
-    return text or None
+    parts = (_written(value) for value in row.values() if isinstance(value, str | list))
+    return "\n".join(filter(None, parts)) or None
 
 
 def _written(value: Any) -> str:
@@ -123,11 +121,7 @@ def _no_text(row: Mapping[str, Any], field: str | None) -> str:
 
 
 def stop_where_broken_off(text: Text) -> None:
-    """Refuses a file from this row on, where nobody knows how much is lost with it.
-
-    Raises:
-        UserError: naming the row.
-    """
+    """Refuses (`UserError`) a file from this row on, where nobody knows how much is lost with it."""
     from datamodules.reading.record import BROKEN_OFF
 
     if BROKEN_OFF in (text.problem or ""):

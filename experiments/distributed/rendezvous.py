@@ -17,8 +17,7 @@ class Place(NamedTuple):
 
     rank: int
     size: int
-    local_rank: int
-    """on its machine"""
+    local_rank: int  # on its machine
     host: str
     port: int
     seconds: int

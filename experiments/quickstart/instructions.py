@@ -6,7 +6,7 @@ Every function takes the texts of one split and knows nothing of the others: the
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from experiments.quickstart.raw_texts import ChineseReview, Module, Review, prose
 
@@ -16,8 +16,7 @@ CHARACTERS = 30  # longest Chinese reply
 SENTENCE_END = re.compile(r"""(?<=[\w)"'*][\w)"'*][.!?])\s+(?=[A-Z])""")
 
 
-@dataclass(frozen=True)
-class Instruction:
+class Instruction(NamedTuple):
     """One row of instruction tuning; `input` may be empty. Its prompt is (instruction, input)."""
 
     instruction: str
@@ -27,8 +26,7 @@ class Instruction:
     language: str
 
 
-@dataclass(frozen=True)
-class Texts:
+class Texts(NamedTuple):
     """What one split's instructions are built from; `sums` as `raw_texts.sum_problems` gives them."""
 
     reviews: Sequence[Review]
