@@ -55,13 +55,10 @@ class Requeue(Callback):
     handler saves wherever each rank happens to be, amid other collectives.
 
     The ranks ask each other after every step: Lightning's logged steps may be hours apart.
-
-    Args:
-        run: the run's folder; the job goes on with `--ckpt_path last`.
     """
 
     def __init__(self, run: str):
-        self.checkpoint = f"{run}/checkpoints/last.ckpt"
+        self.checkpoint = f"{run}/checkpoints/last.ckpt"  # the job goes on with `--ckpt_path last`
         self.active = SLURMEnvironment.detect()
         self.asked = self.saved = False
 

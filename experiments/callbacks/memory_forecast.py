@@ -110,13 +110,7 @@ def ran_out(error: BaseException | None) -> bool:
 
 def explained(plan: Forecast | str | None, trainer: Any, error: BaseException) -> BaseException:
     """The error that a run is told to have ended with: where a fit ran out of memory, a refusal that says
-    where, with the plan's table and the remedy; else the error itself.
-
-    Args:
-        plan: of the fit; None for another command.
-        trainer: of the run.
-        error: what it met.
-    """
+    where, with the plan's table and the remedy; else, and where no `plan` was asked for, the error itself."""
     if plan is None or not ran_out(error):
         return error
     clear_frames(error.__traceback__)  # what the step has held is free again: the plan needs memory too

@@ -129,7 +129,9 @@ class RunCLI(StageCLI):
                 "give more"
             )
         errors += self.model.config_errors(trainer.max_steps if trains else -1)
-        errors += self.datamodule.config_errors(data_ranks(trainer), trainer.accumulate_grad_batches)
+        strategy = trainer.strategy  # a tensor-parallel group reads the same rows and counts once
+        data_ranks = strategy.data_ranks if isinstance(strategy, Sharded) else trainer.world_size
+        errors += self.datamodule.config_errors(data_ranks, trainer.accumulate_grad_batches)
         errors += self.datamodule.pairing_errors(self.model)
         if self.subcommand in ("validate", "test") and not self.datamodule.has_validation:
             errors.append(f"data.val is not set: there is nothing to {self.subcommand} on; name a file")
@@ -177,12 +179,6 @@ def checkpoint_errors(given: str | None, run: Path, strategy: Strategy) -> list[
             f"folder {run}: name the run that wrote them with --run"
         ]
     return []
-
-
-def data_ranks(trainer: L.Trainer) -> int:
-    """Ranks that share the rows of a step; a tensor-parallel group reads the same rows and counts once."""
-    strategy = trainer.strategy
-    return strategy.data_ranks if isinstance(strategy, Sharded) else trainer.world_size
 
 
 def main(argv: list[str]) -> int:

@@ -17,17 +17,11 @@ DEVIATIONS = 3  # standard errors of the estimate below the threshold, from wher
 
 
 class Match(NamedTuple):
-    """The earlier text that a text duplicates.
+    """The earlier text that a text duplicates."""
 
-    Attributes:
-        kind: `exact`, equal but for case and white space; or `near`.
-        number: of the earlier text, counted from 0 over the texts that were kept.
-        similarity: Jaccard similarity of the two sets of n-grams; 1 for `exact`.
-    """
-
-    kind: Literal["exact", "near"]
-    number: int
-    similarity: float
+    kind: Literal["exact", "near"]  # exact: equal but for case and white space
+    number: int  # of the earlier text, counted from 0 over the texts that were kept
+    similarity: float  # Jaccard's, of the two sets of n-grams; 1 for `exact`
 
 
 class Duplicates:

@@ -19,19 +19,12 @@ COLUMNS = (
 
 
 class Text(NamedTuple):
-    """A row of a file as a text.
+    """A row of a file as a text."""
 
-    Attributes:
-        where: the file and the row, as `FILE:LINE` or `FILE, row N`.
-        row: the row's columns, or None when it cannot be read.
-        text: what is written in it, or None when there is a problem.
-        problem: why there is no text; goes on where `where` ends.
-    """
-
-    where: str
-    row: dict[str, Any] | None
-    text: str | None
-    problem: str | None
+    where: str  # the file and the row, as `FILE:LINE` or `FILE, row N`
+    row: dict[str, Any] | None  # its columns, or None when it cannot be read
+    text: str | None  # what is written in it, or None when there is a problem
+    problem: str | None  # why there is no text; goes on where `where` ends
 
 
 def read_texts(
@@ -134,11 +127,7 @@ def row_number(where: str) -> int:
 
 
 def needed(library: str) -> ModuleType:
-    """A library of the extra `data`.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """A library of the extra `data`; a `UserError` says where it is not installed."""
     try:
         return import_module(library)
     except ModuleNotFoundError as error:

@@ -25,11 +25,11 @@ class Launcher(upstream.SubprocessLauncher):
     def launch(self, function: Callable, *args: Any, trainer: L.Trainer | None = None, **kwargs: Any) -> Any:
         with _environment_restored():
             os.environ.setdefault("MASTER_PORT", str(free_port()))
-            if self.num_nodes * self.num_processes == 1:
-                return function(*args, **kwargs)
-            return self._launch_ranks(function, *args, **kwargs)
+            if self.num_nodes * self.num_processes > 1:
+                self._start_ranks()
+            return function(*args, **kwargs)
 
-    def _launch_ranks(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
+    def _start_ranks(self) -> None:
         environment = self.cluster_environment
         first, size = environment.node_rank() * self.num_processes, self.num_nodes * self.num_processes
         environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
@@ -41,7 +41,6 @@ class Launcher(upstream.SubprocessLauncher):
         for rank, child in enumerate(self.procs, first + 1):
             ranks.peers.add(rank, child.pid)
         upstream.share_threads(self.num_processes)
-        return function(*args, **kwargs)
 
 
 @contextmanager

@@ -55,11 +55,10 @@ class Ranks:
         self.runs += 1
         self.compared, self._failure, self._has_printed = [], None, False
         self._over = threading.Event()
-        if self.store is None:
-            if place := started_place():
-                self.join(place)
-        else:
+        if self.store is not None:
             self._watch()
+        elif place := started_place():
+            self.join(place)
 
     def join(self, place: Place) -> None:
         """Connects to the store; the first rank holds it where torchrun does not.
@@ -116,10 +115,7 @@ class Ranks:
         return code if self._failure is None else self._failure.code
 
     def agree(self, values: Mapping[str, str]) -> None:
-        """Compares values with rank 0's; every rank must ask, as often as the others.
-
-        Args:
-            values: what is compared → what it is on this rank.
+        """Compares values, by their names, with rank 0's; every rank must ask, as often as the others.
 
         Raises:
             UserError: naming what differs.

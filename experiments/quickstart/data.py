@@ -180,8 +180,8 @@ def _files(split: Split, seed: int) -> dict[str, Sequence[Mapping[str, object]]]
     files["preferences/train.jsonl"] = list(making.preferences(split.train.reviews, PREFERENCE_PASSES, rng))
     files["preferences/val.jsonl"] = list(making.preferences(split.val.reviews, 1, rng))
     files["reviews.val.jsonl"] = [review._asdict() for review in split.val.reviews]
-    judged = making.openings(split.judge, (2, 3, 4), rng)
-    trained = making.openings(split.ppo, (2, 3, 4), rng, per_review=2)
+    judged = making.openings(split.judge, rng)
+    trained = making.openings(split.ppo, rng, per_review=2)
     trained = [opening for opening in trained if opening not in set(judged)]
     for name, texts in (("train", trained), ("val", judged)):
         rows = [{"instruction": making.REVIEW_PROMPT, "reply_prefix": opening} for opening in texts]

@@ -17,6 +17,7 @@ from modules.generation import generate
 from modules.hf_load import load_causal_lm
 
 JsonRows = list[dict[str, Any]]
+GIVEN, WRITTEN = 12, 24  # tokens of a continuation in the report
 
 
 def unigram_losses(data: MixedCorpusData) -> dict[str, float]:
@@ -34,9 +35,7 @@ def unigram_losses(data: MixedCorpusData) -> dict[str, float]:
     return losses
 
 
-def continuations(
-    directory: str, data: MixedCorpusData, given: int = 12, length: int = 24
-) -> list[dict[str, str]]:
+def continuations(directory: str, data: MixedCorpusData) -> list[dict[str, str]]:
     """How a random and the pretrained model go on, greedily, from the first tokens of a held-out document of
     each source; samples for the report."""
     model, tokenizer = load_causal_lm(directory).eval(), data.tokenizer
@@ -50,14 +49,14 @@ def continuations(
     split = data.splits["val"]
     for name, blocks in zip(split.names, split.blocks, strict=True):
         documents = EncodedRows(blocks.cache)
-        long_enough = int(np.argmax(documents.lengths > given + length))
-        ids = documents[long_enough]["input_ids"][:given].astype(np.int64)
+        long_enough = int(np.argmax(documents.lengths > GIVEN + WRITTEN))
+        ids = documents[long_enough]["input_ids"][:GIVEN].astype(np.int64)
         prompt = torch.from_numpy(ids)[None]
         text = tokenizer.decode(prompt[0], skip_special_tokens=True)
         sample = {"stage": "pretrain", "prompt": text, "note": name}
         for when, each in models.items():
             mask = torch.ones_like(prompt, dtype=torch.bool)
-            written, kept = generate(each, prompt, mask, length, **ends)
+            written, kept = generate(each, prompt, mask, WRITTEN, **ends)
             sample[when] = tokenizer.decode(written[0][kept[0]], skip_special_tokens=True)
         samples.append(sample)
     return samples
