@@ -2,17 +2,13 @@
 and the one change that would help most."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from textwrap import indent
 from traceback import clear_frames
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from experiments.cli.user_errors import UserError
-from experiments.distributed.ranks import ranks
 from experiments.plan.advice import most_helpful
 from experiments.plan.budget import machine_memory
 from experiments.plan.config import Run, run_of
@@ -110,41 +106,12 @@ def ran_out(error: BaseException | None) -> bool:
     return False
 
 
-@contextmanager
-def out_of_memory_explained(cli: Any) -> Iterator[None]:
-    """While a fit runs, by a `cli` with its `trainer` and `forecast` (or None): an error for want of memory
-    becomes a refusal with the plan's table, on every rank.
-
-    Raises:
-        UserError: memory ran out.
-    """
-    cli.trainer.callbacks.insert(0, _ToldFirst(cli))
-    try:
-        yield
-    except Exception as error:
-        if refusal := _refusal(cli, error):
-            raise refusal from error
-        raise
-
-
-class _ToldFirst(Callback):
-    """Explains the error to the other ranks before `Agreement` tells them of it as it is."""
-
-    def __init__(self, cli: Any):
-        self.cli = cli
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        if refusal := _refusal(self.cli, exception):
-            ranks.report(refusal)
-
-
-def _refusal(cli: Any, error: BaseException) -> UserError | None:
-    """What ran out where, the plan and the remedy: one text, which the run's first error is told with once,
-    whichever rank has met it. None where memory is not what the error is about."""
-    if not ran_out(error):
-        return None
+def explained(plan: Forecast | str | None, trainer: Any, error: BaseException) -> BaseException:
+    """The error that a run is told to have ended with: where a fit ran out of memory, a refusal that says
+    where, with the plan's table and the remedy; else, and where no `plan` was asked for, the error itself."""
+    if plan is None or not ran_out(error):
+        return error
     clear_frames(error.__traceback__)  # what the step has held is free again: the plan needs memory too
-    trainer, plan = cli.trainer, cli.forecast
     rank = f"rank {trainer.global_rank} ran " if trainer.world_size > 1 else ""
     message = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     text = f"{rank}out of memory after {trainer.global_step} steps: {message[:200]}"

@@ -33,12 +33,8 @@ class ConfigParser(LightningArgumentParser):
 
 
 def one_line(message: str, options: Iterable[str]) -> str:
-    """What is wrong in a parser's message: the field, what was given, and the nearest name there is.
-
-    Args:
-        message: jsonargparse's, over many lines.
-        options: the parser's option strings, such as `--trainer.max_steps`.
-    """
+    """What is wrong in jsonargparse's message of many lines: the field, what was given, and the nearest name
+    there is, which may be one of the parser's `options`, such as `--trainer.max_steps`."""
     lines = [" ".join(NOISE.sub("", line).split()).removeprefix("- ") for line in message.splitlines()]
     text = " ".join(line for line in lines if line)
     fields = re.findall(r'Parser key "([^"]+)":', text)
@@ -89,11 +85,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def check_config_files(argv: list[str]) -> None:
-    """Refuses a `--config` that is not a file, which the parser would take for YAML itself.
-
-    Raises:
-        UserError: naming the file.
-    """
+    """Refuses (`UserError`) a `--config` that is not a file, which the parser would take for YAML itself."""
     for place, word in enumerate(argv):
         given = argv[place + 1 : place + 2] if word in ("--config", "-c") else []
         given += [word.partition("=")[2]] if word.startswith("--config=") else []

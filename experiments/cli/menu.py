@@ -11,32 +11,15 @@ from experiments.cli.user_errors import UserError
 class Command(NamedTuple):
     """A command of a program."""
 
-    summary: str
-    """what it does, in a line of the help"""
-    file: str
-    """the module whose `main` runs it: only its name, so that help answers before anything is imported"""
+    summary: str  # what it does, in a line of the help
+    file: str  # the module whose `main` runs it: a name, so that help answers before anything is imported
 
 
 def usage(program: str, purpose: str, commands: Mapping[str, Command], example: str) -> str:
-    """What `--help` prints.
-
-    Args:
-        program: as it is typed.
-        purpose: what it is for, in a sentence.
-        commands: name → command.
-        example: a command line to begin with.
-    """
-    lines = [
-        f"usage: {program} COMMAND [options]",
-        "",
-        purpose,
-        "",
-        "commands:",
-        *(f"  {name:<14} {command.summary}" for name, command in commands.items()),
-        "",
-        f"`{program} COMMAND --help` tells a command's options. To begin: `{example}`.",
-    ]
-    return "\n".join(lines)
+    """What `--help` prints: the purpose in a sentence, the commands by name, a command line to begin with."""
+    summaries = "\n".join(f"  {name:<14} {command.summary}" for name, command in commands.items())
+    hint = f"`{program} COMMAND --help` tells a command's options. To begin: `{example}`."
+    return f"usage: {program} COMMAND [options]\n\n{purpose}\n\ncommands:\n{summaries}\n\n{hint}"
 
 
 def main_of(program: str, name: str, commands: Mapping[str, Command]) -> Callable[[list[str]], int]:

@@ -57,12 +57,8 @@ class BuildOnly(StageCLI):
 
 
 def parse(argv: list[str], cli: type[CLI], save_config: type[SaveConfigCallback] | None = None) -> CLI:
-    """Parses `fit|validate|test|predict …` and does with it what `cli` does: run, build or only parse.
-
-    Args:
-        argv: the command line after `trivium`.
-        cli: what to do.
-        save_config: the callback that writes the resolved configuration, if any.
+    """Parses `fit|validate|test|predict …` and does with it what `cli` does: run, build or only parse; a run
+    has a callback that writes the resolved configuration, `save_config`.
 
     Raises:
         UserError: what is wrong with the command line.

@@ -8,11 +8,8 @@ import transformers
 
 
 def hush(errors_only: bool = False) -> None:
-    """Keeps libraries from telling what is no news to the user.
-
-    Args:
-        errors_only: warnings neither, as on ranks whose news another one tells.
-    """
+    """Keeps libraries from telling what is no news to the user; with `errors_only` from warning too, as on
+    ranks whose news another one tells."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("WANDB_SILENT", "true")
     transformers.logging.disable_progress_bar()

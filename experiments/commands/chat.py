@@ -54,14 +54,8 @@ def converse(chat: "Chat") -> None:
 
 
 class Chat:
-    """A model, and what it and the user have said so far.
-
-    Args:
-        directory: a Hugging Face directory.
-        prefix: the given start of every reply.
-        max_new_tokens: of a reply.
-        temperature: of the sampling; 0 takes the likeliest token.
-    """
+    """A model, and what it and the user have said so far. Every reply begins with `prefix`; a `temperature`
+    of 0 takes the likeliest token."""
 
     def __init__(self, directory: str, prefix: str, max_new_tokens: int, temperature: float):
         from modules.hf_load import load_causal_lm

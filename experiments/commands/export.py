@@ -40,16 +40,14 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoint", metavar="CKPT", help="for example runs/sft/checkpoints/last.ckpt")
-    parser.add_argument("directory", metavar="DIR", help="the directory to write")
-    parser.add_argument(
-        "--max-shard-size", default="5GB", metavar="SIZE", help="of a file of weights, as 5GB or 500MB (5GB)"
-    )
-    parser.add_argument(
-        "--dtype", choices=list(DTYPES), help="of the weights (as they were trained, fp32 copies first)"
-    )
-    parser.add_argument("--tokenizer", metavar="DIR", help="the tokenizer (the one that the run used)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an export that DIR holds")
+    option = parser.add_argument
+    option("checkpoint", metavar="CKPT", help="for example runs/sft/checkpoints/last.ckpt")
+    option("directory", metavar="DIR", help="the directory to write")
+    shards = "of a file of weights, as 5GB or 500MB (5GB)"
+    option("--max-shard-size", default="5GB", metavar="SIZE", help=shards)
+    option("--dtype", choices=list(DTYPES), help="of the weights (as they were trained, fp32 copies first)")
+    option("--tokenizer", metavar="DIR", help="the tokenizer (the one that the run used)")
+    option("--overwrite", action="store_true", help="replace an export that DIR holds")
     export(**vars(parser.parse_args(argv)))
     return 0
 
@@ -95,14 +93,9 @@ def export(
     counts = {"steps": metadata["global_step"], "tokens": metadata["tokens"]}
     provenance = metadata.get("provenance") or counts
     vocabulary = _tokenizer(tokenizer, metadata["tokenizer"])
-    write_export(
-        [_measured(spec, Path(checkpoint), provenance) for spec in exports],
-        [weights.state(module) for module in modules],
-        vocabulary,
-        directory,
-        provenance,
-        file_size=max_shard_size,
-    )
+    specs = [_measured(spec, Path(checkpoint), provenance) for spec in exports]
+    states = [weights.state(module) for module in modules]
+    write_export(specs, states, vocabulary, directory, provenance, file_size=max_shard_size)
     stage, gigabytes = metadata["stage"], weights.bytes(modules) / 1e9
     print(f"{directory}: stage {stage}, step {provenance['steps']:,}, {gigabytes:.3g} GB of weights")
 

@@ -2,6 +2,7 @@
 
 import shutil
 import zipfile
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.strategies import Strategy
 
-from experiments.callbacks.defaults import default_callbacks
+from experiments.callbacks.checkpoints import Requeue, StepCheckpoint
 from experiments.callbacks.loggers import default_loggers, finish_wandb
-from experiments.callbacks.memory_forecast import Forecast, forecast, out_of_memory_explained, tell
-from experiments.callbacks.requeue import Requeue
+from experiments.callbacks.memory_forecast import Forecast, explained, forecast, tell
+from experiments.callbacks.progress import Mixture, ProgressBar, Throughput
+from experiments.callbacks.results import DataReceipt, Export, Predictions
 from experiments.cli.parser import StageCLI, parse
 from experiments.cli.quiet import hush
 from experiments.cli.user_errors import UserError
@@ -56,7 +58,8 @@ class RunCLI(StageCLI):
         if config["max_steps"] > 0:
             config["max_epochs"] = -1  # steps alone decide, so that a finished run can be taken further
         config["strategy"] = strategy_of(config["strategy"], config["accelerator"])
-        callbacks = [*callbacks, *self._default_callbacks(config), Requeue(run), Agreement(self.settings)]
+        agreement = Agreement(self.settings, self.explained)
+        callbacks = [*callbacks, *self._default_callbacks(config), Requeue(run), agreement]
         plugins = [AnyCheckpoint(), *(config["plugins"] or [])]
         options = {**config, "plugins": plugins, "default_root_dir": run}
         trainer = super()._instantiate_trainer(options, callbacks)
@@ -64,18 +67,21 @@ class RunCLI(StageCLI):
         return trainer
 
     def _default_callbacks(self, config: dict[str, Any]) -> list[Callback]:
-        """The callbacks of this command, but for kinds that the YAML has one of."""
-        if config["fast_dev_run"]:
-            return []
+        """The callbacks of this command; one that the YAML names replaces the default of its kind."""
+        run = self.option("run")
+        defaults: list[Callback] = []
         given = {kind for callback in config["callbacks"] or [] for kind in type(callback).__mro__[:-2]}
-        defaults = default_callbacks(
-            run=self.option("run"),
-            checkpoint_minutes=self.option("checkpoint_minutes"),
-            subcommand=str(self.subcommand),
-            checkpoints=config["enable_checkpointing"] is not False,
-            progress=config["enable_progress_bar"] is not False and AnyProgressBar not in given,
-        )
-        return [callback for callback in defaults if type(callback) not in given]
+        if self.subcommand == "predict":
+            defaults = [Predictions(run)]
+        elif self.subcommand == "fit":
+            if config["enable_progress_bar"] is not False and AnyProgressBar not in given:
+                defaults += [ProgressBar()]
+            if config["enable_checkpointing"] is not False:
+                interval = timedelta(minutes=self.option("checkpoint_minutes"))
+                where: dict[str, Any] = {"dirpath": f"{run}/checkpoints", "filename": "{step}"}
+                defaults += [StepCheckpoint(**where, save_last=True, train_time_interval=interval)]
+            defaults += [DataReceipt(run), Throughput(), Mixture(), Export(run)]
+        return [] if config["fast_dev_run"] else [each for each in defaults if type(each) not in given]
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would read the whole checkpoint here for arguments of the stage. The configuration alone
@@ -88,15 +94,21 @@ class RunCLI(StageCLI):
             raise UserError("\n".join(errors))
         if self.trainer.world_size > 1:
             ranks.agree(versions_and_settings(self.settings(), self.trainer.world_size))
-        if subcommand != "fit":
+        if subcommand == "fit":
+            self._clear_results()
+            self.forecast = forecast(self.config["fit"], self.trainer)
+            if self.trainer.is_global_zero:
+                tell(self.forecast)
+        try:
             super()._run_subcommand(subcommand)
-            return
-        self._clear_results()
-        self.forecast = forecast(self.config["fit"], self.trainer)
-        if self.trainer.is_global_zero:
-            tell(self.forecast)
-        with out_of_memory_explained(self):
-            super()._run_subcommand(subcommand)
+        except Exception as error:
+            if (refusal := self.explained(error)) is not error:
+                raise refusal from error
+            raise
+
+    def explained(self, error: BaseException) -> BaseException:
+        """The error itself, or what a user is told of it."""
+        return explained(self.forecast, self.trainer, error)
 
     def settings(self) -> dict[str, Any]:
         """What must be the same on every rank: field → value."""
@@ -117,7 +129,9 @@ class RunCLI(StageCLI):
                 "give more"
             )
         errors += self.model.config_errors(trainer.max_steps if trains else -1)
-        errors += self.datamodule.config_errors(data_ranks(trainer), trainer.accumulate_grad_batches)
+        strategy = trainer.strategy  # a tensor-parallel group reads the same rows and counts once
+        data_ranks = strategy.data_ranks if isinstance(strategy, Sharded) else trainer.world_size
+        errors += self.datamodule.config_errors(data_ranks, trainer.accumulate_grad_batches)
         errors += self.datamodule.pairing_errors(self.model)
         if self.subcommand in ("validate", "test") and not self.datamodule.has_validation:
             errors.append(f"data.val is not set: there is nothing to {self.subcommand} on; name a file")
@@ -144,13 +158,8 @@ class RunCLI(StageCLI):
 
 
 def checkpoint_errors(given: str | None, run: Path, strategy: Strategy) -> list[str]:
-    """Why a run cannot go on from a checkpoint.
-
-    Args:
-        given: `--ckpt_path`; what Lightning finds by itself (`best`, `hpc`, `registry`) is not looked at.
-        run: the run's folder.
-        strategy: that reads it.
-    """
+    """Why a run cannot go on from the checkpoint that `--ckpt_path` gives; what Lightning finds by itself
+    (`best`, `hpc`, `registry`) is not looked at."""
     path = run / "checkpoints" / "last.ckpt" if given == "last" else Path(given or "")
     if given in (None, "best", "hpc", "registry"):
         return []
@@ -170,12 +179,6 @@ def checkpoint_errors(given: str | None, run: Path, strategy: Strategy) -> list[
             f"folder {run}: name the run that wrote them with --run"
         ]
     return []
-
-
-def data_ranks(trainer: L.Trainer) -> int:
-    """Ranks that share the rows of a step; a tensor-parallel group reads the same rows and counts once."""
-    strategy = trainer.strategy
-    return strategy.data_ranks if isinstance(strategy, Sharded) else trainer.world_size
 
 
 def main(argv: list[str]) -> int:

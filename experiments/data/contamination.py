@@ -31,18 +31,12 @@ LISTED = 20  # contaminated rows on the terminal
 
 
 class Hit(NamedTuple):
-    """An n-gram that is in both files.
+    """An n-gram that is in both files."""
 
-    Attributes:
-        evaluation, training: the rows, as `FILE:LINE` or `FILE, row N`.
-        ngram: its units, as a text.
-        whole: the evaluation row is shorter than an n-gram, and the training row equals it.
-    """
-
-    evaluation: str
-    training: str
-    ngram: str
-    whole: bool
+    evaluation: str  # the row, as `FILE:LINE` or `FILE, row N`
+    training: str  # the row
+    ngram: str  # its units, as a text
+    whole: bool  # the evaluation row is shorter than an n-gram, and the training row equals it
 
 
 @dataclass
@@ -133,7 +127,6 @@ def contamination(
     """Looks for the n-grams of evaluation files in training files, which are read once and not kept.
 
     Args:
-        files: training files.
         against: evaluation files; 16 bytes of memory for each of their n-grams.
         ngram: words in an n-gram.
         characters: units in an n-gram for evaluation rows that are mostly in a script without spaces.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Cell
@@ -158,11 +159,7 @@ def _line(file: str, row: int, match: Match, original_file: str, original_row: i
 
 
 def _check_output(files: list[str], output: str) -> None:
-    """Refuses to write over a file that is read, and two files of one name.
-
-    Raises:
-        UserError: naming the files.
-    """
+    """Refuses to write over a file that is read, and two files of one name."""
     if Path(output).exists() and not Path(output).is_dir():
         raise UserError(f"--output {output} is a file: give a folder")
     names: dict[str, str] = {RECORD: f"the {RECORD} that this writes"}
@@ -181,12 +178,10 @@ def _check_output(files: list[str], output: str) -> None:
 def _table(tallies: list[Tally]) -> Table:
     """Rows of each file: read, left out, removed and kept."""
     table = counts_table("file", ("rows", "unread", "exact", "near", "of another file", "kept", ""))
-    total = Tally("all")
-    for tally in tallies:
-        for name in ("rows", "unread", "exact", "near", "elsewhere"):
-            setattr(total, name, getattr(total, name) + getattr(tally, name))
-        total.kept.extend(tally.kept)
-    for tally in [*tallies, total] if len(tallies) > 1 else tallies:
-        counts = tally.rows, tally.unread, tally.exact, tally.near, tally.elsewhere, len(tally.kept)
-        add_counts(table, Path(tally.file).name, counts, len(tally.kept) / tally.rows)
+    lines = [(t.rows, t.unread, t.exact, t.near, t.elsewhere, len(t.kept)) for t in tallies]
+    names = [Path(tally.file).name for tally in tallies]
+    if len(tallies) > 1:
+        lines, names = [*lines, np.sum(lines, axis=0).tolist()], [*names, "all"]
+    for name, counts in zip(names, lines, strict=True):
+        add_counts(table, name, counts, share=counts[-1] / counts[0])
     return table

@@ -17,17 +17,11 @@ DEVIATIONS = 3  # standard errors of the estimate below the threshold, from wher
 
 
 class Match(NamedTuple):
-    """The earlier text that a text duplicates.
+    """The earlier text that a text duplicates."""
 
-    Attributes:
-        kind: `exact`, equal but for case and white space; or `near`.
-        number: of the earlier text, counted from 0 over the texts that were kept.
-        similarity: Jaccard similarity of the two sets of n-grams; 1 for `exact`.
-    """
-
-    kind: Literal["exact", "near"]
-    number: int
-    similarity: float
+    kind: Literal["exact", "near"]  # exact: equal but for case and white space
+    number: int  # of the earlier text, counted from 0 over the texts that were kept
+    similarity: float  # Jaccard's, of the two sets of n-grams; 1 for `exact`
 
 
 class Duplicates:
@@ -65,7 +59,7 @@ class Duplicates:
         self._index = self._rensa.RMinHashLSH(threshold, self._permutations, bands)
         error = math.sqrt(threshold * (1 - threshold) / self._permutations)
         self._least_estimate = threshold - DEVIATIONS * error
-        self._signatures = np.empty((1024, self._permutations), dtype=np.uint32)  # grows, see `_keep`
+        self._signatures = array("I")  # of each kept text `_permutations` numbers, zeros without an n-gram
         self._starts, self._sizes = array("Q"), array("Q")  # in the file, in n-grams, of each kept text
         self._end = 0
         self._file = TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as this object
@@ -85,6 +79,7 @@ class Duplicates:
 
     def _near(self, hashes: np.ndarray) -> Match | None:
         """The earliest near duplicate; where there is none, the hashes are kept."""
+        signature = np.zeros(self._permutations, dtype=np.uint32)
         if len(hashes):
             minhash = self._rensa.RMinHash(num_perm=self._permutations, seed=1)
             minhash.update(hashes.view("V8").tolist())
@@ -94,7 +89,7 @@ class Duplicates:
                 if similarity >= self.threshold:
                     return Match("near", number, similarity)
             self._index.insert(self.kept, minhash)
-            self._keep(signature)
+        self._signatures.frombytes(signature.tobytes())
         self._starts.append(self._end)
         self._sizes.append(len(hashes))
         self._file.seek(8 * self._end)
@@ -109,15 +104,9 @@ class Duplicates:
         numbers = np.sort(np.array(indexed))
         sizes = np.frombuffer(self._sizes, dtype=np.uint64)[numbers]
         numbers = numbers[np.minimum(sizes, size) >= self.threshold * np.maximum(sizes, size)]
-        estimates = (self._signatures[numbers] == signature).mean(axis=1)
+        signatures = np.frombuffer(self._signatures, dtype=np.uint32).reshape(-1, self._permutations)
+        estimates = (signatures[numbers] == signature).mean(axis=1)
         return numbers[estimates >= self._least_estimate].tolist()
-
-    def _keep(self, signature: np.ndarray) -> None:
-        if self.kept >= len(self._signatures):
-            more = np.empty((2 * self.kept, self._permutations), dtype=np.uint32)
-            more[: len(self._signatures)] = self._signatures
-            self._signatures = more
-        self._signatures[self.kept] = signature
 
     def _read(self, number: int) -> np.ndarray:
         self._file.seek(8 * self._starts[number])

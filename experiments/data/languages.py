@@ -19,11 +19,7 @@ NAMES = {
 
 
 class Languages:
-    """Names languages.
-
-    Raises:
-        UserError: py3langid is not installed.
-    """
+    """Names languages; needs py3langid, which a `UserError` says where it is not installed."""
 
     def __init__(self) -> None:
         langid = needed("py3langid.langid")

@@ -23,11 +23,7 @@ COMMANDS = {
 
 
 def main(argv: list[str]) -> int:
-    """Runs `trivium data …`; returns the exit code.
-
-    Raises:
-        UserError: there is no such command.
-    """
+    """Runs `trivium data …`; returns the exit code."""
     if not argv:
         raise UserError(f"no command given: choose from {', '.join(COMMANDS)}")
     if argv[0] in ("-h", "--help", "help"):

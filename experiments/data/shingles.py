@@ -52,15 +52,8 @@ def digest(text: str) -> bytes:
 
 
 def windows(codes: np.ndarray, length: int) -> np.ndarray:
-    """Hashes of all n-grams in their order.
-
-    Args:
-        codes: (U,) uint64 from `encode`.
-        length: units in an n-gram.
-
-    Returns:
-        (max(U − length + 1, 0),) uint64.
-    """
+    """Hashes of all n-grams of `length` units in their order, (max(U − length + 1, 0),) uint64, from the
+    codes of units that `encode` gives, (U,) uint64."""
     count = max(len(codes) - length + 1, 0)
     hashes = np.zeros(count, dtype=np.uint64)
     for offset in range(length if count else 0):

@@ -4,7 +4,7 @@ import json
 import random
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,35 +43,23 @@ class Sample:
 
 @dataclass
 class Survey:
-    """What is in a file.
-
-    Attributes:
-        rows: all rows, `bad` ones that cannot be read included.
-        texts: rows that hold text, an empty one included.
-        textless: the first readable row without text and why, as `FILE:LINE reason`; else empty.
-        guessed: rows of an unknown kind, of which every text was taken.
-        listed: (where, reason) of the first bad rows.
-        characters, tokens: lengths of the texts; no tokens without a tokenizer.
-        exact, near: texts that equal an earlier one but for case and white space, and other texts nearly like
-            an earlier one.
-        repeated: how often, and one such row.
-    """
+    """What is in a file."""
 
     file: str
-    rows: int = 0
-    bad: int = 0
-    texts: int = 0
+    rows: int = 0  # all of them, also those that cannot be read
+    bad: int = 0  # that cannot be read
+    texts: int = 0  # rows that hold text, an empty one included
     blank: int = 0
-    textless: str = ""
-    guessed: int = 0
+    textless: str = ""  # the first readable row without text and why, as `FILE:LINE reason`
+    guessed: int = 0  # rows of an unknown kind, of which every text was taken
     columns: dict[str, Column] = field(default_factory=dict)
-    listed: list[tuple[str, str]] = field(default_factory=list)
-    characters: array = field(default_factory=lambda: array("Q"))
-    tokens: array = field(default_factory=lambda: array("Q"))
+    listed: list[tuple[str, str]] = field(default_factory=list)  # where and why, of the first bad rows
+    characters: array = field(default_factory=lambda: array("Q"))  # lengths of the texts
+    tokens: array = field(default_factory=lambda: array("Q"))  # the same; none without a tokenizer
     languages: Counter[str] = field(default_factory=Counter)
-    exact: int = 0
-    near: int = 0
-    repeated: list[tuple[int, Sample]] = field(default_factory=list)
+    exact: int = 0  # texts that equal an earlier one but for case and white space
+    near: int = 0  # other texts that are nearly like an earlier one
+    repeated: list[tuple[int, Sample]] = field(default_factory=list)  # how often, and one such row
     samples: list[Sample] = field(default_factory=list)
 
     @property
@@ -134,6 +122,13 @@ def survey(file: str, field: str | None = None, tokenizer: str | None = None, se
     return result
 
 
+def _token_counter(tokenizer: str) -> Callable[[str], int]:
+    from datamodules.rendering.tokenizer import load_tokenizer, tokenize  # takes seconds to import
+
+    loaded = load_tokenizer(tokenizer)
+    return lambda text: len(tokenize(loaded, text))
+
+
 def _describe(row: Mapping[str, Any], columns: dict[str, Column]) -> None:
     for name, value in row.items():
         column = columns.setdefault(name, Column())
@@ -142,16 +137,8 @@ def _describe(row: Mapping[str, Any], columns: dict[str, Column]) -> None:
             column.null += 1
             continue
         column.kinds[KINDS.get(type(value), type(value).__name__)] += 1
-        column.empty += isinstance(value, str | list | dict) and not (
-            value.strip() if isinstance(value, str) else value
-        )
-
-
-def _token_counter(tokenizer: str):
-    from datamodules.rendering.tokenizer import load_tokenizer, tokenize
-
-    loaded = load_tokenizer(tokenizer)
-    return lambda text: len(tokenize(loaded, text))
+        content = value.strip() if isinstance(value, str) else value
+        column.empty += isinstance(value, str | list | dict) and not content
 
 
 def _repeated(result: Survey, digests: Counter[bytes], field: str | None) -> None:
@@ -174,20 +161,17 @@ class _Samples:
     """The first row, the longest, the shortest and some at random (Vitter 1985, algorithm R)."""
 
     def __init__(self, seed: int):
-        self.random = random.Random(seed)
-        self.count = 0
-        self.first: Text | None = None
-        self.longest: Text | None = None
-        self.shortest: Text | None = None
+        self.random, self.count = random.Random(seed), 0
+        self.named: dict[str, Text] = {}
         self.at_random: list[Text] = []
 
     def offer(self, item: Text) -> None:
-        self.first = self.first or item
+        named = self.named = self.named or dict.fromkeys(("first", "longest", "shortest"), item)
         length = len(item.text or "")
-        if self.longest is None or length > len(self.longest.text or ""):
-            self.longest = item
-        if self.shortest is None or length < len(self.shortest.text or ""):
-            self.shortest = item
+        if length > len(named["longest"].text or ""):
+            named["longest"] = item
+        if length < len(named["shortest"].text or ""):
+            named["shortest"] = item
         self.count += 1
         if len(self.at_random) < RANDOM:
             self.at_random.append(item)
@@ -196,13 +180,11 @@ class _Samples:
 
     def chosen(self) -> list[Sample]:
         """Each row once, under the first of its reasons."""
-        named = {"first": self.first, "longest": self.longest, "shortest": self.shortest}
         reasons: dict[str, list[str]] = {}
         items: dict[str, Text] = {}
-        for why, item in [*named.items(), *(("random", item) for item in self.at_random)]:
-            if item is not None:
-                items[item.where] = item
-                reasons.setdefault(item.where, []).append(why)
+        for why, item in [*self.named.items(), *(("random", item) for item in self.at_random)]:
+            items[item.where] = item
+            reasons.setdefault(item.where, []).append(why)
         return [_sample(", ".join(dict.fromkeys(why)), items[where]) for where, why in reasons.items()]
 
 

@@ -15,11 +15,7 @@ PARQUET, WHOLE = ".parquet", (".txt", ".md")
 
 
 def check_writable(file: str) -> None:
-    """Refuses a kind of file that rows cannot be taken out of.
-
-    Raises:
-        UserError: naming what can be given.
-    """
+    """Refuses (`UserError`) a kind of file that rows cannot be taken out of."""
     if ending(file) not in (".jsonl", ".json", PARQUET, *WHOLE):
         raise UserError(f"FILE: {file}: rows can be taken out of .jsonl, .json, .parquet, .txt and .md alone")
 

@@ -19,19 +19,12 @@ COLUMNS = (
 
 
 class Text(NamedTuple):
-    """A row of a file as a text.
+    """A row of a file as a text."""
 
-    Attributes:
-        where: the file and the row, as `FILE:LINE` or `FILE, row N`.
-        row: the row's columns, or None when it cannot be read.
-        text: what is written in it, or None when there is a problem.
-        problem: why there is no text; goes on where `where` ends.
-    """
-
-    where: str
-    row: dict[str, Any] | None
-    text: str | None
-    problem: str | None
+    where: str  # the file and the row, as `FILE:LINE` or `FILE, row N`
+    row: dict[str, Any] | None  # its columns, or None when it cannot be read
+    text: str | None  # what is written in it, or None when there is a problem
+    problem: str | None  # why there is no text; goes on where `where` ends
 
 
 def read_texts(
@@ -92,10 +85,8 @@ def text_of(row: Mapping[str, Any], field: str | None = None) -> str | None:
 
 def every_text(row: Mapping[str, Any]) -> str | None:
     """All columns that are texts, or hold texts, in a row of an unknown kind; None where there is none."""
-    text = "\n".join(
-        filter(None, (_written(value) for value in row.values() if isinstance(value, str | list)))
-    )
-    return text or None
+    parts = (_written(value) for value in row.values() if isinstance(value, str | list))
+    return "\n".join(filter(None, parts)) or None
 
 
 def _written(value: Any) -> str:
@@ -123,11 +114,7 @@ def _no_text(row: Mapping[str, Any], field: str | None) -> str:
 
 
 def stop_where_broken_off(text: Text) -> None:
-    """Refuses a file from this row on, where nobody knows how much is lost with it.
-
-    Raises:
-        UserError: naming the row.
-    """
+    """Refuses (`UserError`) a file from this row on, where nobody knows how much is lost with it."""
     from datamodules.reading.record import BROKEN_OFF
 
     if BROKEN_OFF in (text.problem or ""):
@@ -140,11 +127,7 @@ def row_number(where: str) -> int:
 
 
 def needed(library: str) -> ModuleType:
-    """A library of the extra `data`.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """A library of the extra `data`; a `UserError` says where it is not installed."""
     try:
         return import_module(library)
     except ModuleNotFoundError as error:

@@ -35,10 +35,15 @@ class Agreement(Callback):
 
     Args:
         settings: gives the run's configuration, field → value.
+        explained: gives the error that the other ranks are told of, from the one that was met.
     """
 
-    def __init__(self, settings: Callable[[], Mapping[str, Any]]):
-        self.settings = settings
+    def __init__(
+        self,
+        settings: Callable[[], Mapping[str, Any]],
+        explained: Callable[[BaseException], BaseException],
+    ):
+        self.settings, self.explained = settings, explained
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.world_size > 1:
@@ -47,7 +52,7 @@ class Agreement(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        ranks.report(exception)
+        ranks.report(self.explained(exception))
 
 
 def shared_settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,12 +12,9 @@ ECHOES = ("gloo", "nccl", "connection", "socket", "broken pipe", "peer")
 class Failure(NamedTuple):
     """The first error of a run."""
 
-    rank: int
-    """the one that tells it"""
-    text: str
-    """lines for the user; none where there is nothing to tell, as after Ctrl-C"""
-    code: int
-    """with which every rank exits"""
+    rank: int  # the one that tells it
+    text: str  # lines for the user; none where there is nothing to tell, as after Ctrl-C
+    code: int  # with which every rank exits
 
 
 def failure_of(error: BaseException, rank: int) -> Failure:

@@ -7,14 +7,9 @@ from typing import Any
 
 import lightning as L
 
+from experiments.distributed import upstream
 from experiments.distributed.ranks import ranks
 from experiments.distributed.rendezvous import CONNECTING, Place, free_port
-from experiments.distributed.upstream import (
-    SubprocessLauncher,
-    set_launcher,
-    share_threads,
-    start_other_ranks,
-)
 
 RANK_VARIABLES = (
     *("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"),
@@ -23,30 +18,29 @@ RANK_VARIABLES = (
 """of the environment, by which Lightning tells the ranks that it starts who they are"""
 
 
-class Launcher(SubprocessLauncher):
+class Launcher(upstream.SubprocessLauncher):
     """Starts this command again for every other device. Lightning's own would kill this process five seconds
     after another one's error, whatever it is doing; here `ranks` ends them all."""
 
     def launch(self, function: Callable, *args: Any, trainer: L.Trainer | None = None, **kwargs: Any) -> Any:
         with _environment_restored():
             os.environ.setdefault("MASTER_PORT", str(free_port()))
-            if self.num_nodes * self.num_processes == 1:
-                return function(*args, **kwargs)
-            return self._launch_ranks(function, *args, **kwargs)
+            if self.num_nodes * self.num_processes > 1:
+                self._start_ranks()
+            return function(*args, **kwargs)
 
-    def _launch_ranks(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
+    def _start_ranks(self) -> None:
         environment = self.cluster_environment
         first, size = environment.node_rank() * self.num_processes, self.num_nodes * self.num_processes
         environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         os.environ["LOCAL_WORLD_SIZE"] = str(self.num_processes)
         host, port = environment.main_address, environment.main_port
         ranks.join(Place(first, size, local_rank=0, host=host, port=port, seconds=CONNECTING))
-        start_other_ranks(self)
+        upstream.start_other_ranks(self)
         ranks.children = self.procs
         for rank, child in enumerate(self.procs, first + 1):
             ranks.peers.add(rank, child.pid)
-        share_threads(self.num_processes)
-        return function(*args, **kwargs)
+        upstream.share_threads(self.num_processes)
 
 
 @contextmanager
@@ -65,8 +59,9 @@ def _environment_restored() -> Iterator[None]:
 def watch_over_ranks(trainer: L.Trainer) -> None:
     """Gives a trainer the launcher of this file where it would start processes itself."""
     launcher = trainer.strategy.launcher
-    if not isinstance(launcher, SubprocessLauncher):
+    if not isinstance(launcher, upstream.SubprocessLauncher):
         return
     environment = launcher.cluster_environment
     if not environment.creates_processes_externally:
-        set_launcher(trainer.strategy, Launcher(environment, launcher.num_processes, launcher.num_nodes))
+        own = Launcher(environment, launcher.num_processes, launcher.num_nodes)
+        upstream.set_launcher(trainer.strategy, own)

@@ -14,28 +14,17 @@ def this_process() -> list[float]:
 
 
 class Peers:
-    """The other ranks' processes.
-
-    Args:
-        rank: this one.
-        size: all ranks.
-        agent: the process that watches over this rank and must outlive it, where there is one: torchrun's.
-    """
+    """The processes of the ranks below `size` other than `rank`, and the one that watches over this rank and
+    must outlive it, where there is one: torchrun's agent."""
 
     def __init__(self, rank: int, size: int, agent: int | None):
         self.agent = agent
-        self.unknown = [other for other in range(size) if other != rank]
-        """ranks that have not said yet which process they are"""
-        self.processes: dict[int, psutil.Process] = {}
+        self.unknown = [other for other in range(size) if other != rank]  # which process they are
+        self.processes: dict[int, psutil.Process] = {}  # by rank: those that run, or ran, on this machine
 
     def add(self, rank: int, pid: int, began: float | None = None) -> None:
-        """Takes note of a rank's process; one of another machine is forgotten.
-
-        Args:
-            rank: its rank.
-            pid: its number.
-            began: when it began; a process of that number that began at another time is on another machine.
-        """
+        """Takes note of a rank's process, by its number and when it began; one of another machine is
+        forgotten: here, a process of that number began at another time."""
         if rank not in self.unknown:
             return
         self.unknown.remove(rank)
@@ -44,20 +33,12 @@ class Peers:
             if began is None or abs(process.create_time() - began) < 0.5:  # seconds, by the system's ticks
                 self.processes[rank] = process
 
-    def is_local(self, rank: int) -> bool:
-        """Whether a rank runs, or ran, on this machine."""
-        return rank in self.processes
-
     def ended(self) -> set[int]:
         """Ranks of this machine whose processes have ended, one way or another."""
         return {rank for rank, process in self.processes.items() if not _runs(process)}
 
     def death(self, announced: Callable[[int], bool]) -> str | None:
-        """Says which rank of this machine ended without a word, if any.
-
-        Args:
-            announced: whether a rank has said that it would end.
-        """
+        """Says which rank of this machine ended without having `announced` it, if any."""
         for rank in sorted(self.ended()):
             if not announced(rank):
                 return (

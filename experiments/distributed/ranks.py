@@ -42,29 +42,23 @@ class Ranks:
     def __init__(self) -> None:
         self.rank, self.size, self.local_rank = 0, 1, 0
         self.store: dist.TCPStore | None = None
-        self.children: list[subprocess.Popen] = []
-        """ranks that this process has started"""
-        self.runs = 0
-        """how many runs these ranks have begun together"""
-        self.compared: list[Mapping[str, str]] = []
-        """what this run's ranks have compared so far"""
+        self.children: list[subprocess.Popen] = []  # ranks that this process has started
+        self.runs = 0  # that these ranks have begun together
+        self.compared: list[Mapping[str, str]] = []  # by this run's ranks, so far
         self._failure: Failure | None = None
         self._has_printed = False
         self._over = threading.Event()
         self._lock = threading.Lock()
-
-    # --- a run, and the next one
 
     def begin(self) -> None:
         """Begins a run: joins the ranks that torchrun, srun or Lightning has started with this one."""
         self.runs += 1
         self.compared, self._failure, self._has_printed = [], None, False
         self._over = threading.Event()
-        if self.store is None:
-            if place := started_place():
-                self.join(place)
-        else:
+        if self.store is not None:
             self._watch()
+        elif place := started_place():
+            self.join(place)
 
     def join(self, place: Place) -> None:
         """Connects to the store; the first rank holds it where torchrun does not.
@@ -120,13 +114,8 @@ class Ranks:
             self.store, self.rank, self.size, self.local_rank = None, 0, 1, 0
         return code if self._failure is None else self._failure.code
 
-    # --- what must be the same on all ranks
-
     def agree(self, values: Mapping[str, str]) -> None:
-        """Compares values with rank 0's; every rank must ask, as often as the others.
-
-        Args:
-            values: what is compared → what it is on this rank.
+        """Compares values, by their names, with rank 0's; every rank must ask, as often as the others.
 
         Raises:
             UserError: naming what differs.
@@ -147,8 +136,6 @@ class Ranks:
                 f"rank {self.rank} differs from rank 0 in {different}: give all ranks the same "
                 "configuration, data, weights and versions"
             )
-
-    # --- errors
 
     def report(self, error: BaseException) -> int:
         """Tells an error, if it is the run's first, and lets the other ranks know; returns the exit code."""
@@ -205,11 +192,9 @@ class Ranks:
         if failure.rank == self.rank:
             return True
         if failure.rank < 0:  # who would have told it is gone
-            return self.local_rank == (1 if self.peers.is_local(0) else 0)
+            return self.local_rank == (1 if 0 in self.peers.processes else 0)
         one_output_for_all = "SLURM_PROCID" in os.environ
-        return self.local_rank == 0 and not self.peers.is_local(failure.rank) and not one_output_for_all
-
-    # --- the other ranks
+        return self.local_rank == 0 and failure.rank not in self.peers.processes and not one_output_for_all
 
     def _watch(self) -> None:
         self._watcher = threading.Thread(target=self._keep_watch, name="ranks", daemon=True)
@@ -273,8 +258,6 @@ class Ranks:
                 child.kill()
         self.children = []
 
-    # --- the store
-
     def _key(self, name: str) -> str:
         """A key of this run alone."""
         return f"{self.runs}/{name}"
@@ -304,11 +287,8 @@ def differences(values: Mapping[str, str], of_rank_0: Mapping[str, str]) -> str:
 
 
 def world_errors(size: int) -> list[str]:
-    """Refuses a run that was started as another number of processes than it is configured for.
-
-    Args:
-        size: ranks that the configuration asks for, devices × nodes.
-    """
+    """Refuses a run that was started as another number of processes than the `size` (devices × nodes) that it
+    is configured for."""
     if ranks.store is None or size == ranks.size:
         return []
     return [

@@ -17,8 +17,7 @@ class Place(NamedTuple):
 
     rank: int
     size: int
-    local_rank: int
-    """on its machine"""
+    local_rank: int  # on its machine
     host: str
     port: int
     seconds: int
@@ -28,11 +27,8 @@ def started_place() -> Place | None:
     """The place that torchrun, srun or our launcher gave this process; None where it is alone."""
     env = os.environ
     place = None
-    if TorchElasticEnvironment.detect():
-        rank, size, local_rank = (int(env[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        place = Place(rank, size, local_rank, env["MASTER_ADDR"], int(env["MASTER_PORT"]), CONNECTING)
-    elif SLURMEnvironment.detect():
-        job = SLURMEnvironment()
+    kinds = (TorchElasticEnvironment, SLURMEnvironment)  # a job of SLURM may start torchrun
+    if job := next((kind() for kind in kinds if kind.detect()), None):
         rank, size, local_rank = job.global_rank(), job.world_size(), job.local_rank()
         place = Place(rank, size, local_rank, job.main_address, job.main_port, CONNECTING)
     elif int(env.get("LOCAL_RANK", 0)) > 0 and "LOCAL_WORLD_SIZE" in env:
@@ -44,11 +40,7 @@ def started_place() -> Place | None:
 
 def free_port() -> int:
     """A port of this machine that nobody listens at. One that the system names might be given to a connection
-    before it is opened.
-
-    Raises:
-        OSError: there is none.
-    """
+    before it is opened."""
     for port in random.SystemRandom().sample(PORTS, 100):
         with socket.socket() as candidate:
             if candidate.connect_ex(("127.0.0.1", port)) != 0:

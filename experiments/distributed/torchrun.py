@@ -12,11 +12,8 @@ from torch.distributed.run import parse_args, run
 
 
 def main(argv: list[str]) -> int:
-    """Runs torchrun; returns the exit code of the first rank that failed, or 0.
-
-    Args:
-        argv: torchrun's options, `--`, and what comes after `trivium`.
-    """
+    """Runs torchrun with the options before `--`, and `trivium` with those after it; returns the exit code of
+    the first rank that failed, or 0."""
     if "--" not in argv:
         print("trivium: give torchrun's options, then `-- fit --config FILE`", file=sys.stderr)
         return 2

@@ -47,13 +47,7 @@ def cache(tokenizer: Any, scratch: Path) -> Figure:
 
 
 def _documents(axes: Axes, ends: list[int], total: int) -> None:
-    """The rows of the source, and the same in the cache, without gaps.
-
-    Args:
-        axes: to draw on, a unit a token.
-        ends: where each document ends, in tokens from the cache's start.
-        total: tokens of the cache.
-    """
+    """The rows of the source, and the same in the cache without gaps, a unit of the axes a token."""
     _title(axes, 0, f"the source: {SOURCE_ROWS} rows of web.jsonl, one document each")
     gap = 1.2
     scale = (total - gap * (SOURCE_ROWS - 1)) / ends[-1]

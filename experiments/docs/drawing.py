@@ -35,12 +35,7 @@ def label(axes: Axes, title: str, x: str = "", y: str = "") -> None:
 
 
 def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Writes figures in 64 colours, which halves the files; returns their paths.
-
-    Args:
-        figures: file name → figure.
-        folder: made if it is missing.
-    """
+    """Writes figures by their file names in 64 colours, which halves the files; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         drawn = BytesIO()

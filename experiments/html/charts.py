@@ -58,14 +58,8 @@ class Inline:
         self.ids = itertools.count()
 
     def inline(self, axes: Axes, title: str, unit: str, words: list[str]) -> Markup:
-        """The figure as SVG for the page: nothing external, no date, ids of its own, described in words.
-
-        Args:
-            axes: of the figure.
-            title: what it shows.
-            unit: of what it shows.
-            words: its values, for who cannot see it.
-        """
+        """The figure of these axes as SVG for the page: nothing external, no date, ids of its own, described
+        in words for who cannot see it: its title, its unit and its values."""
         file, figure = io.StringIO(), axes.get_figure(root=True)
         assert figure is not None
         with rc_context(STYLE):

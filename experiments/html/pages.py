@@ -9,12 +9,7 @@ from experiments.html.charts import number, visible
 
 
 def page_template(file: Path, **functions: Any) -> Template:
-    """The template of a page.
-
-    Args:
-        file: its file.
-        functions: what it may call, as a function or as a filter, beside `number`.
-    """
+    """The template of a page, which may call `functions`, as functions or as filters, beside `number`."""
     environment = Environment(
         loader=FileSystemLoader(file.parent),
         autoescape=True,

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import defaultdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,19 @@ from experiments.cli.parser import parse_data
 from experiments.quickstart import evaluate
 from experiments.quickstart.page import write_report
 from experiments.quickstart.picture import draw
-from experiments.quickstart.stages import BUDGETS, CONFIGS, FOLDER, predict, read_rows, versions
+from experiments.quickstart.stages import BUDGETS, CONFIGS, FOLDER, predict, read_rows
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]
 Measured = tuple[dict[str, float], list[dict[str, str]]]
 """metrics by name, and samples of what models wrote"""
 SAMPLES = 6  # of what a stage wrote
 NATS = "nats per token"
+PACKAGES = ("torch", "lightning", "transformers", "datasets", "deepspeed", "tokenizers", "wandb")
 
 
 def collect(seconds: dict[str, float], minutes: float) -> dict[str, Any]:
-    """Runs every measurement, writes `report.html`, `.json` and `.png`, and returns the report.
-
-    Args:
-        seconds: what each part of the quickstart took.
-        minutes: its budget.
-    """
+    """Runs every measurement, writes `report.html`, `.json` and `.png`, and returns the report, which also
+    says what each part took, in seconds, and the budget, in minutes."""
     curves = {budget.name: read_curves(FOLDER / budget.name) for budget in BUDGETS}
     measured = {"pretrain": pretraining(curves), "sft": sft(), "reward": reward(), "ppo": ppo()}
     metrics = {name: values for name, (values, _) in measured.items()}
@@ -48,7 +46,7 @@ def collect(seconds: dict[str, float], minutes: float) -> dict[str, Any]:
             "stderr": judge["judge/stderr"],
             "kl": judge["ppo/kl_per_sequence"],
         },
-        "versions": versions(),
+        "versions": {name: version(name) for name in PACKAGES},
         "bars": bars(metrics),
         "samples": [sample for _, samples in measured.values() for sample in samples],
         "licences": _read_json("data/manifest.json")["licences"],
@@ -134,16 +132,10 @@ def ppo() -> Measured:
     before = predict("ppo", "evaluation/ppo_before")
     after = predict("ppo", "evaluation/ppo_after", actor="ppo/export", reference="sft/export")
     rows = read_rows("data/prompts/val.jsonl")
-    samples = [
-        _sample(
-            "ppo",
-            prompt=rows[new["row"]]["reply_prefix"],
-            before=old["response"],
-            after=new["response"],
-            note=f"score {old['score']:+.2f} → {new['score']:+.2f}",
-        )
-        for old, new in list(zip(before, after, strict=True))[:SAMPLES]
-    ]
+    samples = []
+    for old, new in list(zip(before, after, strict=True))[:SAMPLES]:
+        prompt, note = rows[new["row"]]["reply_prefix"], f"score {old['score']:+.2f} → {new['score']:+.2f}"
+        samples.append(_sample("ppo", prompt, old["response"], new["response"], note))
     return evaluate.judge_responses(before, after), samples
 
 

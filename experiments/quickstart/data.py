@@ -12,10 +12,9 @@ import json
 import platform
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -45,8 +44,7 @@ PREFERENCE_PASSES = 4  # groups of four that each training review is in
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """Every text, in the slice it belongs to."""
 
     train: making.Texts
@@ -177,13 +175,13 @@ def _files(split: Split, seed: int) -> dict[str, Sequence[Mapping[str, object]]]
     train_rows = making.instructions(split.train, TRAIN_ROWS, rng)
     train_rows = [row for row in train_rows if (row.instruction, row.input) not in asked]
     train_rows = [row for row in train_rows if row.output not in answered]
-    files["instructions/train.jsonl"] = [asdict(row) for row in train_rows]
-    files["instructions/val.jsonl"] = [asdict(row) for row in val_rows]
+    files["instructions/train.jsonl"] = [row._asdict() for row in train_rows]
+    files["instructions/val.jsonl"] = [row._asdict() for row in val_rows]
     files["preferences/train.jsonl"] = list(making.preferences(split.train.reviews, PREFERENCE_PASSES, rng))
     files["preferences/val.jsonl"] = list(making.preferences(split.val.reviews, 1, rng))
-    files["reviews.val.jsonl"] = [asdict(review) for review in split.val.reviews]
-    judged = making.openings(split.judge, (2, 3, 4), rng)
-    trained = making.openings(split.ppo, (2, 3, 4), rng, per_review=2)
+    files["reviews.val.jsonl"] = [review._asdict() for review in split.val.reviews]
+    judged = making.openings(split.judge, rng)
+    trained = making.openings(split.ppo, rng, per_review=2)
     trained = [opening for opening in trained if opening not in set(judged)]
     for name, texts in (("train", trained), ("val", judged)):
         rows = [{"instruction": making.REVIEW_PROMPT, "reply_prefix": opening} for opening in texts]

@@ -17,6 +17,7 @@ from modules.generation import generate
 from modules.hf_load import load_causal_lm
 
 JsonRows = list[dict[str, Any]]
+GIVEN, WRITTEN = 12, 24  # tokens of a continuation in the report
 
 
 def unigram_losses(data: MixedCorpusData) -> dict[str, float]:
@@ -34,9 +35,7 @@ def unigram_losses(data: MixedCorpusData) -> dict[str, float]:
     return losses
 
 
-def continuations(
-    directory: str, data: MixedCorpusData, given: int = 12, length: int = 24
-) -> list[dict[str, str]]:
+def continuations(directory: str, data: MixedCorpusData) -> list[dict[str, str]]:
     """How a random and the pretrained model go on, greedily, from the first tokens of a held-out document of
     each source; samples for the report."""
     model, tokenizer = load_causal_lm(directory).eval(), data.tokenizer
@@ -45,22 +44,19 @@ def continuations(
         "before": LanguageModel(AutoModelForCausalLM.from_config(model.config)).eval(),
         "after": LanguageModel(model),
     }
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     samples = []
     split = data.splits["val"]
     for name, blocks in zip(split.names, split.blocks, strict=True):
         documents = EncodedRows(blocks.cache)
-        long_enough = int(np.argmax(documents.lengths > given + length))
-        ids = documents[long_enough]["input_ids"][:given].astype(np.int64)
+        long_enough = int(np.argmax(documents.lengths > GIVEN + WRITTEN))
+        ids = documents[long_enough]["input_ids"][:GIVEN].astype(np.int64)
         prompt = torch.from_numpy(ids)[None]
-        sample = {
-            "stage": "pretrain",
-            "prompt": tokenizer.decode(prompt[0], skip_special_tokens=True),
-            "note": name,
-        }
+        text = tokenizer.decode(prompt[0], skip_special_tokens=True)
+        sample = {"stage": "pretrain", "prompt": text, "note": name}
         for when, each in models.items():
             mask = torch.ones_like(prompt, dtype=torch.bool)
-            ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-            written, kept = generate(each, prompt, mask, length, **ends)
+            written, kept = generate(each, prompt, mask, WRITTEN, **ends)
             sample[when] = tokenizer.decode(written[0][kept[0]], skip_special_tokens=True)
         samples.append(sample)
     return samples
@@ -79,16 +75,10 @@ def reply_losses(directory: str, data: InstructionData) -> dict[str, float]:
     return {name: float(s / n) for name, s, n in zip(data.source_names, total, count, strict=True) if n}
 
 
-def last_number(text: str) -> str | None:
-    """The last number in a text, as it is written."""
-    numbers = re.findall(r"-?\d+", text)
-    return numbers[-1] if numbers else None
-
-
 def share_right(replies: Iterable[str], answers: Iterable[str]) -> float:
-    """Share of replies whose last number is the answer's."""
-    pairs = list(zip(replies, answers, strict=True))
-    return sum(last_number(reply) == last_number(answer) for reply, answer in pairs) / len(pairs)
+    """Share of replies whose last number, as it is written, is the answer's."""
+    given, right = ([re.findall(r"-?\d+", text)[-1:] for text in texts] for texts in (replies, answers))
+    return sum(reply == answer for reply, answer in zip(given, right, strict=True)) / len(right)
 
 
 def reward_accuracy(predictions: JsonRows, preferences: JsonRows) -> dict[str, float]:

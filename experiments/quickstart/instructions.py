@@ -6,18 +6,19 @@ Every function takes the texts of one split and knows nothing of the others: the
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from experiments.quickstart.raw_texts import ChineseReview, Module, Review, prose
 
 REVIEW_PROMPT = "Write a movie review in one sentence."
 WORDS = 40  # longest English reply
 CHARACTERS = 30  # longest Chinese reply
+REPLIES = 4  # to a prompt, that people have rated
+OPENINGS = (2, 3, 4)  # words of a review's beginning, for PPO
 SENTENCE_END = re.compile(r"""(?<=[\w)"'*][\w)"'*][.!?])\s+(?=[A-Z])""")
 
 
-@dataclass(frozen=True)
-class Instruction:
+class Instruction(NamedTuple):
     """One row of instruction tuning; `input` may be empty. Its prompt is (instruction, input)."""
 
     instruction: str
@@ -27,8 +28,7 @@ class Instruction:
     language: str
 
 
-@dataclass(frozen=True)
-class Texts:
+class Texts(NamedTuple):
     """What one split's instructions are built from; `sums` as `raw_texts.sum_problems` gives them."""
 
     reviews: Sequence[Review]
@@ -60,26 +60,22 @@ def instructions(texts: Texts, sizes: dict[tuple[str, str], int], rng: random.Ra
     return rows
 
 
-def preferences(
-    reviews: Sequence[Review], passes: int, rng: random.Random, replies: int = 4
-) -> Iterator[dict[str, object]]:
+def preferences(reviews: Sequence[Review], passes: int, rng: random.Random) -> Iterator[dict[str, object]]:
     """Groups of rated reviews as replies to the common prompt; each review is in at most `passes` groups."""
     for _ in range(passes):
         order = rng.sample(reviews, len(reviews))
-        for start in range(0, len(order) - replies + 1, replies):
-            group = order[start : start + replies]
+        for start in range(0, len(order) - REPLIES + 1, REPLIES):
+            group = order[start : start + REPLIES]
             texts, ratings = [review.text for review in group], [review.rating for review in group]
             yield {"instruction": REVIEW_PROMPT, "replies": texts, "ratings": ratings}
 
 
-def openings(
-    reviews: Sequence[Review], lengths: Sequence[int], rng: random.Random, per_review: int = 1
-) -> list[str]:
-    """The first words of reviews, as many as one of `lengths`, at least 4 more to come; each only once."""
+def openings(reviews: Sequence[Review], rng: random.Random, per_review: int = 1) -> list[str]:
+    """The first words of reviews, as many as one of `OPENINGS`, at least 4 more to come; each only once."""
     distinct: dict[str, None] = {}
     for review in reviews:
         words = review.text.split()
-        for length in rng.sample(lengths, per_review):
+        for length in rng.sample(OPENINGS, per_review):
             opening = " ".join(words[:length])
             if len(words) >= length + 4 and opening[0].isalnum() and opening[-1] not in "–.(":
                 distinct.setdefault(opening)

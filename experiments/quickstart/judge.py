@@ -65,14 +65,7 @@ def distinct_bigrams(texts: Sequence[str], limit: int | None = None) -> float:
 
     Words are what is between spaces, in lower case; a bigram never spans two texts. The more text, the more
     repeats, so samples of different size do not compare: give both the same `limit`, the smaller one's
-    `bigram_count`.
-
-    Args:
-        texts: what a model wrote.
-        limit: how many bigrams to look at, the texts' first ones; all, if None.
-
-    Returns:
-        The ratio, 0 if there is no bigram.
+    `bigram_count`; only so many of the first ones are looked at. 0 if there is no bigram.
     """
     bigrams = [pair for text in texts for pair in _bigrams(text)][:limit]
     return len(set(bigrams)) / len(bigrams) if bigrams else 0.0

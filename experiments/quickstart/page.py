@@ -41,15 +41,10 @@ def write_report(report: dict[str, Any], curves: Mapping[str, Mapping[str, Curve
     report = finite(report)
     text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False)
     write_text(folder / "report.json", text + "\n")
-    write_text(folder / "report.html", render(report, curves, folder))
-
-
-def render(report: dict[str, Any], curves: Mapping[str, Mapping[str, Curve]], folder: Path) -> str:
-    """The page. Every text that is put into it is escaped, and its control characters made visible."""
     functions = {"duration": duration, "verdict": verdict, "pivot": pivot, "quote": shlex.quote}
     template = page_template(Path(__file__).with_name("report.html.j2"), **functions)
     content = {"report": report, "folder": folder, "charts": Charts(curves)}
-    return template.render(**content, review_prompt=REVIEW_PROMPT)
+    write_text(folder / "report.html", template.render(**content, review_prompt=REVIEW_PROMPT))
 
 
 def finite(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """`report.png`: a finished quickstart in one picture, the one that the README shows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.quickstart.page import duration, running_mean, verdict
+from experiments.quickstart.page import Curve, duration, running_mean, verdict
 
-Curve = Sequence[tuple[int, float]]
 SIZE, DPI = (12, 7.2), 100  # inches, pixels an inch
 COLOURS = ("#0060a8", "#b45309", "#047857", "#7c3aed")
 MUTED = "#6b7280"
@@ -23,13 +22,8 @@ STYLE: dict[str, Any] = {
 
 
 def draw(report: Mapping[str, Any], curves: Mapping[str, Mapping[str, Curve]], file: Path) -> None:
-    """Draws the four stages and how many bars the run has met.
-
-    Args:
-        report: what `report.json` holds.
-        curves: stage → metric → (step, value) points.
-        file: the PNG to write.
-    """
+    """Draws the four stages, by what `report.json` holds and the curves of each, and says how many bars the
+    run has met."""
     verdicts = [verdict(bar) for bar in report["bars"]]
     title = (
         f"trivium quickstart: {verdicts.count('met')} of {len(verdicts)} bars met "

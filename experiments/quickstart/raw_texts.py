@@ -15,8 +15,8 @@ import re
 import sysconfig
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 # Folders of the standard library left out: tests, installed packages, tables that are neither prose nor code.
 SKIPPED = {"__pycache__", "dist-packages", "encodings", "ensurepip", "idle_test", "lib2to3", "pydoc_data"}
@@ -29,24 +29,21 @@ CORRUPT = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Review:
+class Review(NamedTuple):
     """A sentence of an English film review and its mean rating by about 20 people, from −4 to +4."""
 
     text: str
     rating: float
 
 
-@dataclass(frozen=True)
-class ChineseReview:
+class ChineseReview(NamedTuple):
     """A Chinese review of a book, hotel or computer, and whether it was filed under the good ones."""
 
     text: str
     good: bool
 
 
-@dataclass(frozen=True)
-class Module:
+class Module(NamedTuple):
     """A module of the library: its name, its code without docstrings, (qualified name, docstring) pairs."""
 
     name: str

@@ -41,11 +41,17 @@ def quickstart(minutes: float, resume: bool, overwrite: bool) -> None:
     Raises:
         UserError: there is a run already and neither `resume` nor `overwrite` is set.
     """
+    from experiments.quickstart.data import build
+    from experiments.quickstart.fetch import default_cache
+
     state = State.begin(minutes, resume, overwrite)
     console = Console()
     console.rule("[bold]Data")
-    state.timed("data", prepare_data)
-    state.timed("tokenizer", prepare_tokenizer)
+    state.timed("data", lambda: build(default_cache(), FOLDER / "data"))
+    corpus = FOLDER / "data/corpus"
+    files = [str(corpus / f"{name}.train.jsonl") for name in ("english", "chinese", "code", "maths")]
+    options = ("--vocab-size=4096", "--max-bytes=8000000", f"--output={FOLDER / 'tokenizer'}")
+    state.timed("tokenizer", lambda: trivium("tokenizer", *options, *files))
     for budget in BUDGETS:
         console.rule(f"[bold]{budget.title}")
         state.timed(budget.name, partial(run_stage, budget, state.minutes))
@@ -67,8 +73,7 @@ def quickstart(minutes: float, resume: bool, overwrite: bool) -> None:
 class State:
     """What is done and how long it took over all attempts, kept in a file so that a run can go on."""
 
-    minutes: float
-    """the budget"""
+    minutes: float  # the budget
     seconds: dict[str, float] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
 
@@ -105,19 +110,3 @@ class State:
             self.seconds[name] = round(before + time.perf_counter() - start, 1)
             self.save()
         return result
-
-
-def prepare_data() -> None:
-    """Fetches the sources and builds the files."""
-    from experiments.quickstart.data import build
-    from experiments.quickstart.fetch import default_cache
-
-    build(default_cache(), FOLDER / "data")
-
-
-def prepare_tokenizer() -> None:
-    """Trains the tokenizer on the mix."""
-    sources = ("english", "chinese", "code", "maths")
-    files = [str(FOLDER / f"data/corpus/{name}.train.jsonl") for name in sources]
-    sizes = ("--vocab-size=4096", "--max-bytes=8000000")
-    trivium("tokenizer", *sizes, f"--output={FOLDER / 'tokenizer'}", *files)

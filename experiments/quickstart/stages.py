@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,6 @@ from experiments.cli.user_errors import UserError
 
 FOLDER = Path("runs/quickstart")
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-PACKAGES = ("torch", "lightning", "transformers", "datasets", "deepspeed", "tokenizers", "wandb")
 
 
 class StageBudget(NamedTuple):
@@ -43,13 +41,8 @@ def run_stage(budget: StageBudget, minutes: float) -> None:
 
 
 def predict(stage: str, folder: str, **networks: str) -> list[dict[str, Any]]:
-    """Runs `trivium predict` and gives the rows that it wrote.
-
-    Args:
-        stage: whose YAML says the rest.
-        folder: of the run, in the quickstart's.
-        networks: argument of the stage → folder of the export to take, in the quickstart's.
-    """
+    """Runs `trivium predict` with a stage's YAML and gives the rows that it wrote. The run's folder, and the
+    export that takes the place of an argument's network, are within the quickstart's."""
     options = [f"--model.init_args.{name}={FOLDER / export}" for name, export in networks.items()]
     config = str(CONFIGS / f"{stage}.yaml")
     trivium("predict", "--config", config, "--run", str(FOLDER / folder), *options)
@@ -77,8 +70,3 @@ def trivium(*arguments: str) -> None:
         raise UserError(f"`trivium {arguments[0]}` was refused; see above")
     if code != 0:
         raise SystemExit(code)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the results depend on."""
-    return {name: version(name) for name in PACKAGES}
