@@ -72,7 +72,7 @@ def test_what_a_stage_says_of_itself_is_there_and_the_seven_methods_are_the_prot
         for name in told
         if name not in ("fit", "plan", "export")
     )
-    asked = re.findall(r"`(\w+)`", STAGES.split("the Protocol in")[1].split("A stage that uses them")[0])
+    asked = re.findall(r"`(\w+)`", STAGES.split("the Protocol in")[1].split("stage that uses them")[0])
     assert asked
     assert all(hasattr(Sharding, name) for name in asked)
 

@@ -36,9 +36,6 @@ class FocalModule(Stage):
         if self.network is None:
             self.network = self.shard(LanguageModel(load_causal_lm(self.pretrained)).train())
 
-    def trainable_modules(self):
-        return [self.network]
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.network(
             batch["input_ids"], batch["labels"], batch["position_ids"], batch["document_ids"]
