@@ -292,7 +292,7 @@ class PPOModule(Stage):
     def estimate(self, rollout: Rollout) -> Rollout:
         """Fills in rewards, advantages (whitened over the iteration) and returns."""
         mask = rollout.response_mask
-        kl, _, _ = rl.kl_estimates(rollout.logprobs, rollout.ref_logprobs)
+        kl, _ = rl.kl_estimates(rollout.logprobs, rollout.ref_logprobs)
         rewards = rl.token_rewards(rollout.scores, kl, mask, float(self.kl_coef))
         advantages, returns = rl.gae(rewards, rollout.values, mask, self.gamma, self.gae_lambda)
         return rollout._replace(rewards=rewards, advantages=rl.whiten(advantages, mask), returns=returns)

@@ -58,7 +58,7 @@ def rollout_metrics(rollout: Rollout, eos_token_id: int, score_clip: float) -> d
         the Monte-Carlo estimate −log p of the sampled tokens, in nats per token.
     """
     mask, scores = rollout.response_mask, rollout.scores
-    k1, _, k3 = rl.kl_estimates(rollout.logprobs, rollout.ref_logprobs)
+    k1, k3 = rl.kl_estimates(rollout.logprobs, rollout.ref_logprobs)
     lengths = mask.sum(1).float()
     return {
         "ppo/score": scores.mean(),

@@ -13,14 +13,13 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return (x * mask).sum() / mask.sum()
 
 
-def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """k1, k2 and k3 of KL(policy ‖ reference) at samples of the policy, each with the shape of the inputs.
+def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor) -> tuple[Tensor, Tensor]:
+    """k1 and k3 of KL(policy ‖ reference) at samples of the policy, each with the shape of the inputs.
 
-    k1 = log p − log q is unbiased, k2 = ½ k1² has little variance and some bias, k3 = e^(−k1) − 1 + k1 is
-    unbiased and never negative.
+    k1 = log p − log q is unbiased, k3 = e^(−k1) − 1 + k1 is unbiased too, varies less and is never negative.
     """
     k1 = logprobs - ref_logprobs
-    return k1, 0.5 * k1.square(), torch.expm1(-k1) + k1
+    return k1, torch.expm1(-k1) + k1
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
