@@ -19,6 +19,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layering.py
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .
