@@ -1,4 +1,4 @@
-"""The PPO doctor: what every iteration reports, and what must never happen."""
+"""What every PPO iteration reports, and what must never happen."""
 
 import torch
 from torch import Tensor

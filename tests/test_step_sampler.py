@@ -1,4 +1,4 @@
-"""The step plan: what a step trains on is a pure function of (seed, step), however it is split."""
+"""The step sampler: what a step trains on is a pure function of (seed, step), however it is split."""
 
 import numpy as np
 import pytest
