@@ -47,6 +47,7 @@ def test_the_quickstart_runs_reports_and_does_not_run_a_finished_stage_again(qui
     improvement = report["stages"]["pretrain"]["metrics"]
     assert all(improvement[f"val/loss/{name}"] < 8.0 for name in report["mixture"])  # ln 4096 = 8.3
     assert "<html" in (folder / "report.html").read_text()
+    assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
 
     weights = {
         name: (folder / name / "export/model.safetensors").stat().st_mtime for name in report["stages"]

@@ -36,25 +36,32 @@ def draw(report: Mapping[str, Any], curves: Mapping[str, Mapping[str, Curve]], f
         (pretraining, tuning), (ranking, reinforcing) = figure.subplots(2, 2)
         _pretraining(pretraining, curves["pretrain"], metrics["pretrain"])
         _tuning(tuning, metrics["sft"])
-        _ranking(ranking, curves["reward"], metrics["reward"])
+        _ranking(ranking, metrics["reward"])
         _reinforcing(reinforcing, curves["ppo"], report["judge"])
         figure.savefig(file, metadata={"Software": None})
 
 
 def _pretraining(axes: Axes, curves: Mapping[str, Curve], metrics: Mapping[str, float]) -> None:
-    axes.set_title("1  Pretraining: held-out loss, nats per token")
+    axes.set_title("1  Pretraining: held-out loss by source, nats per token")
     sources = [name.removeprefix("unigram/") for name in metrics if name.startswith("unigram/")]
     for colour, source in zip(COLOURS, sources, strict=False):
         steps, losses = zip(*curves[f"val/loss/{source}"], strict=True)
-        axes.plot(steps, losses, "o-", color=colour, markersize=4, label=source)
+        gain = metrics[f"improvement/{source}"]
+        axes.plot(steps, losses, "o-", color=colour, markersize=4)
+        axes.annotate(
+            f"{source}\n−{gain:.2f}",
+            (steps[-1], losses[-1]),
+            (6, -6),
+            textcoords="offset points",
+            color=colour,
+        )
         axes.axhline(metrics[f"unigram/{source}"], color=colour, linestyle=":", linewidth=1)
-    axes.plot([], [], ":", color=MUTED, label="a unigram model")
-    axes.set_xlabel("optimizer step")
-    axes.legend(ncols=2)
+    axes.margins(x=0.16)  # room for the names at the curves' ends
+    axes.set_xlabel("optimizer step; dotted: a unigram model; below the name: how far under it")
 
 
 def _tuning(axes: Axes, metrics: Mapping[str, float]) -> None:
-    axes.set_title("2  Fine-tuning: held-out loss of the replies, nats per token")
+    axes.set_title("2  Fine-tuning: held-out loss of replies, by task")
     tasks = [name.removeprefix("sft/loss_after/") for name in metrics if name.startswith("sft/loss_after/")]
     before, after = ([metrics[f"sft/loss_{when}/{task}"] for task in tasks] for when in ("before", "after"))
     rows = range(len(tasks))
@@ -64,24 +71,31 @@ def _tuning(axes: Axes, metrics: Mapping[str, float]) -> None:
     axes.set_yticks(rows, tasks)
     axes.invert_yaxis()
     axes.set_xlim(left=0)
+    axes.set_xlabel("nats per token")
     axes.legend()
 
 
-def _ranking(axes: Axes, curves: Mapping[str, Curve], metrics: Mapping[str, float]) -> None:
+def _ranking(axes: Axes, metrics: Mapping[str, float]) -> None:
     axes.set_title("3  Reward model: held-out pairs ranked as people do")
-    steps, accuracy = zip(*curves["reward/accuracy"], strict=True)
-    axes.plot(steps, accuracy, "o-", color=COLOURS[2], label=f"{metrics['reward/accuracy']:.1%} at the end")
-    axes.axhline(0.5, color=MUTED, linestyle=":", linewidth=1, label="chance")
-    axes.set_xlabel("optimizer step")
-    axes.legend()
+    for row, (kind, colour) in enumerate((("reward", COLOURS[2]), ("vader", MUTED))):
+        share, error = metrics[f"{kind}/accuracy"], metrics[f"{kind}/accuracy_stderr"]
+        axes.barh(row, share, height=0.5, color=colour, xerr=2 * error)
+        axes.text(0.02, row, f"{share:.1%}", color="white", va="center", fontweight="bold")
+    axes.axvline(0.5, color="#111827", linestyle=":", linewidth=1)
+    axes.set_yticks([0, 1], ["reward model", "a lexicon"])
+    axes.set(ylim=(1.6, -0.6), xlim=(0, 1))
+    axes.set_xlabel("share of pairs that people rated 1 or more apart; dotted: chance; ± 2 standard errors")
 
 
 def _reinforcing(axes: Axes, curves: Mapping[str, Curve], judge: Mapping[str, float]) -> None:
     gain = (judge["after"] - judge["before"]) / max(judge["stderr"], 1e-12)
-    axes.set_title("4  PPO: mean score of the sampled replies")
-    steps, scores = zip(*curves["ppo/score"], strict=True)
-    label = f"an independent judge: {judge['before']:.3f} → {judge['after']:.3f}, {gain:+.1f} standard errors"
-    axes.plot(steps, scores, color=COLOURS[3], linewidth=0.8, alpha=0.4)
-    axes.plot(steps, running_mean(scores), color=COLOURS[3], linewidth=2, label=label)
-    axes.set_xlabel("optimizer step")
-    axes.legend(loc="lower right")
+    axes.set_title("4  PPO: the reward model's mean score")
+    iterations, scores = zip(*curves["ppo/score"], strict=True)
+    axes.plot(iterations, running_mean(scores), "o-", color=COLOURS[3], markersize=4)
+    lines = (
+        f"an independent judge: {judge['before']:.2f} → {judge['after']:.2f}",
+        f"({gain:+.1f} standard errors)",
+        f"KL to the SFT model: {judge['kl']:.1f} nats",
+    )
+    axes.text(0.02, 0.96, "\n".join(lines), transform=axes.transAxes, va="top")
+    axes.set_xlabel("iteration")
