@@ -1,0 +1,1 @@
+"""Any strategy's checkpoint, read, resharded and mapped into memory."""
