@@ -216,7 +216,7 @@ class PPOModule(Stage):
         sampled = self.sample(batch, iteration)
         rollout = self.estimate(self.gather(batch, sampled))
         self.tokens_seen += sampled.prompt_mask.sum() + sampled.response_mask.sum()
-        self.log_dict(rollout_metrics(rollout, self.tokenizer.eos_token_id, self.score_clip))
+        self.log_dict(rollout_metrics(rollout, self.stop_token_ids, self.score_clip))
         if self.global_step == 0 and self.reference == self.actor:
             check_same_policy(rollout, self.trainer.precision)
         self.update_metrics = UpdateMetrics(self.device)
@@ -249,7 +249,7 @@ class PPOModule(Stage):
         with self.sharding.unsharded(network.reward):
             rewards = [scores(network.reward, row) for row in rows]
         sampled = Rollout(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
-        ended = sampled.ended(self.tokenizer.eos_token_id)
+        ended = sampled.ended(self.stop_token_ids)
         raw = torch.cat(rewards).clamp(-self.score_clip, self.score_clip)
         return sampled._replace(
             ref_logprobs=torch.cat(references),
@@ -268,8 +268,9 @@ class PPOModule(Stage):
             prompt_ids,
             prompt_mask,
             max_new_tokens=self.max_new_tokens,
-            eos_token_id=self.tokenizer.eos_token_id,
+            stop_token_ids=self.stop_token_ids,
             pad_token_id=self.tokenizer.pad_token_id,
+            vocabulary=self.data.vocabulary,
             temperature=self.temperature,
             noise=noise.to(self.device),
             any_rank=self.sharding.any_rank,
@@ -350,7 +351,7 @@ class PPOModule(Stage):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """The sampled response to each prompt, its score, its KL in nats, and whether it ended by itself."""
         rollout, tokenizer = self.sample(batch, EVALUATION), self.tokenizer
-        kl, ended = rollout.kl_per_sequence(), rollout.ended(tokenizer.eos_token_id)
+        kl, ended = rollout.kl_per_sequence(), rollout.ended(self.stop_token_ids)
         ids = [row[kept] for row, kept in zip(rollout.response_ids, rollout.response_mask, strict=True)]
         return [
             {
