@@ -44,10 +44,17 @@ class SFTModule(CausalLM):
         """The greedy reply to each prompt, and whether it ended by itself."""
         assert self.network is not None
         tokenizer, stops = self.tokenizer, self.stop_token_ids
-        limits = (self.max_new_tokens, stops, tokenizer.pad_token_id, self.data.vocabulary)
         with self.sharding.unsharded(self.network):
             prompts = batch["prompt_ids"], batch["prompt_mask"]
-            replies, mask = generate(self.network, *prompts, *limits, any_rank=self.sharding.any_rank)
+            replies, mask = generate(
+                self.network,
+                *prompts,
+                max_new_tokens=self.max_new_tokens,
+                stop_token_ids=stops,
+                pad_token_id=tokenizer.pad_token_id,
+                vocabulary=self.data.vocabulary,
+                any_rank=self.sharding.any_rank,
+            )
         rows = []
         for row, ids, kept in zip(batch["rows"].tolist(), replies, mask, strict=True):
             if row >= 0:

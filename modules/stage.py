@@ -131,7 +131,7 @@ class Stage(L.LightningModule):
     def stop_token_ids(self) -> tuple[int, ...]:
         """What ends a reply, in all that this stage and its export generate; the tokenizer's eos is the
         first."""
-        models = [self.get_submodule(spec.module) for spec in self.exports()]
+        models: list[Any] = [self.get_submodule(spec.module) for spec in self.exports()]
         own = [own_stop_tokens(model, self.tokenizer) for model in models if model.can_generate()]
         return tuple(dict.fromkeys([*self.data.stop_token_ids, *chain(*own)]))
 
