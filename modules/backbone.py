@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from modules.errors import UserError
+from modules.linear_cross_entropy import linear_cross_entropy
 
 SCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping", "lm_head_multiplier")
 """what some models do to their logits after the head"""
@@ -174,13 +175,12 @@ class LanguageModel(_Backbone):
         """(…, D) hidden states and (…) labels → (…) fp32 losses through the chunked linear cross-entropy."""
         head = self.model.get_output_embeddings()
         dtype = torch.float32 if self.fp32_head else _matmul_dtype(hidden)
-        losses = F.linear_cross_entropy(
+        losses = linear_cross_entropy(
             hidden.reshape(-1, hidden.shape[-1]).to(dtype),
             full_tensor(head.weight).to(dtype),
             labels.reshape(-1),
-            linear_bias=None if head.bias is None else full_tensor(head.bias).to(dtype),
-            reduction="none",
-            options=nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK),
+            bias=None if head.bias is None else full_tensor(head.bias).to(dtype),
+            chunk=LOSS_CHUNK,
         )
         return losses.float().view(labels.shape)
 
