@@ -6,6 +6,7 @@ says what may attend to what.
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -161,10 +162,8 @@ def _varlen_kernel(device: torch.device) -> Callable | None:
     """torch's attention for documents of any length, or None where this GPU or torch has none; told once."""
     kernel = None
     if torch.cuda.get_device_capability(device) >= (8, 0):
-        try:
+        with suppress(ImportError):
             from torch.nn.attention.varlen import varlen_attn as kernel
-        except ImportError:
-            pass
     name = "torch.nn.attention.varlen" if kernel else "grouped scaled_dot_product_attention"
     rank_zero_info(f"Attention within documents: {name}")
     return kernel

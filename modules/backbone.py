@@ -21,6 +21,7 @@ from modules.documents import Documents, Route
 from modules.errors import UserError
 from modules.head import Head
 
+
 class _Backbone(nn.Module):
     """The transformer without its head, on the real tokens of a batch alone.
 
