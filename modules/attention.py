@@ -111,7 +111,7 @@ def _weighted(
         scores = softcap * torch.tanh(scores / softcap)
     scores = scores.float()
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)  # padding sees nothing: no NaN
     if sinks is not None:
         column = sinks.float().reshape(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
         scores = torch.cat([scores, column], -1)

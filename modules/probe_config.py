@@ -5,7 +5,6 @@ What makes a network special stays: which kinds of layers there are, windows (bu
 scales, biases, ropes, experts, state layers. The copy is there to be compared with itself, never to be trained.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,41 +13,75 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 VOCABULARY = 97
 WINDOW = 4  # tokens, shorter than any document of the probe
 POSITIONS = 64
-SMALL = (
-    (VOCABULARY, """vocab_size vocab_size_per_layer_input decoder_vocab_size unpadded_vocab_size
-        encoder_hash_byte_group_vocab shape_vocab_size pronunciation_vocab_size
-        ngram_vocab_size_base"""),
-    (POSITIONS, """max_position_embeddings n_positions n_ctx max_seq_len max_target_positions context_length
-        original_max_position_embeddings max_sequence_length model_max_length hidden_size n_embd d_model
-        emb_dim embedding_size word_embed_proj_dim lru_width backbone_hidden_size adapter_in_dim adapter_out_dim adapter_input_size
-        hidden_size_global embedding_dim input_embedding_size ffn_dim intermediate_size n_inner
-        ffn_hidden_size inner_size dff dim_ff d_ff d_inner decoder_ffn_dim encoder_ffn_dim mlp_dim
-        intermediate_size_mlp dense_intermediate_size feed_forward_size block_ff_dim mamba_d_ssm qk_head_dim"""),
-    (32, """moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size
-        moe_shared_expert_intermediate_size expert_ffn_hidden_size shared_experts_intermediate_size
-        prefix_dense_intermediate_size dim_model_base max_source_positions"""),
+SOFT_CAP = 1.0  # so small that it shows in small logits
+WINDOW_FIELDS = """sliding_window attention_window window_size sliding_window_size attention_window_size
+    attention_chunk_size keep_window_size local_attention local_attn_chunk_length lsh_attn_chunk_length
+    local_attention_window_len index_topk indexer_budget"""
+"""how far a token sees, or how many tokens it chooses"""
+SMALL_FIELDS = (
+    (
+        VOCABULARY,
+        """vocab_size vocab_size_per_layer_input decoder_vocab_size unpadded_vocab_size shape_vocab_size
+        encoder_hash_byte_group_vocab pronunciation_vocab_size ngram_vocab_size_base""",
+    ),
+    (
+        POSITIONS,
+        """max_position_embeddings n_positions n_ctx max_seq_len max_target_positions context_length
+        original_max_position_embeddings max_sequence_length model_max_length""",
+    ),
+    (
+        64,
+        """hidden_size n_embd d_model emb_dim embedding_size word_embed_proj_dim lru_width embedding_dim
+        backbone_hidden_size hidden_size_global input_embedding_size adapter_in_dim adapter_out_dim
+        adapter_input_size ffn_dim intermediate_size n_inner ffn_hidden_size inner_size dff dim_ff d_ff d_inner
+        decoder_ffn_dim encoder_ffn_dim mlp_dim intermediate_size_mlp dense_intermediate_size
+        feed_forward_size block_ff_dim mamba_d_ssm qk_head_dim""",
+    ),
     (48, "qk_nope_head_dim"),
-    (16, """head_dim rotary_dim qk_rope_head_dim v_head_dim linear_key_head_dim swa_head_dim
+    (
+        32,
+        """moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size
+        moe_shared_expert_intermediate_size expert_ffn_hidden_size shared_experts_intermediate_size
+        prefix_dense_intermediate_size dim_model_base max_source_positions""",
+    ),
+    (
+        16,
+        """head_dim rotary_dim qk_rope_head_dim v_head_dim linear_key_head_dim swa_head_dim d_head d_kv
         linear_value_head_dim mamba_d_head mamba_head_dim mamba_headdim q_lora_rank kv_lora_rank o_lora_rank
-        state_size ssm_state_size mamba_d_state hidden_size_per_layer_input kv_channels d_head d_kv
-        index_head_dim indexer_head_dim linear_head_dim attention_head_dim attention_head_size dim_head d_rel hc_lowrank
-        laurel_rank gated_norm_rank router_hidden_size adapter_rank mamba_dt_rank time_step_rank"""),
-    (8, "mamba_n_heads mamba_num_heads linear_num_value_heads chunk_size mamba_chunk_size floor_scale block_size"),
-    (4, """num_attention_heads n_head n_heads num_heads attention_heads decoder_attention_heads
-        encoder_attention_heads swa_num_attention_heads num_decoder_attention_heads num_encoder_attention_heads
-        num_experts num_local_experts n_routed_experts moe_num_experts zero_expert_num linear_num_key_heads
-        index_n_heads indexer_n_heads"""),
-    (WINDOW, """sliding_window attention_window window_size sliding_window_size attention_window_size
-        attention_chunk_size index_topk indexer_budget keep_window_size"""),
-    (2, """num_query_groups n_groups num_experts_per_tok num_experts_per_token moe_topk moe_k top_k_experts
+        state_size ssm_state_size mamba_d_state hidden_size_per_layer_input kv_channels index_head_dim
+        indexer_head_dim linear_head_dim attention_head_dim attention_head_size dim_head d_rel hc_lowrank
+        laurel_rank gated_norm_rank router_hidden_size adapter_rank mamba_dt_rank time_step_rank""",
+    ),
+    (16, "index_n_heads indexer_n_heads"),  # with fewer, relu makes scores equal that otherwise never are
+    (
+        8,
+        """mamba_n_heads mamba_num_heads linear_num_value_heads chunk_size mamba_chunk_size block_size
+        floor_scale log_scaling_n_floor""",
+    ),
+    (
+        4,
+        """num_attention_heads n_head n_heads num_heads attention_heads decoder_attention_heads
+        encoder_attention_heads swa_num_attention_heads num_decoder_attention_heads linear_num_heads
+        num_encoder_attention_heads linear_num_key_heads num_experts num_local_experts n_routed_experts
+        moe_num_experts zero_expert_num""",
+    ),
+    (
+        2,
+        """num_query_groups n_groups num_experts_per_tok num_experts_per_token moe_topk moe_k top_k_experts
         attn_layer_period expert_layer_period full_attention_interval no_rope_layer_interval layer_group_size
-        global_attn_every_n_layers sliding_window_pattern heads_per_ngram"""),
-    (1, """n_group topk_group num_expert_group n_shared_experts num_shared_experts first_k_dense_replace
+        global_attn_every_n_layers sliding_window_pattern heads_per_ngram""",
+    ),
+    (
+        1,
+        """n_group topk_group num_expert_group n_shared_experts num_shared_experts first_k_dense_replace
         num_dense_layers moe_num_shared_experts attn_layer_offset expert_layer_offset num_mtp_layers
-        num_nextn_predict_layers mamba_n_groups mamba_ngroups"""),
+        num_nextn_predict_layers mamba_n_groups mamba_ngroups""",
+    ),
 )
-"""a size → the fields that get it, where they are larger"""
-SIZES = {name: size for size, names in SMALL for name in names.split()}
+WINDOWS = dict.fromkeys(WINDOW_FIELDS.split(), WINDOW)
+SIZES = {name: size for size, names in SMALL_FIELDS for name in names.split()} | WINDOWS
+"""a field → its size, where it is larger"""
+LISTS = {"mrope_section": [4, 2, 2], "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 48]}
 KV_HEADS = {
     "num_key_value_heads": ("num_attention_heads", "num_heads"),
     "swa_num_key_value_heads": ("swa_num_attention_heads",),
@@ -72,9 +105,9 @@ def small_configs(config: PretrainedConfig) -> Iterator[Callable[[], PretrainedC
     """Copies of a causal language model's config that are built and run in a moment: the smallest first,
     nearer to the original where transformers has something against those before."""
     options = {name: _value(config, name, value) for name, value in config.to_dict().items()}
-    for layers in (1, 2):
-        yield lambda layers=layers: CONFIG_MAPPING[config.model_type].from_dict(small(options, layers))
-    yield lambda: copy.deepcopy(config)
+    for layers, sizes in ((1, SIZES), (2, SIZES), (None, WINDOWS)):
+        few = small(options, layers, sizes)
+        yield lambda few=few: CONFIG_MAPPING[config.model_type].from_dict(few)
 
 
 def _value(config: PretrainedConfig, name: str, value: Any) -> Any:
@@ -82,29 +115,41 @@ def _value(config: PretrainedConfig, name: str, value: Any) -> Any:
     return vars(config).get(name, value) if isinstance(value, int | list) else value
 
 
-def small(options: Mapping[str, Any], layers: int = 1) -> dict[str, Any]:
-    """A config's fields made small, those of the configs in it as well, with so many layers of each kind."""
-    kept = few_layers(options, layers)
-    changed = {name: _small_value(name, value, kept, layers) for name, value in kept.items()}
-    return changed | _agreeing(changed, options)
+def small(options: Mapping[str, Any], layers: int | None, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """A config's fields made small, those of the configs in it as well.
+
+    Args:
+        options: the fields.
+        layers: how many of each kind; None = all.
+        sizes: field → its size, where it is larger; `WINDOWS` alone leaves the widths as they are.
+    """
+    kept = dict(options) if layers is None else few_layers(options, layers)
+    few = {name: _small_value(name, value, kept, layers, sizes) for name, value in kept.items()}
+    return few if sizes is WINDOWS else few | _agreeing(few, options)
 
 
-def _small_value(name: str, value: Any, options: Mapping[str, Any], layers: int) -> Any:
+def _small_value(
+    name: str, value: Any, options: Mapping[str, Any], layers: int | None, sizes: Mapping[str, int]
+) -> Any:
     if isinstance(value, Mapping):
-        return value if name in ("id2label", "label2id") else small(value, layers)
-    if isinstance(value, list):
+        return value if name in ("id2label", "label2id") else small(value, layers, sizes)
+    if isinstance(value, float) and ("softcap" in name or "soft_cap" in name):
+        return min(value, SOFT_CAP)
+    if isinstance(value, list) and sizes is SIZES:
         if name in ("long_factor", "short_factor"):  # of a rope: a number for each pair of dimensions
             width = SIZES["head_dim"] * (options.get("partial_rotary_factor") or 1.0)
             return value[: int(width / 2)]
-        if name == "mrope_section":
-            return [SIZES["head_dim"] // 2 - 4, 2, 2]
-        return [_small_value(name, item, options, layers) for item in value]
+        if name in LISTS:
+            return LISTS[name]
+        return [_small_value(name, item, options, layers, sizes) for item in value]
     if isinstance(value, bool) or not isinstance(value, int):
         return value
-    if name in KV_HEADS:
+    if name in KV_HEADS and sizes is SIZES:
         heads = next((options[other] for other in KV_HEADS[name] if options.get(other)), value)
-        return 4 if value == heads else min(value, 2)
-    return SPECIAL_IDS.get(name, min(value, SIZES.get(name, value)))
+        return min(value, 4 if value == heads else 2)
+    if name in SPECIAL_IDS and sizes is SIZES:
+        return SPECIAL_IDS[name]
+    return min(value, sizes.get(name, value))
 
 
 def _agreeing(few: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,7 +207,9 @@ def few_layers(options: Mapping[str, Any], each: int) -> dict[str, Any]:
         **options,
         **{k: [v[layer] for layer in kept] for k, v in lists.items()},
         **{k: [new for new, layer in enumerate(kept) if layer in v] for k, v in numbers.items()},
-        **{k: len(kept) for k in (*LAYERS, "encoder_layers") if isinstance(options.get(k), int)},
+        **{
+            k: len(kept) for k in (*LAYERS, "encoder_layers", "num_blocks") if isinstance(options.get(k), int)
+        },
     }
     if own:
         few["per_layer_config"] = {f"{new:02}": own[layer] for new, layer in enumerate(kept) if layer in own}

@@ -25,11 +25,13 @@ DEFAULTS = {
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 16},
     "hunyuan_v1_dense": {"head_dim": 128},
     "hunyuan_v1_moe": {"head_dim": 128},
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 16},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
     "ministral": {"head_dim": 128},
     "nemotron": {"num_key_value_heads": 8},
     "qwen4_exp": {"text_config": {"model_type": "qwen4_exp_text", **INDEXER}},
     "qwen4_exp_text": INDEXER,
+    "xlm": {"causal": True},
     "xmod": {"default_language": "en_XX"},
 }
 UNBUILDABLE = {
