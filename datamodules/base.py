@@ -15,7 +15,7 @@ from datamodules.caching.token_cache import TokenCache
 from datamodules.collate import Batch
 from datamodules.errors import UserError
 from datamodules.receipt import Receipt
-from datamodules.rendering.tokenizer import load_tokenizer
+from datamodules.rendering.tokenizer import load_tokenizer, stop_tokens, vocabulary_size
 from datamodules.sampling.loaders import EvalBatches, MakeBatch, StepLoader
 from datamodules.sampling.mixture import GLOBAL_BATCH_SIZE
 from datamodules.sampling.orders import RowOrder, Shuffled
@@ -125,6 +125,16 @@ class TextDataModule(L.LightningDataModule):
     def tokenizer(self) -> Any:
         """Loaded on first use; its pad token is never its eos token."""
         return load_tokenizer(self.tokenizer_path)
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """The tokenizer's ids are below it."""
+        return vocabulary_size(self.tokenizer)
+
+    @cached_property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """What ends a reply: the tokenizer's eos, then its chat template's turn end where that is another."""
+        return stop_tokens(self.tokenizer)
 
     @property
     def source_names(self) -> list[str]:

@@ -201,9 +201,10 @@ def test_recomputed_blocks_give_the_same_gradients_and_keep_far_less(model_type)
 def test_recomputed_blocks_decode_with_their_cache_in_training_mode():
     model = network().train()
     prompt, mask = torch.arange(1, 9)[None], torch.ones(1, 8, dtype=torch.bool)
-    expected = generate(model, prompt, mask, 6, eos_token_id=0, pad_token_id=0)[0]
+    limits = {"stop_token_ids": [0], "pad_token_id": 0, "vocabulary": model.model.config.vocab_size}
+    expected = generate(model, prompt, mask, 6, **limits)[0]
     model.enable_activation_checkpointing()
-    assert torch.equal(generate(model, prompt, mask, 6, eos_token_id=0, pad_token_id=0)[0], expected)
+    assert torch.equal(generate(model, prompt, mask, 6, **limits)[0], expected)
 
 
 def test_sampling_reads_the_same_probabilities_as_the_loss_under_autocast():
