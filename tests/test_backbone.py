@@ -10,7 +10,7 @@ from transformers.cache_utils import DynamicCache
 
 from datamodules.collate import packed_blocks, token_rows
 from experiments.plan.network_sizes import sizes
-from modules.backbone import LanguageModel, attention_mask, disable_dropout, repeated_blocks
+from modules.backbone import LanguageModel, disable_dropout, repeated_blocks
 from modules.generation import generate
 
 SMALL = {
@@ -140,27 +140,12 @@ def test_packed_loss_and_gradients_equal_unpacked_ones(model_type):
         )
 
 
-def test_padding_on_the_right_changes_nothing_and_needs_no_mask():
+def test_padding_on_the_right_changes_nothing():
     model = network().eval()
     short, long = torch.arange(1, 8).numpy(), torch.arange(1, 30).numpy()
     alone = token_rows([[short]], [[short]], [0], pad_id=0)
     together = token_rows([[short], [long]], [[short], [long]], [0, 0], pad_id=0)
-    assert attention_mask(together["document_ids"]) is None
     torch.testing.assert_close(model(*inputs(together))[0, :7], model(*inputs(alone))[0], atol=1e-5, rtol=0)
-
-
-def test_tokens_see_only_earlier_tokens_of_their_document():
-    mask = attention_mask(torch.tensor([[0, 0, 1, 1, -1]]))
-    expected = torch.tensor(
-        [
-            [1, 0, 0, 0, 0],
-            [1, 1, 0, 0, 0],
-            [0, 0, 1, 0, 0],
-            [0, 0, 1, 1, 0],
-            [0, 0, 0, 0, 1],
-        ]
-    ).bool()
-    assert torch.equal(mask[0, 0], expected)
 
 
 def test_without_dropout_training_mode_is_deterministic():
