@@ -2,7 +2,7 @@
 LightningModule."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, ClassVar, cast
 
 import torch
@@ -217,16 +217,14 @@ class PPOModule(Stage):
         sampled = self.sample(batch, iteration)
         self.tokens_seen += sampled.prompt_mask.sum() + sampled.response_mask.sum()
         rollout = self.gather(batch, sampled)
-        passes = islice(
-            minibatch_order(self.seed, iteration, len(rollout.scores), self.minibatches), self.epochs
-        )
-        first_pass = next(passes)
-        rollout = self.estimate(self.recompute(rollout, first_pass))
-        self.log_dict(rollout_metrics(rollout, self.tokenizer.eos_token_id, self.score_clip))
+        order = minibatch_order(self.seed, iteration, len(rollout.scores), self.minibatches)
+        passes = list(islice(order, self.epochs))
+        rollout = self.estimate(self.recompute(rollout, passes[0]))
+        self.log_dict(rollout_metrics(rollout, self.stop_token_ids, self.score_clip))
         if self.global_step == 0 and self.reference == self.actor:
             check_same_policy(rollout, self.trainer.precision)
         self.update_metrics = UpdateMetrics(self.device)
-        for epoch, minibatches in enumerate(chain([first_pass], passes)):
+        for epoch, minibatches in enumerate(passes):
             for index, rows in enumerate(minibatches):
                 self.update(rollout, rows, first=epoch == index == 0)
             if self.max_approx_kl and self.update_metrics.approx_kl() > self.max_approx_kl:
@@ -251,7 +249,7 @@ class PPOModule(Stage):
         with self.sharding.unsharded(network.reward):
             rewards = [scores(network.reward, row) for row in rows]
         sampled = Rollout(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
-        ended = sampled.ended(self.tokenizer.eos_token_id)
+        ended = sampled.ended(self.stop_token_ids)
         raw = torch.cat(rewards).clamp(-self.score_clip, self.score_clip)
         return sampled._replace(
             ref_logprobs=torch.cat(references), scores=raw - self.missing_eos_penalty * ~ended
@@ -296,8 +294,9 @@ class PPOModule(Stage):
             prompt_ids,
             prompt_mask,
             max_new_tokens=self.max_new_tokens,
-            eos_token_id=self.tokenizer.eos_token_id,
+            stop_token_ids=self.stop_token_ids,
             pad_token_id=self.tokenizer.pad_token_id,
+            vocabulary=self.data.vocabulary,
             temperature=self.temperature,
             noise=noise.to(self.device),
             any_rank=self.sharding.any_rank,
@@ -383,7 +382,7 @@ class PPOModule(Stage):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """The sampled response to each prompt, its score, its KL in nats, and whether it ended by itself."""
         rollout, tokenizer = self.evaluate(batch), self.tokenizer
-        kl, ended = rollout.kl_per_sequence(), rollout.ended(tokenizer.eos_token_id)
+        kl, ended = rollout.kl_per_sequence(), rollout.ended(self.stop_token_ids)
         ids = [row[kept] for row, kept in zip(rollout.response_ids, rollout.response_mask, strict=True)]
         return [
             {

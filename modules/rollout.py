@@ -1,7 +1,7 @@
 """PPO's four models under one root, what one iteration has sampled, and how its rows are laid out for a
 training forward."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ class Rollout(NamedTuple):
     response_ids: Tensor
     """(B, R) int64, the pad id after the end"""
     response_mask: Tensor
-    """(B, R) bool, up to and with the eos that ended it"""
+    """(B, R) bool, up to and with the stop token that ended it"""
     logprobs: Tensor
     """(B, R) of the policy that sampled, at the sampling temperature; 0 outside the mask"""
     ref_logprobs: Tensor
@@ -29,7 +29,7 @@ class Rollout(NamedTuple):
     values: Tensor
     """(B, R) the critic's value before each token"""
     scores: Tensor
-    """(B,) the reward model's, centred, clipped, less the penalty for a missing eos"""
+    """(B,) the reward model's, centred, clipped, less the penalty for a missing end"""
     rewards: Tensor
     """(B, R) KL penalty at every token, score at the last"""
     advantages: Tensor
@@ -52,9 +52,10 @@ class Rollout(NamedTuple):
         """(B,) the KL to the reference that each response has summed up, in nats (k1)."""
         return ((self.logprobs - self.ref_logprobs) * self.response_mask).sum(1)
 
-    def ended(self, eos_token_id: int) -> Tensor:
-        """(B,) bool: whether a response ended by itself, within the limit."""
-        return ((self.response_ids == eos_token_id) & self.response_mask).any(1)
+    def ended(self, stop_token_ids: Sequence[int]) -> Tensor:
+        """(B,) bool: whether a response ended by itself, with a stop token within the limit."""
+        stops = torch.tensor(stop_token_ids, device=self.response_ids.device)
+        return (torch.isin(self.response_ids, stops) & self.response_mask).any(1)
 
     def joined(self) -> "Sequences":
         """Prompts and responses as training rows."""
