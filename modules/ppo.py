@@ -6,19 +6,22 @@ from itertools import islice
 from typing import Any, ClassVar, cast
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from modules import rl
-from modules.backbone import LanguageModel, ScalarModel
+from modules.backbone import LanguageModel
 from modules.clipping import clip_to_norm
 from modules.errors import UserError
 from modules.generation import generate, uniforms
-from modules.hf_export import LANGUAGE_MODEL, TOKEN_CLASSIFIER
+from modules.hf_config import saved_config
+from modules.hf_export import LANGUAGE_MODEL, TOKEN_CLASSIFIER, critic_class
 from modules.hf_load import load_causal_lm, load_scalar_model, read_provenance
 from modules.optim import AdamW, decay_groups
 from modules.ppo_checks import UpdateMetrics, check_first_ratio, check_same_policy, rollout_metrics
+from modules.probe import language_model, scalar_model
 from modules.rollout import ActorCritic, Rollout, Sequences, logprobs, minibatch_order, scores, values
 from modules.specs import ExportSpec, NetworkSpec, SamplingSpec
 from modules.stage import Batch, Stage
@@ -142,10 +145,13 @@ class PPOModule(Stage):
 
     def exports(self) -> list[ExportSpec]:
         assert self.network is not None
-        metadata, bias = {"reward": self.reward}, -float(self.network.critic.offset)
-        actor = ExportSpec("network.actor.model", LANGUAGE_MODEL, self.stage, self.actor)
-        critic = ExportSpec("network.critic.model", TOKEN_CLASSIFIER, "critic", self.actor, "critic")
-        return [actor._replace(metadata=metadata), critic._replace(metadata=metadata, bias=bias)]
+        metadata, offset = {"reward": self.reward}, float(self.network.critic.offset)
+        actor = ExportSpec("network.actor.model", LANGUAGE_MODEL, self.stage, self.actor, metadata=metadata)
+        auto_class = critic_class(self.network.critic.model.config)
+        critic = ExportSpec("network.critic.model", auto_class, "critic", self.actor, "critic")
+        if auto_class == TOKEN_CLASSIFIER:
+            return [actor, critic._replace(metadata=metadata, bias=-offset)]
+        return [actor, critic._replace(metadata={**metadata, "offset": offset})]
 
     def config_errors(self, max_steps: int = -1) -> list[str]:
         values = {name: getattr(self, name) for name in (*COUNTS, "temperature")}
@@ -161,6 +167,12 @@ class PPOModule(Stage):
             raise UserError(
                 f"data.global_batch_size {prompts} is not a multiple of model.minibatches {self.minibatches} "
                 f"× {ranks} ranks = {parts}: every rank needs a share of every minibatch"
+            )
+        auto_class = critic_class(config := saved_config(self.reward, "model.reward"))
+        if auto_class != TOKEN_CLASSIFIER:
+            rank_zero_info(
+                f"The critic is exported as {auto_class}, its offset in provenance.json: transformers has no "
+                f"token classifier of one linear map for `{config.model_type}`."
             )
 
     def parent_checkpoints(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
@@ -179,10 +191,10 @@ class PPOModule(Stage):
             return
         offset = read_provenance(self.reward).get("offset", 0.0)
         network = ActorCritic(
-            actor=LanguageModel(load_causal_lm(self.actor), fp32_head=True),
-            critic=ScalarModel(load_scalar_model(self.reward), offset),
-            reference=LanguageModel(load_causal_lm(self.reference), fp32_head=True),
-            reward=ScalarModel(load_scalar_model(self.reward), offset),
+            actor=language_model(load_causal_lm(self.actor), fp32_head=True),
+            critic=scalar_model(load_scalar_model(self.reward), offset),
+            reference=language_model(load_causal_lm(self.reference), fp32_head=True),
+            reward=scalar_model(load_scalar_model(self.reward), offset),
         )
         if self._trainer is not None:
             for name in ("actor", "reference", "reward", "critic"):

@@ -6,9 +6,8 @@ itself. The first route that is exact is taken; a network for which none is exac
 """
 
 import copy
-import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from transformers import (
-    CONFIG_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     DynamicCache,
@@ -28,8 +27,9 @@ from transformers import (
 from modules.backbone import LanguageModel, ScalarModel
 from modules.documents import SHORTEST_PREFIX, Route
 from modules.errors import UserError
-from modules.hf_config import in_a_line
-from modules.probe_config import VOCABULARY, WINDOW, small_configs
+from modules.hf_config import in_a_line, new_config, saved_config
+from modules.probe_config import VOCABULARY, WINDOW, config_of, fields_of, small_configs
+from modules.specs import NetworkSpec
 
 ROUTES = [Route(rows, head) for rows in ("flat", "documents") for head in ("linear", "own")]
 TOLERANCE = 2e-4
@@ -40,8 +40,6 @@ TEMPERATURE = 0.5
 FIRST_ID = 10  # special ids are below
 PREFIX = SHORTEST_PREFIX + 2  # tokens that the first documents have in common
 TAILS, OTHERS = (5, 7), (13, 1, 2 * WINDOW + 1)  # tokens of the documents
-NOT_THE_NETWORK = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version")
-"""fields of a config that the network's computation does not depend on"""
 
 
 class Difference(NamedTuple):
@@ -74,6 +72,26 @@ def _tell(model_type: str, way: str) -> None:
     rank_zero_info(f"`{model_type}` is exact here with {way}")
 
 
+def network_errors(specs: Iterable[NetworkSpec]) -> list[str]:
+    """Which of a stage's networks cannot be computed exactly, a line each; what else is wrong with their
+    configs is told where they are read."""
+    errors = []
+    for spec in specs:
+        where = f"model.{spec.argument}"
+        try:
+            if isinstance(spec.source, str):
+                config = saved_config(spec.source, where)
+            else:
+                config = new_config(spec.source, VOCABULARY, where)
+        except (OSError, UserError):
+            continue
+        try:
+            probe(config, spec.head == "scalar")
+        except UserError as error:
+            errors.append(f"{where}: {error}")
+    return list(dict.fromkeys(errors))
+
+
 def probe(config: PretrainedConfig, scalar: bool = False) -> Route:
     """The way to compute a network so that it computes what it would alone.
 
@@ -84,20 +102,17 @@ def probe(config: PretrainedConfig, scalar: bool = False) -> Route:
     Raises:
         UserError: there is no such way: the network and the difference.
     """
-    fields = {name: value for name, value in config.to_dict().items() if name not in NOT_THE_NETWORK}
-    return _probe(json.dumps(fields, sort_keys=True, default=str), scalar)
+    return _probe(fields_of(config), scalar)
 
 
 @lru_cache
 def _probe(fields: str, scalar: bool) -> Route:
-    options = json.loads(fields)
-    config = CONFIG_MAPPING[options["model_type"]].from_dict(options)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
         dtype = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         torch.manual_seed(0)
         try:
-            return _exact_route(small_network(config, scalar), documents(), scalar)
+            return _exact_route(small_network(config_of(fields), scalar), documents(), scalar)
         finally:
             torch.set_default_dtype(dtype)
 
@@ -115,6 +130,11 @@ def small_network(config: PretrainedConfig, scalar: bool = False) -> PreTrainedM
         UserError: transformers cannot build or run it, or not as a causal language model.
     """
     auto_class: Any = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
+    if scalar and type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise UserError(
+            f"transformers has no sequence classifier for `{config.model_type}`, with which rewards and "
+            "values are read: give another network"
+        )
     problem: Exception | None = None
     for make in small_configs(config):
         try:
@@ -134,7 +154,7 @@ def small_network(config: PretrainedConfig, scalar: bool = False) -> PreTrainedM
     reason = "it cannot be made small" if problem is None else in_a_line(problem)
     kind = "sequence classifier" if scalar else "causal language model"
     raise UserError(
-        f"model: transformers cannot run `{config.model_type}` as a {kind} from this config: {reason}"
+        f"transformers cannot run `{config.model_type}` as a {kind} from this config: {reason}"
     ) from problem
 
 
@@ -153,8 +173,8 @@ def _exact_route(model: PreTrainedModel, texts: list[Tensor], scalar: bool) -> R
     if scalar:
         if not isinstance(getattr(model, "score", None), torch.nn.Linear) or model.score.bias is not None:
             raise UserError(
-                f"model: `{name}` has no scalar head that is one linear map of the hidden states in "
-                "transformers, which rewards and values are read with: give another network"
+                f"the sequence classifier that transformers has for `{name}` has no head that is one linear "
+                "map without a bias, with which rewards and values are read: give another network"
             )
         routes = [route for route in ROUTES if route.head == "linear"]
     else:
@@ -167,7 +187,7 @@ def _exact_route(model: PreTrainedModel, texts: list[Tensor], scalar: bool) -> R
             return route if scalar else _with_decoding(model, route, texts, plain)
         closest = min(closest, difference)
     raise UserError(
-        f"model: `{name}` does not compute here what it would alone: {closest.nats:.2g} nats off "
+        f"`{name}` does not compute here what it would alone: {closest.nats:.2g} nats off "
         f"{closest.situation}: give another network"
     )
 
@@ -188,7 +208,7 @@ def _check_causal(model: PreTrainedModel, ids: Tensor, logits: Tensor) -> None:
         encodes = getattr(model.config, "is_decoder", True) is False
         hint = "set `is_decoder: true`" if encodes else "give another network"
         raise UserError(
-            f"model: `{model.config.model_type}` is no causal language model with this config: its logits "
+            f"`{model.config.model_type}` is no causal language model with this config: its logits "
             f"change by {change:.2g} with the tokens that come after: {hint}"
         )
 
@@ -269,7 +289,7 @@ def _with_decoding(model: PreTrainedModel, route: Route, texts: list[Tensor], pl
             return route
         closest = min(closest, difference)
     raise UserError(
-        f"model: `{model.config.model_type}` decodes other than it computes alone: {closest.nats:.2g} off "
+        f"`{model.config.model_type}` decodes other than it computes alone: {closest.nats:.2g} off "
         f"{closest.situation}: give another network"
     )
 

@@ -1,10 +1,11 @@
-"""A probe-size copy of any causal language model's config: few layers, small widths and a small vocabulary, and
+"""A probe-size copy of any causal language model's config: few layers, small widths, a small vocabulary, and
 everything else as it is.
 
-What makes a network special stays: which kinds of layers there are, windows (but short), sinks, soft caps,
-scales, biases, ropes, experts, state layers. The copy is there to be compared with itself, never to be trained.
+What makes a network special stays: the kinds of layers, windows (but short), sinks, soft caps,
+scales, biases, ropes, experts, state layers. The copy is there to be compared, never to be trained.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -33,8 +34,8 @@ SMALL_FIELDS = (
         64,
         """hidden_size n_embd d_model emb_dim embedding_size word_embed_proj_dim lru_width embedding_dim
         backbone_hidden_size hidden_size_global input_embedding_size adapter_in_dim adapter_out_dim
-        adapter_input_size ffn_dim intermediate_size n_inner ffn_hidden_size inner_size dff dim_ff d_ff d_inner
-        decoder_ffn_dim encoder_ffn_dim mlp_dim intermediate_size_mlp dense_intermediate_size
+        adapter_input_size ffn_dim intermediate_size n_inner ffn_hidden_size inner_size dff dim_ff d_ff
+        d_inner decoder_ffn_dim encoder_ffn_dim mlp_dim intermediate_size_mlp dense_intermediate_size
         feed_forward_size block_ff_dim mamba_d_ssm qk_head_dim""",
     ),
     (48, "qk_nope_head_dim"),
@@ -99,6 +100,22 @@ STATES = (
     ("mamba_num_heads", "mamba_head_dim", "expand"),
 )
 """heads of a state layer, their width, and what their product is to the hidden size"""
+
+
+NOT_THE_NETWORK = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version")
+"""fields of a config that the network's computation does not depend on"""
+
+
+def fields_of(config: PretrainedConfig) -> str:
+    """What a network's computation depends on, as a text by which results are kept."""
+    fields = {name: value for name, value in config.to_dict().items() if name not in NOT_THE_NETWORK}
+    return json.dumps(fields, sort_keys=True, default=str)
+
+
+def config_of(fields: str) -> PretrainedConfig:
+    """The config again."""
+    options = json.loads(fields)
+    return CONFIG_MAPPING[options["model_type"]].from_dict(options)
 
 
 def small_configs(config: PretrainedConfig) -> Iterator[Callable[[], PretrainedConfig]]:

@@ -14,6 +14,7 @@ from modules.hf_load import load_scalar_model
 from modules.losses import ranking_loss, untied_pairs
 from modules.metrics import Correlation, GroupedMean
 from modules.optim import AdamW
+from modules.probe import scalar_model
 from modules.specs import ExportSpec, NetworkSpec
 from modules.stage import Batch, Stage
 from modules.training_data import RankedData, check_model
@@ -76,7 +77,7 @@ class RewardModule(Stage):
             return
         # what is not fitted needs a head that was, from here or from the checkpoint that is read next
         trained = self._trainer is not None and self.trainer.state.fn != "fit" and not self.trainer.ckpt_path
-        network = ScalarModel(load_scalar_model(self.pretrained, new_head=not trained)).train()
+        network = scalar_model(load_scalar_model(self.pretrained, new_head=not trained)).train()
         if self._trainer is not None:
             check_model(network.model, self.data, "model.pretrained")
         self.network = self.shard(network)

@@ -1,4 +1,4 @@
-"""Every type of causal language model that transformers has, as a config that plain transformers can build."""
+"""Every type of causal language model that transformers has, as a config that transformers can build."""
 
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

@@ -90,7 +90,7 @@ def build(
     if head == "scalar":
         config.num_labels = 1
     with torch.device(device):
-        return AUTO[head].from_config(config, attn_implementation="sdpa", dtype=dtype)
+        return AUTO[head].from_config(config, dtype=dtype)
 
 
 def sizes(config: PretrainedConfig, head: Head = "language") -> Sizes:
