@@ -77,7 +77,7 @@ class CausalLM(Stage):
             ids = {name: getattr(self.tokenizer, name) for name in names}
             model = new_causal_lm(self.config or {}, len(self.tokenizer), ids)
         if self._trainer is not None:
-            check_model(model, self.data)
+            check_model(model, self.data, "model.pretrained" if self.pretrained else "model.config")
         self.network = self.shard(LanguageModel(model).train())
 
     def forward(self, batch: Batch) -> Tensor:

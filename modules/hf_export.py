@@ -14,6 +14,7 @@ from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel
 from modules.atomic import replaced_folder
 from modules.errors import UserError
 from modules.hf_load import PROVENANCE
+from modules.hf_tokenizer import save_tokenizer, with_pad_token
 from modules.specs import ExportSpec
 
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "deepspeed")
@@ -40,8 +41,8 @@ def write_export(
     Args:
         exports: the models, with their configs.
         states: the weights of each.
-        tokenizer: goes into every directory; its pad id is not its eos id, because a sequence classifier
-            pools at the last token that is not the pad id.
+        tokenizer: goes into every directory. Where its pad id is its eos id, a sequence classifier, which
+            pools at the last token that is not the pad id, gets a pad token of its own.
         directory: where to; a model's `folder` is within.
         provenance: what is said of the run, beside each model's own metadata.
         file_size: the largest file of weights, for example `5GB`.
@@ -49,7 +50,6 @@ def write_export(
     Raises:
         UserError: an export that names a class or a folder that it may not.
     """
-    assert tokenizer.pad_token_id != tokenizer.eos_token_id
     with replaced_folder(directory) as root:
         for export, state in zip(exports, states, strict=True):
             # a name may come from a checkpoint, which might say `../..`
@@ -58,12 +58,18 @@ def write_export(
             if export.bias is not None:
                 state = _token_classifier(export, state)
             model, folder = _skeleton(export, state), root / export.folder
-            model.config.pad_token_id = tokenizer.pad_token_id
+            vocabulary = tokenizer
+            if export.auto_class == SEQUENCE_CLASSIFIER and tokenizer.pad_token_id == tokenizer.eos_token_id:
+                vocabulary = with_pad_token(tokenizer)
+                state = _with_row(model, state, vocabulary.pad_token_id)
+            pads = vocabulary.pad_token_id != tokenizer.eos_token_id
+            # transformers' embeddings do not train the row of the config's pad id
+            model.config.pad_token_id = vocabulary.pad_token_id if pads else None
             model.config.eos_token_id = tokenizer.eos_token_id
             if model.can_generate():
                 _set_stop_tokens(model.generation_config, tokenizer)
             model.save_pretrained(folder, state_dict=dict(state), max_shard_size=file_size)
-            tokenizer.save_pretrained(folder)
+            save_tokenizer(vocabulary, folder)
             versions = {name: version(name) for name in PACKAGES}
             record = {"stage": export.stage, "parent": export.parent, "versions": versions}
             text = json.dumps({**record, **export.metadata, **provenance}, indent=2, ensure_ascii=False)
@@ -94,6 +100,19 @@ def _skeleton(export: ExportSpec, state: State) -> PreTrainedModel:
     if export.generation_config:
         model.generation_config = GenerationConfig.from_dict(dict(export.generation_config))
     return model
+
+
+def _with_row(model: PreTrainedModel, state: State, token: int) -> State:
+    """The weights with an embedding of `token`, which is 0 where it is new; the config says how many there
+    are."""
+    embeddings = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is embeddings) + ".weight"
+    weight = state[name]
+    missing = token + 1 - len(weight)
+    if missing <= 0:
+        return state
+    model.config.get_text_config().vocab_size = token + 1
+    return {**state, name: torch.cat([weight, weight.new_zeros(missing, weight.shape[1])])}
 
 
 def _token_classifier(export: ExportSpec, state: State) -> State:

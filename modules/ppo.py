@@ -185,7 +185,10 @@ class PPOModule(Stage):
             reward=ScalarModel(load_scalar_model(self.reward), offset),
         )
         if self._trainer is not None:
-            check_model(network.actor.model, self.data, generated=self.max_new_tokens)
+            for name in ("actor", "reference", "reward", "critic"):
+                argument = "reward" if name == "critic" else name
+                model: Any = getattr(network, name).model
+                check_model(model, self.data, f"model.{argument}", generated=self.max_new_tokens)
         for model in (network.actor, network.critic, network.reference, network.reward):
             self.shard(model)
         self.network = network

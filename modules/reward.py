@@ -1,17 +1,16 @@
 """Stage three: a reward model from ranked replies."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from modules.backbone import ScalarModel
 from modules.hf_export import SEQUENCE_CLASSIFIER
-from modules.hf_load import load_scalar_model, read_provenance
+from modules.hf_load import load_scalar_model
 from modules.losses import ranking_loss, untied_pairs
 from modules.metrics import Correlation, GroupedMean
 from modules.optim import AdamW
@@ -75,12 +74,11 @@ class RewardModule(Stage):
     def configure_model(self) -> None:
         if self.network is not None:
             return
-        new_head = read_provenance(self.pretrained).get("stage") != self.stage
-        network = ScalarModel(load_scalar_model(self.pretrained, new_head)).train()
+        # what is not fitted needs a head that was, from here or from the checkpoint that is read next
+        trained = self._trainer is not None and self.trainer.state.fn != "fit" and not self.trainer.ckpt_path
+        network = ScalarModel(load_scalar_model(self.pretrained, new_head=not trained)).train()
         if self._trainer is not None:
-            check_model(network.model, self.data)
-        if new_head:
-            nn.init.normal_(network.head.weight, std=1 / math.sqrt(network.head.in_features + 1))
+            check_model(network.model, self.data, "model.pretrained")
         self.network = self.shard(network)
 
     def forward(self, batch: Batch) -> Tensor:

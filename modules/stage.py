@@ -23,6 +23,7 @@ from modules.rng_state import random_states, restore_random_state
 from modules.sharding import Sharding, Unsharded
 from modules.specs import ExportSpec, NetworkSpec, SamplingSpec
 from modules.training_data import Batch, TrainingData, own_stop_tokens
+from modules.vocabulary import vocabulary_errors
 
 __all__ = ["Batch", "ExportSpec", "NetworkSpec", "SamplingSpec", "Stage"]
 
@@ -117,6 +118,11 @@ class Stage(L.LightningModule):
         """The peak learning rates that the stage itself gives: field → value; else the optimizer's counts."""
         return {}
 
+    def vocabulary_errors(self, data: TrainingData) -> list[str]:
+        """The lines that refuse checkpoints whose own tokenizer is not the data's."""
+        parents = [(name, path) for name, path, _ in self.parent_checkpoints() if path]
+        return vocabulary_errors(parents, data.tokenizer_path, data.tokenizer)
+
     @property
     def data(self) -> TrainingData:
         """What it is trained on."""
@@ -173,7 +179,8 @@ class Stage(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         trains = stage == "fit" and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        if errors := self.config_errors(self.trainer.max_steps if trains else -1):
+        errors = self.config_errors(self.trainer.max_steps if trains else -1)
+        if errors := errors or self.vocabulary_errors(self.data):
             raise UserError("\n".join(errors))
         self.step_loss.process_group = self.data_group
 
