@@ -1,5 +1,6 @@
 """What DeepSpeed and torch keep private and a strategy cannot do without, each behind a name that says what
-is missing upstream. Read at DeepSpeed 0.19.8, torch 2.11 and 2.13: look here first when one of them is raised.
+is missing upstream. Read at DeepSpeed 0.19.8, torch 2.11 and 2.13: look here first when one of them is
+raised.
 """
 
 from collections import OrderedDict
@@ -130,7 +131,7 @@ def free_full_tensor(parameter: DTensor) -> None:
 
 
 def onednn_takes(kind: str) -> bool:
-    """Whether oneDNN multiplies matrices of `bf16` or `fp16` on this CPU; torch asks this before each product,
+    """Whether oneDNN multiplies matrices of `bf16` or `fp16` on this CPU. torch asks this before each product,
     and has no public question for it."""
     if not torch.backends.mkldnn.is_available():
         return False

@@ -22,7 +22,7 @@ Precision = Literal[
 
 
 class Trainer(L.Trainer):
-    """Lightning's. A configuration may give it `precision: auto`, which the CLI replaces before it is made."""
+    """Lightning's. A configuration may say `precision: auto`, which the CLI replaces before it makes one."""
 
     def __init__(self, *, precision: Precision | None = None, **kwargs: Any):
         super().__init__(precision=precision, **kwargs)  # type: ignore[arg-type]
