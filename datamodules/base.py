@@ -15,7 +15,7 @@ from datamodules.caching.token_cache import TokenCache
 from datamodules.collate import Batch
 from datamodules.errors import UserError
 from datamodules.receipt import Receipt
-from datamodules.rendering.tokenizer import load_tokenizer
+from datamodules.rendering.tokenizer import load_tokenizer, stop_tokens, vocabulary_size
 from datamodules.sampling.loaders import EvalBatches, MakeBatch, StepLoader
 from datamodules.sampling.mixture import GLOBAL_BATCH_SIZE
 from datamodules.sampling.orders import RowOrder, Shuffled
@@ -37,8 +37,6 @@ class RowSpec(NamedTuple):
     """that a row becomes in a batch: 1, or the replies to a prompt"""
     tokens: int
     """of a sequence at most"""
-    packed: bool
-    """whether several documents share a sequence"""
     note: str = ""
     """what was assumed, since nothing is read"""
 
@@ -111,7 +109,7 @@ class TextDataModule(L.LightningDataModule):
         """
         if "max_length" not in arguments:
             raise UserError(f"data: the plan does not know how long the rows of {cls.__name__} are")
-        return RowSpec(sequences=1, tokens=arguments["max_length"], packed=False)
+        return RowSpec(sequences=1, tokens=arguments["max_length"])
 
     @abstractmethod
     def read(self) -> Mapping[str, Split]:
@@ -125,6 +123,16 @@ class TextDataModule(L.LightningDataModule):
     def tokenizer(self) -> Any:
         """Loaded on first use; its pad token is never its eos token."""
         return load_tokenizer(self.tokenizer_path)
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """The tokenizer's ids are below it."""
+        return vocabulary_size(self.tokenizer)
+
+    @cached_property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """What ends a reply: the tokenizer's eos, then its chat template's turn end where that is another."""
+        return stop_tokens(self.tokenizer)
 
     @property
     def source_names(self) -> list[str]:

@@ -62,7 +62,7 @@ class MixedCorpusData(TextDataModule):
 
     @classmethod
     def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
-        return RowSpec(sequences=1, tokens=arguments["sequence_length"], packed=True)
+        return RowSpec(sequences=1, tokens=arguments["sequence_length"])
 
     @property
     def source_names(self) -> list[str]:

@@ -106,7 +106,7 @@ class InstructionData(TextDataModule):
     @classmethod
     def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
         packing = arguments["packing"]
-        return RowSpec(sequences=1, tokens=packing or arguments["max_length"], packed=packing is not None)
+        return RowSpec(sequences=1, tokens=packing or arguments["max_length"])
 
     @property
     def sources(self) -> dict[str, InstructionSource]:

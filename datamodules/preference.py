@@ -75,9 +75,9 @@ class PreferenceData(TextDataModule):
     @classmethod
     def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
         if arguments["packing"] is not None:
-            return RowSpec(sequences=1, tokens=arguments["packing"], packed=True)
+            return RowSpec(sequences=1, tokens=arguments["packing"])
         note = f"{REPLIES} replies to a prompt"
-        return RowSpec(sequences=REPLIES, tokens=arguments["max_length"], packed=False, note=note)
+        return RowSpec(sequences=REPLIES, tokens=arguments["max_length"], note=note)
 
     def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
         errors = super().config_errors(world_size, accumulate)

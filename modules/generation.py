@@ -24,44 +24,54 @@ def generate(
     prompt_ids: Tensor,
     prompt_mask: Tensor,
     max_new_tokens: int,
-    eos_token_id: int,
+    stop_token_ids: Sequence[int],
     pad_token_id: int,
+    vocabulary: int,
     temperature: float = 1.0,
     noise: Tensor | None = None,
     any_rank: Callable[[Tensor], bool] = bool,
 ) -> tuple[Tensor, Tensor]:
-    """Continues every prompt until its eos or the limit.
+    """Continues every prompt until a stop token or the limit.
 
     Args:
         network: a causal language model; where a strategy has cut it, within `Sharding.unsharded`.
         prompt_ids: (B, P) int64, padded on the left.
         prompt_mask: (B, P) bool, True = prompt.
         max_new_tokens: the limit R.
-        eos_token_id: ends a response and is part of it.
+        stop_token_ids: each ends a response and is part of it.
         pad_token_id: fills what comes after.
+        vocabulary: the tokenizer's ids are below it. What a network has beyond (rows of its embedding that
+            make their number round) is never chosen. A chosen token's log-probability is of all rows all
+            the same, when it is sampled as when it is trained, so that ρ is exactly 1.
         temperature: the logits are divided by it before sampling.
         noise: (B, R) in [0, 1) to sample with by inverting the distribution function; None = greedy.
         any_rank: `Sharding.any_rank`: whether a flag is true on any rank that must take as many steps.
 
     Returns:
-        response_ids (B, R) int64 and response_mask (B, R) bool, True up to and with the eos.
+        response_ids (B, R) int64 and response_mask (B, R) bool, True up to and with the stop token.
     """
     size, device = prompt_ids.shape[0], prompt_ids.device
     responses = torch.full((size, max_new_tokens), pad_token_id, dtype=torch.int64, device=device)
     mask = torch.zeros((size, max_new_tokens), dtype=torch.bool, device=device)
     alive = torch.ones(size, dtype=torch.bool, device=device)
-    cache = DynamicCache(config=network.model.config)
+    stops = torch.tensor(stop_token_ids, device=device)
+    cached = network.route.decoding == "cached"
+    cache = DynamicCache(config=network.model.config) if cached else None
     seen = prompt_mask
     tokens, positions = prompt_ids, (prompt_mask.cumsum(1) - 1).clamp(min=0)
     for step in range(max_new_tokens):
-        logits = network.next_logits(tokens, seen.long(), positions, cache).float()
+        logits = network.next_logits(tokens, seen.long(), positions, cache)[:, :vocabulary].float()
         chosen = logits.argmax(-1) if noise is None else _sample(logits / temperature, noise[:, step])
         responses[:, step] = torch.where(alive, chosen, pad_token_id)
         mask[:, step] = alive
-        alive = alive & (chosen != eos_token_id)
+        alive = alive & ~torch.isin(chosen, stops)
         if not any_rank(alive.any()):
             break
-        tokens, positions = chosen[:, None], positions[:, -1:] + 1
+        added, place = chosen[:, None], positions[:, -1:] + 1
+        if cached:
+            tokens, positions = added, place
+        else:
+            tokens, positions = torch.cat([tokens, added], dim=1), torch.cat([positions, place], dim=1)
         seen = torch.cat([seen, torch.ones_like(alive)[:, None]], dim=1)
     return responses, mask
 

@@ -58,16 +58,25 @@ def write_export(
             if export.bias is not None:
                 state = _token_classifier(export, state)
             model, folder = _skeleton(export, state), root / export.folder
-            for config in (model.config, getattr(model, "generation_config", None)):
-                if config is not None:
-                    config.pad_token_id = tokenizer.pad_token_id
-                    config.eos_token_id = tokenizer.eos_token_id
+            model.config.pad_token_id = tokenizer.pad_token_id
+            model.config.eos_token_id = tokenizer.eos_token_id
+            if model.can_generate():
+                _set_stop_tokens(model.generation_config, tokenizer)
             model.save_pretrained(folder, state_dict=dict(state), max_shard_size=file_size)
             tokenizer.save_pretrained(folder)
             versions = {name: version(name) for name in PACKAGES}
             record = {"stage": export.stage, "parent": export.parent, "versions": versions}
             text = json.dumps({**record, **export.metadata, **provenance}, indent=2, ensure_ascii=False)
             (folder / PROVENANCE).write_text(text + "\n")
+
+
+def _set_stop_tokens(generation: Any, tokenizer: Any) -> None:
+    """The tokenizer's eos, then what else ends a reply; as one number where there is no other."""
+    stops = generation.eos_token_id
+    others = stops if isinstance(stops, list) else [] if stops is None else [stops]
+    stops = list(dict.fromkeys([tokenizer.eos_token_id, *others]))
+    generation.pad_token_id = tokenizer.pad_token_id
+    generation.eos_token_id = stops if len(stops) > 1 else stops[0]
 
 
 def _skeleton(export: ExportSpec, state: State) -> PreTrainedModel:

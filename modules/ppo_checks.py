@@ -1,5 +1,7 @@
 """What every PPO iteration reports, and what must never happen."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric
@@ -45,12 +47,12 @@ def _check(log_ratio: Tensor, mask: Tensor, precision: str, what: str) -> None:
 
 
 @torch.no_grad()
-def rollout_metrics(rollout: Rollout, eos_token_id: int, score_clip: float) -> dict[str, Tensor]:
+def rollout_metrics(rollout: Rollout, stop_token_ids: Sequence[int], score_clip: float) -> dict[str, Tensor]:
     """What an iteration's samples say, over all ranks.
 
     Args:
         rollout: with rewards, advantages and returns filled in.
-        eos_token_id: to tell responses that ended.
+        stop_token_ids: to tell responses that ended.
         score_clip: scores at ± this count as clipped.
 
     Returns:
@@ -70,7 +72,7 @@ def rollout_metrics(rollout: Rollout, eos_token_id: int, score_clip: float) -> d
         "ppo/kl_per_sequence": rollout.kl_per_sequence().mean(),
         "ppo/entropy": rl.masked_mean(-rollout.logprobs, mask),
         "ppo/explained_variance": rl.explained_variance(rollout.values, rollout.returns, mask),
-        "ppo/eos_share": rollout.ended(eos_token_id).float().mean(),
+        "ppo/eos_share": rollout.ended(stop_token_ids).float().mean(),
         "ppo/response_length": lengths.mean(),
         "ppo/length_correlation": _correlation(scores, lengths),
     }

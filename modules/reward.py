@@ -86,7 +86,8 @@ class RewardModule(Stage):
     def forward(self, batch: Batch) -> Tensor:
         """The score of every reply, (K_total,) fp32, read at its last token."""
         assert self.network is not None
-        scores = self.network(batch["input_ids"], batch["position_ids"], batch["document_ids"])
+        rows = batch["input_ids"], batch["position_ids"], batch["document_ids"]
+        scores = self.network(*rows, groups=batch["prompt_index"])  # a prompt is computed once
         row, column = batch["reply_ends"].unbind(1)
         return scores[row, column]
 

@@ -1,7 +1,7 @@
 """PPO's four models under one root, what one iteration has sampled, and how its rows are laid out for a
 training forward."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ class Rollout(NamedTuple):
     response_ids: Tensor
     """(B, R) int64, the pad id after the end"""
     response_mask: Tensor
-    """(B, R) bool, up to and with the eos that ended it"""
+    """(B, R) bool, up to and with the stop token that ended it"""
     logprobs: Tensor
     """(B, R) of the policy that sampled, at the sampling temperature; 0 outside the mask"""
     ref_logprobs: Tensor
@@ -29,7 +29,7 @@ class Rollout(NamedTuple):
     values: Tensor
     """(B, R) the critic's value before each token"""
     scores: Tensor
-    """(B,) the reward model's, centred, clipped, less the penalty for a missing eos"""
+    """(B,) the reward model's, centred, clipped, less the penalty for a missing end"""
     rewards: Tensor
     """(B, R) KL penalty at every token, score at the last"""
     advantages: Tensor
@@ -52,9 +52,10 @@ class Rollout(NamedTuple):
         """(B,) the KL to the reference that each response has summed up, in nats (k1)."""
         return ((self.logprobs - self.ref_logprobs) * self.response_mask).sum(1)
 
-    def ended(self, eos_token_id: int) -> Tensor:
-        """(B,) bool: whether a response ended by itself, within the limit."""
-        return ((self.response_ids == eos_token_id) & self.response_mask).any(1)
+    def ended(self, stop_token_ids: Sequence[int]) -> Tensor:
+        """(B,) bool: whether a response ended by itself, with a stop token within the limit."""
+        stops = torch.tensor(stop_token_ids, device=self.response_ids.device)
+        return (torch.isin(self.response_ids, stops) & self.response_mask).any(1)
 
     def joined(self) -> "Sequences":
         """Prompts and responses as training rows."""
@@ -74,6 +75,8 @@ class Sequences(NamedTuple):
     """(B, T) int64: 0, −1 = padding"""
     prompt_lengths: Tensor
     """(B,) int64"""
+    groups: Tensor
+    """(B,) int64: rows with the same prompt, which is computed once"""
 
     def at_response(self, per_token: Tensor, width: int, shift: int = 0) -> Tensor:
         """(B, T) → (B, width): the entries at each row's response tokens, moved by `shift` places; 0 beyond
@@ -102,6 +105,7 @@ def join(prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response
         position_ids=places,
         document_ids=torch.where(kept, 0, -1),
         prompt_lengths=prompt_lengths,
+        groups=prompt_ids.unique(dim=0, return_inverse=True)[1],
     )
 
 
@@ -128,19 +132,21 @@ class ActorCritic(nn.Module):
 
 def logprobs(model: LanguageModel, rows: Sequences, width: int, temperature: float) -> Tensor:
     """(B, width) log-probs of the response tokens, 0 after the end."""
-    losses = model(rows.input_ids, rows.labels, rows.position_ids, rows.document_ids, temperature)
+    inputs = rows.input_ids, rows.labels, rows.position_ids, rows.document_ids
+    losses = model(*inputs, temperature, rows.groups)
     return -rows.at_response(losses, width)
 
 
 def values(model: ScalarModel, rows: Sequences, width: int) -> Tensor:
     """(B, width) values before each response token, read at the token before it."""
-    return rows.at_response(model(rows.input_ids, rows.position_ids, rows.document_ids), width, shift=-1)
+    per_token = model(rows.input_ids, rows.position_ids, rows.document_ids, rows.groups)
+    return rows.at_response(per_token, width, shift=-1)
 
 
 @torch.no_grad()
 def scores(model: ScalarModel, rows: Sequences) -> Tensor:
     """(B,) scores at the last token of each sequence."""
-    return rows.at_end(model(rows.input_ids, rows.position_ids, rows.document_ids))
+    return rows.at_end(model(rows.input_ids, rows.position_ids, rows.document_ids, rows.groups))
 
 
 def minibatch_order(seed: int, iteration: int, rows: int, parts: int) -> Iterator[tuple[Tensor, ...]]:

@@ -43,15 +43,22 @@ class SFTModule(CausalLM):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """The greedy reply to each prompt, and whether it ended by itself."""
         assert self.network is not None
-        tokenizer = self.tokenizer
-        limits = (self.max_new_tokens, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        tokenizer, stops = self.tokenizer, self.stop_token_ids
         with self.sharding.unsharded(self.network):
             prompts = batch["prompt_ids"], batch["prompt_mask"]
-            replies, mask = generate(self.network, *prompts, *limits, any_rank=self.sharding.any_rank)
+            replies, mask = generate(
+                self.network,
+                *prompts,
+                max_new_tokens=self.max_new_tokens,
+                stop_token_ids=stops,
+                pad_token_id=tokenizer.pad_token_id,
+                vocabulary=self.data.vocabulary,
+                any_rank=self.sharding.any_rank,
+            )
         rows = []
         for row, ids, kept in zip(batch["rows"].tolist(), replies, mask, strict=True):
             if row >= 0:
                 text = tokenizer.decode(ids[kept], skip_special_tokens=True)
-                ended = bool((ids[kept] == tokenizer.eos_token_id).any())
+                ended = not set(ids[kept].tolist()).isdisjoint(stops)
                 rows.append({"row": row, "reply": text, "ended": ended})
         return rows

@@ -2,7 +2,7 @@
 checkpoint alone."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 
@@ -61,10 +61,13 @@ class ExportSpec(NamedTuple):
     generation_config: Mapping[str, Any] | None = None
     """where it generates"""
 
-    def with_configs_of(self, model: Any) -> "ExportSpec":
-        """The same, with what the `transformers` model itself says."""
-        generation = getattr(model, "generation_config", None)
+    def with_configs_of(self, model: Any, stop_token_ids: Sequence[int]) -> "ExportSpec":
+        """The same, with what the `transformers` model itself says, and what ends its replies."""
+        config = json.loads(model.config.to_json_string())
+        if not model.can_generate():
+            return self._replace(config=config)
+        generation = json.loads(model.generation_config.to_json_string())
+        generation.pop("_from_model_config", None)  # the stop tokens are from here on what somebody chose
         return self._replace(
-            config=json.loads(model.config.to_json_string()),
-            generation_config=generation and json.loads(generation.to_json_string()),
+            config=config, generation_config={**generation, "eos_token_id": list(stop_token_ids)}
         )

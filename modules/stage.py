@@ -3,6 +3,7 @@ and the hand-over to the next."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Any, ClassVar, TypeVar
 
 import lightning as L
@@ -21,7 +22,7 @@ from modules.optim import decay_groups, endless_warmup, optimizer_errors, schedu
 from modules.rng_state import random_states, restore_random_state
 from modules.sharding import Sharding, Unsharded
 from modules.specs import ExportSpec, NetworkSpec, SamplingSpec
-from modules.training_data import Batch, TrainingData
+from modules.training_data import Batch, TrainingData, own_stop_tokens
 
 __all__ = ["Batch", "ExportSpec", "NetworkSpec", "SamplingSpec", "Stage"]
 
@@ -125,6 +126,14 @@ class Stage(L.LightningModule):
     def tokenizer(self) -> Any:
         """The data module's tokenizer."""
         return self.data.tokenizer
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """What ends a reply, in all that this stage and its export generate; the tokenizer's eos is the
+        first."""
+        models: list[Any] = [self.get_submodule(spec.module) for spec in self.exports()]
+        own = [own_stop_tokens(model, self.tokenizer) for model in models if model.can_generate()]
+        return tuple(dict.fromkeys([*self.data.stop_token_ids, *chain(*own)]))
 
     @property
     def sharding(self) -> Sharding:
@@ -286,7 +295,8 @@ class Stage(L.LightningModule):
             write_export(exports, states, self.tokenizer, directory, provenance)
 
     def _exports(self) -> list[ExportSpec]:
-        return [spec.with_configs_of(self.get_submodule(spec.module)) for spec in self.exports()]
+        specs, stops = self.exports(), self.stop_token_ids
+        return [spec.with_configs_of(self.get_submodule(spec.module), stops) for spec in specs]
 
 
 def _count_batches_anew(checkpoint: dict[str, Any], accumulate: int) -> None:

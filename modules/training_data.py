@@ -25,6 +25,14 @@ class TrainingData(Protocol):
         """Its pad token is never its eos token."""
 
     @property
+    def vocabulary(self) -> int:
+        """The tokenizer's ids are below it."""
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """What ends a reply: the tokenizer's eos, then its chat template's turn end where that is another."""
+
+    @property
     def source_names(self) -> Sequence[str]:
         """What `source` in a batch counts through."""
 
@@ -42,6 +50,17 @@ class RankedData(TrainingData, Protocol):
 
     def training_sample(self, replies: int) -> Iterable[Batch]:
         """Batches of training rows with so many replies at most, over all ranks."""
+
+
+def own_stop_tokens(model: PreTrainedModel, tokenizer: Any) -> list[int]:
+    """What ends a reply by a model's own `generation_config`."""
+    generation: Any = model.generation_config
+    stops = generation.eos_token_id
+    ids = stops if isinstance(stops, list) else [] if stops is None else [stops]
+    if generation._from_model_config:
+        # nobody chose these: they may be a config class's default, in this vocabulary any word
+        return [token for token in ids if token in tokenizer.added_tokens_decoder]
+    return ids
 
 
 def check_model(model: PreTrainedModel, data: TrainingData, generated: int = 0) -> None:

@@ -10,7 +10,7 @@ from transformers.cache_utils import DynamicCache
 
 from datamodules.collate import packed_blocks, token_rows
 from experiments.plan.network_sizes import sizes
-from modules.backbone import LanguageModel, attention_mask, disable_dropout, repeated_blocks
+from modules.backbone import LanguageModel, disable_dropout, repeated_blocks
 from modules.generation import generate
 
 SMALL = {
@@ -140,27 +140,12 @@ def test_packed_loss_and_gradients_equal_unpacked_ones(model_type):
         )
 
 
-def test_padding_on_the_right_changes_nothing_and_needs_no_mask():
+def test_padding_on_the_right_changes_nothing():
     model = network().eval()
     short, long = torch.arange(1, 8).numpy(), torch.arange(1, 30).numpy()
     alone = token_rows([[short]], [[short]], [0], pad_id=0)
     together = token_rows([[short], [long]], [[short], [long]], [0, 0], pad_id=0)
-    assert attention_mask(together["document_ids"]) is None
     torch.testing.assert_close(model(*inputs(together))[0, :7], model(*inputs(alone))[0], atol=1e-5, rtol=0)
-
-
-def test_tokens_see_only_earlier_tokens_of_their_document():
-    mask = attention_mask(torch.tensor([[0, 0, 1, 1, -1]]))
-    expected = torch.tensor(
-        [
-            [1, 0, 0, 0, 0],
-            [1, 1, 0, 0, 0],
-            [0, 0, 1, 0, 0],
-            [0, 0, 1, 1, 0],
-            [0, 0, 0, 0, 1],
-        ]
-    ).bool()
-    assert torch.equal(mask[0, 0], expected)
 
 
 def test_without_dropout_training_mode_is_deterministic():
@@ -201,9 +186,10 @@ def test_recomputed_blocks_give_the_same_gradients_and_keep_far_less(model_type)
 def test_recomputed_blocks_decode_with_their_cache_in_training_mode():
     model = network().train()
     prompt, mask = torch.arange(1, 9)[None], torch.ones(1, 8, dtype=torch.bool)
-    expected = generate(model, prompt, mask, 6, eos_token_id=0, pad_token_id=0)[0]
+    limits = {"stop_token_ids": [0], "pad_token_id": 0, "vocabulary": model.model.config.vocab_size}
+    expected = generate(model, prompt, mask, 6, **limits)[0]
     model.enable_activation_checkpointing()
-    assert torch.equal(generate(model, prompt, mask, 6, eos_token_id=0, pad_token_id=0)[0], expected)
+    assert torch.equal(generate(model, prompt, mask, 6, **limits)[0], expected)
 
 
 def test_sampling_reads_the_same_probabilities_as_the_loss_under_autocast():

@@ -56,6 +56,17 @@ def _spare_token(tokenizer: Any, path: str) -> str:
     return min(spare, key=lambda token: ("pad" not in token.lower(), token))
 
 
+def vocabulary_size(tokenizer: Any) -> int:
+    """One more than the largest id; where ids have holes, that is more than the number of tokens."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def stop_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """What ends a reply: the eos, then the chat template's turn end where that is another token."""
+    ends = [tokenizer.eos_token_id]
+    return tuple(dict.fromkeys(end for end in ends if end is not None))
+
+
 def tokenize(tokenizer: Any, text: str) -> list[int]:
     """Ids of a text on its own: nothing is added, and special tokens written in it stay plain text."""
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]

@@ -6,7 +6,7 @@ from typing import Any
 from datamodules.receipt import printable
 from datamodules.rendering.chat_template import ChatTemplate
 from datamodules.rendering.templates import InstructionTemplate
-from datamodules.rendering.tokenizer import encode_batch, load_tokenizer
+from datamodules.rendering.tokenizer import encode_batch, load_tokenizer, stop_tokens, vocabulary_size
 from experiments.cli.user_errors import UserError
 from modules.hf_load import parent_problem
 
@@ -59,10 +59,15 @@ class Chat:
 
     def __init__(self, directory: str, prefix: str, max_new_tokens: int, temperature: float):
         from modules.hf_load import load_causal_lm
+        from modules.training_data import own_stop_tokens
 
         self.tokenizer = load_tokenizer(directory)
         self.model = load_causal_lm(directory).float().eval()
         self.prefix, self.max_new_tokens, self.temperature = prefix, max_new_tokens, temperature
+        own = own_stop_tokens(self.model, self.tokenizer)
+        self.stops = list(dict.fromkeys([*stop_tokens(self.tokenizer), *own]))
+        rows = self.model.config.get_text_config().vocab_size
+        self.unused = list(range(vocabulary_size(self.tokenizer), rows)) or None
         self.messages: list[dict[str, str]] = []
 
     def answer(self, line: str) -> None:
@@ -92,7 +97,8 @@ class Chat:
             do_sample=self.temperature > 0,
             temperature=self.temperature or None,
             top_k=None,  # transformers would take the 50 likeliest
-            eos_token_id=self.tokenizer.eos_token_id,
+            eos_token_id=self.stops,
+            suppress_tokens=self.unused,
             pad_token_id=self.tokenizer.pad_token_id,
             streamer=Streamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
         )

@@ -44,7 +44,7 @@ def continuations(directory: str, data: MixedCorpusData) -> list[dict[str, str]]
         "before": LanguageModel(AutoModelForCausalLM.from_config(model.config)).eval(),
         "after": LanguageModel(model),
     }
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ends = (data.stop_token_ids, tokenizer.pad_token_id, data.vocabulary)
     samples = []
     split = data.splits["val"]
     for name, blocks in zip(split.names, split.blocks, strict=True):
@@ -56,7 +56,7 @@ def continuations(directory: str, data: MixedCorpusData) -> list[dict[str, str]]
         sample = {"stage": "pretrain", "prompt": text, "note": name}
         for when, each in models.items():
             mask = torch.ones_like(prompt, dtype=torch.bool)
-            written, kept = generate(each, prompt, mask, WRITTEN, **ends)
+            written, kept = generate(each, prompt, mask, WRITTEN, *ends)
             sample[when] = tokenizer.decode(written[0][kept[0]], skip_special_tokens=True)
         samples.append(sample)
     return samples
