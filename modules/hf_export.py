@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 import transformers
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from transformers import CONFIG_MAPPING, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from modules.atomic import replaced_folder
+from modules.backbone import ScalarModel
 from modules.errors import UserError
 from modules.hf_config import in_a_line
 from modules.hf_load import PROVENANCE
@@ -103,7 +105,23 @@ def _critic_class(fields: str) -> str:
         names.append([name for name in body if not name.startswith(HEADS)])
         heads = sorted(set(body) - set(names[-1]))
     single = heads in ([f"{head}bias", f"{head}weight"] for head in HEADS)
-    return TOKEN_CLASSIFIER if single and names[0] == names[1] else SEQUENCE_CLASSIFIER
+    if single and names[0] == names[1]:
+        return TOKEN_CLASSIFIER
+    rank_zero_info(
+        f"The critic is exported as {SEQUENCE_CLASSIFIER}, its offset in provenance.json: transformers has "
+        "no token classifier of one linear map for this network."
+    )
+    return SEQUENCE_CLASSIFIER
+
+
+def critic_export(module: str, critic: ScalarModel, parent: str, metadata: Mapping[str, Any]) -> ExportSpec:
+    """PPO's critic as a directory `critic`: its offset is the head's bias, or in the metadata where the class
+    has none."""
+    auto_class, offset = critic_class(critic.model.config), float(critic.offset)
+    spec = ExportSpec(module, auto_class, "critic", parent, "critic", metadata)
+    if auto_class == TOKEN_CLASSIFIER:
+        return spec._replace(bias=-offset)
+    return spec._replace(metadata={**metadata, "offset": offset})
 
 
 def mend_generation(generation: Any) -> None:

@@ -6,7 +6,6 @@ from itertools import islice
 from typing import Any, ClassVar, cast
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
@@ -16,8 +15,7 @@ from modules.backbone import LanguageModel
 from modules.clipping import clip_to_norm
 from modules.errors import UserError
 from modules.generation import generate, uniforms
-from modules.hf_config import saved_config
-from modules.hf_export import LANGUAGE_MODEL, TOKEN_CLASSIFIER, critic_class
+from modules.hf_export import LANGUAGE_MODEL, critic_export
 from modules.hf_load import load_causal_lm, load_scalar_model, read_provenance
 from modules.optim import AdamW, decay_groups
 from modules.ppo_checks import UpdateMetrics, check_first_ratio, check_same_policy, rollout_metrics
@@ -145,19 +143,14 @@ class PPOModule(Stage):
 
     def exports(self) -> list[ExportSpec]:
         assert self.network is not None
-        metadata, offset = {"reward": self.reward}, float(self.network.critic.offset)
+        metadata = {"reward": self.reward}
         actor = ExportSpec("network.actor.model", LANGUAGE_MODEL, self.stage, self.actor, metadata=metadata)
-        auto_class = critic_class(self.network.critic.model.config)
-        critic = ExportSpec("network.critic.model", auto_class, "critic", self.actor, "critic")
-        if auto_class == TOKEN_CLASSIFIER:
-            return [actor, critic._replace(metadata=metadata, bias=-offset)]
-        return [actor, critic._replace(metadata={**metadata, "offset": offset})]
+        return [actor, critic_export("network.critic.model", self.network.critic, self.actor, metadata)]
 
     def config_errors(self, max_steps: int = -1) -> list[str]:
         values = {name: getattr(self, name) for name in (*COUNTS, "temperature")}
-        wrong = {name: value for name, value in values.items() if value <= 0}
-        lines = [f"model.{name} is {value}: give a number above 0" for name, value in wrong.items()]
-        return super().config_errors(max_steps) + lines
+        wrong = [f"model.{name} is {x}: give a number above 0" for name, x in values.items() if x <= 0]
+        return super().config_errors(max_steps) + wrong
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -167,12 +160,6 @@ class PPOModule(Stage):
             raise UserError(
                 f"data.global_batch_size {prompts} is not a multiple of model.minibatches {self.minibatches} "
                 f"× {ranks} ranks = {parts}: every rank needs a share of every minibatch"
-            )
-        auto_class = critic_class(config := saved_config(self.reward, "model.reward"))
-        if auto_class != TOKEN_CLASSIFIER:
-            rank_zero_info(
-                f"The critic is exported as {auto_class}, its offset in provenance.json: transformers has no "
-                f"token classifier of one linear map for `{config.model_type}`."
             )
 
     def parent_checkpoints(self) -> list[tuple[str, str | None, tuple[str, ...]]]:

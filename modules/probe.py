@@ -1,8 +1,8 @@
 """Whether a network computes here what it would compute alone, found by comparing before it is trained.
 
-A probe-size copy with random weights is run as the stages run it (padded, several documents in a row, with a
-shared prefix, at a temperature, decoding) and compared with the logits of the plain network on each document by
-itself. The first route that is exact is taken; a network for which none is exact is refused.
+A probe-size copy with random weights is run as the stages run it (padded, several documents in a row, with
+a shared prefix, at a temperature, decoding) and compared with the logits of the plain network on each
+document by itself. The first route that is exact is taken; a network for which none is exact is refused.
 """
 
 import copy
@@ -171,7 +171,8 @@ def randomize(model: PreTrainedModel) -> None:
 def _exact_route(model: PreTrainedModel, texts: list[Tensor], scalar: bool) -> Route:
     name, plain = model.config.model_type, [alone(model, ids, scalar) for ids in texts]
     if scalar:
-        if not isinstance(getattr(model, "score", None), torch.nn.Linear) or model.score.bias is not None:
+        head = getattr(model, "score", None)
+        if not isinstance(head, torch.nn.Linear) or head.bias is not None:
             raise UserError(
                 f"the sequence classifier that transformers has for `{name}` has no head that is one linear "
                 "map without a bias, with which rewards and values are read: give another network"

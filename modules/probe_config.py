@@ -7,6 +7,7 @@ scales, biases, ropes, experts, state layers. The copy is there to be compared, 
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from transformers import CONFIG_MAPPING, PretrainedConfig
@@ -123,8 +124,7 @@ def small_configs(config: PretrainedConfig) -> Iterator[Callable[[], PretrainedC
     nearer to the original where transformers has something against those before."""
     options = {name: _value(config, name, value) for name, value in config.to_dict().items()}
     for layers, sizes in ((1, SIZES), (2, SIZES), (None, WINDOWS)):
-        few = small(options, layers, sizes)
-        yield lambda few=few: CONFIG_MAPPING[config.model_type].from_dict(few)
+        yield partial(CONFIG_MAPPING[config.model_type].from_dict, small(options, layers, sizes))
 
 
 def _value(config: PretrainedConfig, name: str, value: Any) -> Any:
