@@ -24,6 +24,7 @@ NAME = "documents"
 """of the attention and of its mask, in transformers' interfaces"""
 
 
+@torch.compiler.disable  # it reads lengths on the CPU; the rest of a block compiles around it
 def documents_attention(
     module: nn.Module,
     query: Tensor,

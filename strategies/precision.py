@@ -1,5 +1,5 @@
-"""What a device computes in 16 bits in hardware: the precision that `auto` stands for, and those that it would
-only imitate."""
+"""What a device computes in 16 bits in hardware: the precision that `auto` stands for, and those that would
+only be imitated."""
 
 import os
 from collections.abc import Mapping

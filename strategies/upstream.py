@@ -131,8 +131,8 @@ def free_full_tensor(parameter: DTensor) -> None:
 
 
 def onednn_takes(kind: str) -> bool:
-    """Whether oneDNN multiplies matrices of `bf16` or `fp16` on this CPU. torch asks this before each product,
-    and has no public question for it."""
+    """Whether oneDNN multiplies matrices of `bf16` or `fp16` on this CPU: torch asks before each product, and
+    has no public question for it."""
     if not torch.backends.mkldnn.is_available():
         return False
     return getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported")()
