@@ -2,11 +2,10 @@
 stage's start."""
 
 import json
-import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
@@ -47,28 +46,25 @@ def load_causal_lm(path: str) -> PreTrainedModel:
     return _load(AutoModelForCausalLM, path)[0]
 
 
-def load_scalar_model(path: str, new_head: bool = False) -> PreTrainedModel:
+def load_scalar_model(path: str, draw_head: Callable[[nn.Parameter], None] | None = None) -> PreTrainedModel:
     """A sequence classifier with one label and no bias, as `load_causal_lm`, and with the head that is in its
     weights, whatever else is known of it.
 
     Args:
-        path: of a reward model, or with `new_head` of any.
-        new_head: a checkpoint without a head gets a new one, N(0, 1 / (D + 1)) as in Stiennon et al. 2020,
-            which the log tells.
+        path: of a reward model, or with `draw_head` of any.
+        draw_head: fills the head's weight (1, D) where the checkpoint has none; None = that is refused.
 
     Raises:
         UserError: it has no head, or one of another size, or what `load_causal_lm` refuses.
     """
     model, missing = _load(AutoModelForSequenceClassification, path, head="score.", num_labels=1)
-    if missing and not new_head:
+    if missing and draw_head is None:
         raise UserError(
             f"{path}: the weights hold no reward head (no `{missing[0]}`), so its scores would be random: "
             "give the directory of a reward model, or train one from this"
         )
     for name in missing:
-        weight = model.get_parameter(name)
-        nn.init.normal_(weight, std=1 / math.sqrt(weight.shape[-1] + 1))
-        rank_zero_info(f"{path}: the weights hold no reward head: a new one is drawn.")
+        cast(Callable, draw_head)(model.get_parameter(name))
     return model
 
 
