@@ -94,8 +94,8 @@ def decoded(network: LanguageModel, ids: Tensor, mask: Tensor, responses: Tensor
 
 
 def packed(report: Report) -> None:
-    """Speed and memory of packed rows beside padded ones, forward and backward in bf16; micro-batches hold the
-    same documents."""
+    """Speed and memory of packed rows beside padded ones, forward and backward in bf16; the
+    micro-batches hold the same documents."""
     lengths = document_lengths(8 if report.tiny else 128, 24 if report.tiny else 1000)
     documents = random_documents(lengths, vocabulary(report), report.device)
     part = 4 if report.tiny else 32
