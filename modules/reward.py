@@ -92,6 +92,10 @@ class RewardModule(Stage):
             f"model.pretrained: {self.pretrained} has no reward head in its weights: a new one is drawn."
         )
 
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.new_head = False
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.new_head = False
