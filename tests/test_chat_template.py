@@ -5,7 +5,8 @@ import pytest
 
 from datamodules.rendering.chat_template import ChatTemplate
 from datamodules.rendering.segments import BadRow, DropRow, Segment
-from datamodules.rendering.tokenizer import encode_batch, load_tokenizer, missing_eos
+from datamodules.rendering.tokenizer import load_tokenizer, missing_eos
+from datamodules.rendering.whole_text import encode_batch
 from tests.conversations import CHATML, chat, chatml_tokenizer, joining_tokenizer, texts, tokens_and_mask
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from datamodules.rendering.chat_template import ChatTemplate
 from datamodules.rendering.segments import Segment
 from datamodules.rendering.templates import InstructionTemplate
-from datamodules.rendering.tokenizer import Tokens, double_bos, encode_batch, load_tokenizer, missing_eos
+from datamodules.rendering.tokenizer import double_bos, load_tokenizer, missing_eos
+from datamodules.rendering.whole_text import Tokens, encode_batch
 from tests.conversations import chat, chatml_tokenizer, joining_tokenizer
 
 

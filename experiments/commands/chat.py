@@ -6,7 +6,8 @@ from typing import Any
 from datamodules.receipt import printable
 from datamodules.rendering.chat_template import ChatTemplate
 from datamodules.rendering.templates import InstructionTemplate
-from datamodules.rendering.tokenizer import encode_batch, load_tokenizer
+from datamodules.rendering.tokenizer import load_tokenizer
+from datamodules.rendering.whole_text import encode_batch
 from experiments.cli.user_errors import UserError
 from modules.hf_load import parent_problem
 
