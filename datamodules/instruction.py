@@ -70,7 +70,7 @@ class InstructionData(TextDataModule):
         group_by: list[str] | None = None,
         max_length: int = 1024,
         packing: int | None = None,
-        policies: Policies = Policies(),
+        policies: Policies = Policies(),  # noqa: B008 (frozen)
         **kwargs: Any,
     ):
         super().__init__(tokenizer, **kwargs)

@@ -76,7 +76,7 @@ class PreferenceData(TextDataModule):
         packing: int | None = None,
         global_batch_size: int = 16,
         micro_batch_size: int = 4,
-        policies: Policies = Policies(),
+        policies: Policies = Policies(),  # noqa: B008 (frozen)
         **kwargs: Any,
     ):
         super().__init__(
@@ -152,7 +152,7 @@ class PreferenceEncoder(RowEncoder):
         template: Template,
         max_length: int,
         packed: bool,
-        policies: Policies = Policies(),
+        policies: Policies,
     ):
         settings = f"preference {template.key(tokenizer)} {max_length} {packed} {asdict(policies)}"
         super().__init__(tokenizer, COLUMNS, settings)

@@ -43,7 +43,7 @@ class PromptData(TextDataModule):
         val: str | list[str] | None = None,
         template: Template = InstructionTemplate(),  # noqa: B008 (it has no state to share)
         max_prompt_length: int = 512,
-        policies: Policies = Policies(),
+        policies: Policies = Policies(),  # noqa: B008 (frozen)
         global_batch_size: int = 64,
         eval_batch_size: int = 64,
         **kwargs: Any,
@@ -99,7 +99,7 @@ class PromptData(TextDataModule):
 class PromptEncoder(RowEncoder):
     """The tokens of what a reply continues."""
 
-    def __init__(self, tokenizer: Any, template: Template, max_length: int, policies: Policies = Policies()):
+    def __init__(self, tokenizer: Any, template: Template, max_length: int, policies: Policies):
         settings = f"prompts {template.key(tokenizer)} {max_length} {asdict(policies)}"
         super().__init__(tokenizer, {"input_ids": INTS}, settings)
         self.template, self.max_length, self.policies = template, max_length, policies

@@ -1,21 +1,25 @@
-"""Copies of a tokenizer's backend for whole texts: with special tokens as tokens or as text, and for a text that
-goes on where another was cut."""
+"""Copies of a tokenizer's backend for whole texts: special tokens as tokens or as text, texts that go on
+where another was cut."""
 
 import json
 import re
+from bisect import bisect_left
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
 from datamodules.rendering.special_tokens import special_tokens
 
+PROBE = "Ж"  # stands for a reply: a letter that no tokenizer joins to the end of a prompt
+Offsets = list[tuple[int, int]]
+"""where each token is in the text, in characters"""
 MARKS = "\ue000{}:{}\ue001"  # in place of a special token: of Unicode's private use, with what numbers it
 
 
 class Backend:
-    """One way to read special tokens, with settings of its own so that no other use of the tokenizer can disturb
-    it.
+    """One way to read special tokens, with settings of its own that no other use can disturb.
 
     Args:
         description: the tokenizer's, as JSON.
@@ -39,19 +43,44 @@ class Backend:
         """The same with offsets in characters."""
         return self.whole.encode_batch(texts, add_special_tokens=False)
 
-    def in_pieces(self, text: str, cuts: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and offsets of a text that is cut before these characters: nothing is put in front of what goes on
-        after a cut. What follows a special token there is read as in the whole text."""
+    def prompt_ids(self, prompts: list[str]) -> list[list[int]]:
+        """The ids that each has in front of a reply; where even a letter is joined to it, those that it has
+        alone."""
+        found = []
+        for prompt, encoding in zip(prompts, self.encodings([p + PROBE for p in prompts]), strict=True):
+            ids, offsets = encoding.ids, encoding.offsets
+            place = bisect_left(offsets, (len(prompt), -1))
+            joined = place and offsets[place - 1][1] > len(prompt)
+            found.append(self.ids([prompt])[0] if joined else ids[:place])
+        return found
+
+    def in_pieces(self, text: str, cuts: list[int], reply_follows: bool) -> tuple[list[int], Offsets]:
+        """Ids and offsets of a text that is cut where replies begin, each piece with the ids that it has in
+        front of a reply where one follows. Nothing is put in front of what goes on after a cut; what follows
+        a special token there is read as in the whole text."""
         ids: list[int] = []
-        offsets: list[tuple[int, int]] = []
-        for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
-            match = self.special.search(text, start, end) if start and self.special else None
-            middle = 0 if not start else match.start() if match else end
-            parts = ((self.continuing, start, middle), (self.whole, middle, end))
-            for tokenizer, begin, until in parts if start else parts[1:]:
-                encoding = tokenizer.encode(text[begin:until], add_special_tokens=False)
-                ids += encoding.ids
-                offsets += [(begin + first, begin + last) for first, last in encoding.offsets]
+        offsets: Offsets = []
+        for start, end in pairwise([0, *cuts, len(text)]):
+            for probe in (PROBE, "") if end < len(text) or reply_follows else ("",):
+                more, places = self._piece(text[start:end], probe, start > 0)
+                kept = bisect_left(places, (end - start, -1))
+                if not kept or places[kept - 1][1] <= end - start:  # else the probe is joined to it
+                    break
+            ids += more[:kept]
+            offsets += [(start + first, start + last) for first, last in places[:kept]]
+        return ids, offsets
+
+    def _piece(self, text: str, probe: str, goes_on: bool) -> tuple[list[int], Offsets]:
+        match = self.special.search(text) if self.special else None
+        middle = match.start() if match else len(text) + len(probe)  # where a tokenizer begins anew
+        text += probe
+        parts = [(self.continuing, 0, middle), (self.whole, middle, len(text))]
+        ids: list[int] = []
+        offsets: Offsets = []
+        for tokenizer, start, end in parts if goes_on else [(self.whole, 0, len(text))]:
+            encoding = tokenizer.encode(text[start:end], add_special_tokens=False)
+            ids += encoding.ids
+            offsets += [(start + first, start + last) for first, last in encoding.offsets]
         return ids, offsets
 
     def _loaded(self, description: dict[str, Any]) -> Tokenizer:

@@ -44,27 +44,25 @@ def _turn_end(tokenizer: Any, size: int, chat_template: str, eos: str) -> int | 
     end = min(written, key=lambda token: (rest.index(token), -len(token)), default=eos)
     if end == eos:
         return None
-    rank_zero_info(
-        f"The chat template ends a turn with {end} (eos is {eos}): so does every reply through it."
-    )
+    rank_zero_info(f"The chat template ends a turn with {end} (eos is {eos}): so do replies through it.")
     return ids[end]
 
 
 class ChatTemplate(Template):
-    """Rows `messages` (a list of role and content) through the tokenizer's own chat template, with the `tools` of
-    the row; a row of `instruction`, `input`, `steps` and `output` is a user's message and an assistant's (which
-    continues `reply_prefix`, as in `InstructionTemplate`).
+    """Rows `messages` (a list of role and content) and `tools` through the tokenizer's own chat template. A row
+    of `instruction`, `input`, `steps` and `output` is a user's message and an assistant's, which continues
+    `reply_prefix`, as in `InstructionTemplate`.
 
     The tokens are those of the whole text that the template writes. A reply is what it writes after its
-    generation prompt, up to its eos or turn end; what it writes after that is given. An assistant's turn of
-    `weight` 0, or one that begins the conversation, is given, too. Special tokens that people wrote stay plain
-    text. A prompt is the conversation without the assistant's turn at its end.
+    generation prompt, up to its eos or turn end; what it writes after that is given. So is an assistant's
+    turn of `weight` 0 and one that begins the conversation. Special tokens that people wrote stay plain text.
+    A prompt is the conversation without the assistant's turn at its end.
 
     Args:
         train_on: `all` assistant turns or the `last` alone.
         system: the system message of conversations that have none; a row's column `system` goes before it.
-        date: the day, as `2026-01-31`, for chat templates that write today's date; None = today. Another day is
-            another text, and so another cache.
+        date: the day, as `2026-01-31`, for chat templates that write today's date; None = today, and tomorrow
+            another text, so another cache.
     """
 
     def __init__(
@@ -134,18 +132,14 @@ class ChatTemplate(Template):
         if any(says_nothing(messages[turn]) for turn in turns):
             raise EmptyReply("empty reply")
         end = turn_end(tokenizer)
-        ends = (
-            [tokenizer.eos_token]
-            if end is None
-            else [tokenizer.convert_ids_to_tokens(end), tokenizer.eos_token]
-        )
+        ends = [] if end is None else [tokenizer.convert_ids_to_tokens(end)]
         last = {**messages[turns[-1]]}
         if prefix:
             last["content"] = prefix + (last.get("content") or "")
         written = [*messages[: turns[-1]], last]
         chat = self._conversation(row, written, prefix, tokenizer)
         before = len(chat.messages) - len(written)  # a system message of ours
-        return chat.replies([turn + before for turn in turns], ends)
+        return chat.replies([turn + before for turn in turns], [*ends, tokenizer.eos_token])
 
     def _conversation(self, row: Row, messages: list[Message], prefix: str, tokenizer: Any) -> Conversation:
         system = system_of(row, self.system)

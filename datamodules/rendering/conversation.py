@@ -56,12 +56,12 @@ class Conversation:
         self.tokenizer = tokenizer
         self.template = _dated(tokenizer.get_chat_template(None, tools), day)
         texts: list[str] = []
-        written = [messages, tools, prefix]
-        _mapped(written, texts.append)
+        _mapped([messages, tools, prefix], texts.append)
         self.disguise = Disguise(tokenizer, texts, [self.template])
-        if self.disguise.tokens:
-            written = _mapped(written, self.disguise.put_on)
-        self.messages, self.tools, self.prefix = written
+        hide = self.disguise.put_on if self.disguise.tokens else str
+        self.messages: list[Message] = _mapped(messages, hide)
+        self.tools: list[dict[str, Any]] | None = _mapped(tools, hide)
+        self.prefix = hide(prefix)
 
     def replies(self, turns: Sequence[int], ends: Sequence[str]) -> list[Segment]:
         """The text up to the end of the last reply.
@@ -74,9 +74,8 @@ class Conversation:
             DropRow: the template cannot write it, or where a reply is in it is unknown.
         """
         earlier = self._assistants(turns[-1])
-        opened = dict(
-            zip(earlier, self._written([self.messages[:turn] for turn in earlier], True), strict=True)
-        )
+        texts = self._written([self.messages[:turn] for turn in earlier], True)
+        opened = dict(zip(earlier, texts, strict=True))
         closed = self._written([self.messages[: turn + 1] for turn in turns], False)
         whole = closed[-1]
         self._check_tools(self.messages[: turns[-1] + 1], whole, False)
@@ -107,7 +106,7 @@ class Conversation:
         return [turn for turn, role in enumerate(roles) if turn and role == "assistant"]
 
     def _prefixed(self, turn: int) -> str:
-        """The text up to the end of a reply's given start, which the template may write things in front of."""
+        """The text up to the end of a reply's given start; the template may write things in front of that."""
         mark = self.disguise.unused()
         start = {"role": "assistant", "content": self.prefix + mark}
         (text,) = self._written([[*self.messages[:turn], start]], False)
@@ -119,8 +118,8 @@ class Conversation:
         """Refuses a template that leaves tools out."""
         if self.tools and self._written([messages], open_reply, tools=False) == [text]:
             raise DropRow(
-                "the chat template does not write the row's `tools`: leave the column out, or give the tokenizer "
-                "a template that does"
+                "the chat template does not write the row's `tools`: leave the column out, or give the "
+                "tokenizer a template that does"
             )
         if any(message.get("tool_calls") for message in messages):
             without = [{**m, "content": m.get("content") or "", "tool_calls": []} for m in messages]
@@ -154,9 +153,9 @@ class Conversation:
         if not before.startswith(asked) or same < len(asked):
             return REWRITTEN
         return (
-            f"the chat template opens a reply with {before[same:]!r} but writes an assistant's turn without it, so "
-            "what is sampled would not be what is trained: give the tokenizer a template whose turns begin as its "
-            "generation prompt does"
+            f"the chat template opens a reply with {before[same:]!r} but writes an assistant's turn without "
+            "it, so what is sampled would not be what is trained: give the tokenizer a template whose turns "
+            "begin as its generation prompt does"
         )
 
     def _segments(self, text: str, starts: list[int], replies: list[Reply]) -> list[Segment]:
@@ -197,8 +196,8 @@ def _dated(template: str, day: date) -> str:
     dated = re.sub(pattern, lambda call: repr(moment.strftime(call[2])), template)
     if NOW in dated:
         raise BadRow(
-            "the chat template writes the time in a format that it computes, so the text would change from run to "
-            f"run: give the tokenizer one that calls {NOW}'...') with a plain text"
+            "the chat template writes the time in a format that it computes, so the text would change from "
+            f"run to run: give the tokenizer one that calls {NOW}'...') with a plain text"
         )
     return dated
 

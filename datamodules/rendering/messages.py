@@ -9,8 +9,8 @@ Message = dict[str, Any]
 
 
 def conversation(row: Row, whole: bool) -> list[Message]:
-    """A row's messages, each content a text: of `messages` or, where there are none, of `instruction`, `input`,
-    `steps` and `output`. Of the whole, or without the assistant's turn at the end.
+    """A row's messages, each content a text: of `messages` or, where there are none, of `instruction`,
+    `input`, `steps` and `output`. Of the whole, or without the assistant's turn at the end.
 
     Raises:
         DropRow: there is nothing to ask, or a message says nothing.

@@ -15,7 +15,7 @@ CutOrDrop = Literal["drop", "truncate_left", "error"]
 @dataclass(frozen=True)
 class Policies:
     """What happens to a row that cannot be trained on as it is; every such row is counted in the receipt. Of
-    preferences it is the reply that is dropped, and its row where no pair is left; prompts alone have no reply.
+    preferences it is the reply that is dropped, and its row where no pair is left; prompts have no reply.
 
     Args:
         long_prompt: the prompt alone fills `max_length`: `drop` the row, cut the prompt from the left
@@ -23,8 +23,8 @@ class Policies:
         long_reply: prompt and reply together are longer than `max_length`: likewise. A reply is never cut: it
             would lose its end.
         empty_reply: `drop` or `error`.
-        missing_eos: a chat template that ends a reply neither with the tokenizer's eos nor with a turn end of its
-            own: `append` it, `drop` the row, or stop.
+        missing_eos: a chat template that ends a reply with neither the tokenizer's eos nor another token:
+            `append` it, `drop` the row, or stop.
         double_bos: the row begins with two bos tokens: `drop`, `truncate_left` (one of them), or stop.
     """
 

@@ -58,8 +58,8 @@ class Template(ABC):
         the given start of the reply. Arguments and errors as in `segments`; the row needs no reply."""
 
     def answered(self, row: Row, reply_text: Reply, number: int, tokenizer: Any) -> list[Segment]:
-        """What `prompt` gives and a reply to it, which alone is trained, as `segments` writes one. Arguments and
-        errors as there."""
+        """What `prompt` gives and a reply to it, which alone is trained and is written as in `segments`.
+        Arguments and errors as there."""
         if not isinstance(reply_text, str):
             raise BadRow("a reply is a message of a chat, not text: use ChatTemplate")
         if not reply_text.strip():
@@ -67,8 +67,8 @@ class Template(ABC):
         return self.prompt(row, number, tokenizer) + reply(reply_text, tokenizer)
 
     def changes(self, row: Row, number: int, asked: bool) -> list[str]:
-        """What is left out of a row's text, or not trained in it, that a reader of the row would expect, in words
-        for the receipt. `asked`: of its `prompt`, else of its `segments`."""
+        """What is left out of a row's text, or not trained in it, against what one would expect, in words for
+        the receipt. `asked`: of its `prompt`, else of its `segments`."""
         return []
 
 

@@ -65,9 +65,8 @@ def double_bos(ids: Sequence[int] | np.ndarray, tokenizer: Any) -> bool:
 
 
 def missing_eos(tokens: Tokens, tokenizer: Any, turn_end: int | None = None) -> np.ndarray:
-    """The places at which an eos, or the chat template's end of a turn, is missing, since a run of trained tokens
-    ends before them without one."""
-    ends = np.flatnonzero(tokens.trained & ~np.append(tokens.trained[1:], False))
-    return (
-        ends[~np.isin(tokens.ids[ends], [tokenizer.eos_token_id, -1 if turn_end is None else turn_end])] + 1
-    )
+    """The places at which an eos, or the end of a turn, is missing, since a run of trained tokens ends before
+    them without one."""
+    last = np.flatnonzero(tokens.trained & ~np.append(tokens.trained[1:], False))
+    ends = [tokenizer.eos_token_id, *([] if turn_end is None else [turn_end])]
+    return last[~np.isin(tokens.ids[last], ends)] + 1

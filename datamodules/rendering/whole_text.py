@@ -9,7 +9,9 @@ import numpy as np
 
 from datamodules.rendering.backends import (
     MARKS,
+    PROBE,
     Backend,
+    Offsets,
     marked_backend,
     marks,
     plain_backend,
@@ -17,8 +19,6 @@ from datamodules.rendering.backends import (
 )
 from datamodules.rendering.segments import Segment
 from datamodules.rendering.special_tokens import special_tokens
-
-Offsets = Sequence[tuple[int, int]]
 
 
 class Tokens(NamedTuple):
@@ -37,16 +37,27 @@ class WholeText(NamedTuple):
     turns: list[tuple[int, bool]]
     """from this character on it is trained, or not"""
     starts: list[int]
-    """characters at which a reply begins after something else, which no token may span"""
+    """characters at which a reply begins after something else; the text's length: one would begin after it"""
+
+    @property
+    def uniform(self) -> bool:
+        """Whether nothing has to be found in it."""
+        return len(self.turns) < 2 and not self.starts
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether a reply would follow."""
+        return self.starts[-1:] == [len(self.text)]
 
 
 def encode_batch(tokenizer: Any, rows: Sequence[Sequence[Segment]]) -> list[Tokens]:
     """The ids of every row's whole text, no token added.
 
-    They are those of `tokenizer(text, add_special_tokens=False)` on the text of all segments together, except
-    that a special token in a segment that is not `special` is plain text, and that no token spans the beginning of
-    a reply: the text before it has the ids that it has alone, for that is what a reply is sampled from. Where the
-    tokenizer would give others it is cut there, and nothing is put in front of the rest. Any other token is
+    They are those of `tokenizer(text, add_special_tokens=False)` on the text of all segments together, but a
+    special token in a segment that is not `special` is plain text, and what a reply continues has the ids
+    that it has in front of any reply, so that replies are sampled from what is trained. Where a row's own
+    would be others, as a token spans the beginning of the reply, the text is cut there, and nothing is put in
+    front of the rest. A row without a trained segment is a prompt, what a reply continues. Any other token is
     trained if its first character is.
     """
     read = [_read(tokenizer, row) for row in rows]
@@ -83,6 +94,8 @@ def _joined(row: Sequence[Segment], parts: list[str]) -> WholeText:
         if at and (segment.starts_reply or (segment.trained and not before)):
             starts.append(at)
         at, before = at + len(part), segment.trained
+    if at and not any(segment.trained for segment in row):
+        starts.append(at)
     return WholeText("".join(parts), turns, starts)
 
 
@@ -96,51 +109,51 @@ def _all_special(row: Sequence[Segment], spans: list[tuple[int, int]]) -> bool:
 
 
 def _encoded(backend: Backend, texts: list[WholeText]) -> list[Tokens]:
-    uniform = [text.text for text in texts if len(text.turns) < 2 and not text.starts]
-    quick = iter(backend.ids(uniform))
-    others = [text for text in texts if len(text.turns) > 1 or text.starts]
-    full = iter(backend.encodings([text.text for text in others]))
-    tails = [_tails(backend, text) for text in others]
-    alone = list({tail: None for row in tails for tail in row})
-    ids_alone = dict(zip(alone, backend.ids(alone), strict=True))
-    tails_of = iter(tails)
+    uniform = iter(backend.ids([text.text for text in texts if text.uniform]))
+    others = [text for text in texts if not text.uniform]
+    prompts = [_prompts(backend, text) for text in others]
+    different = list({prompt: None for row in prompts for prompt in row})
+    known = dict(zip(different, backend.prompt_ids(different), strict=True))
+    probed = [text.text + PROBE * text.is_prompt for text in others]
+    full = iter(zip(backend.encodings(probed), prompts, strict=True))
     tokens = []
     for text in texts:
-        if len(text.turns) < 2 and not text.starts:
-            ids = np.array(next(quick), np.int32)
-            tokens.append(Tokens(ids, np.full(len(ids), bool(text.turns) and text.turns[0][1])))
+        if text.uniform:
+            flat = np.array(next(uniform), np.int32)
+            tokens.append(Tokens(flat, np.full(len(flat), bool(text.turns) and text.turns[0][1])))
             continue
-        encoding = next(full)
+        encoding, before = next(full)
         ids, offsets = encoding.ids, encoding.offsets
         cuts = [
             start
-            for start, tail in zip(text.starts, next(tails_of), strict=True)
-            if not _keeps(ids, offsets, start, ids_alone[tail], len(tail) == start)
+            for start, prompt in zip(text.starts, before, strict=True)
+            if not _keeps(ids, offsets, start, known[prompt], len(prompt) == start)
         ]
         if cuts:
-            ids, offsets = backend.in_pieces(text.text, cuts)
-        tokens.append(_masked(ids, offsets, text.turns))
+            ids, offsets = backend.in_pieces(text.text, cuts, text.is_prompt)
+        tokens.append(_masked(ids, offsets, [*text.turns, (len(text.text), False)]))
     return tokens
 
 
-def _tails(backend: Backend, text: WholeText) -> list[str]:
-    """What is before each start of a reply, from the last special token on, for there a tokenizer begins anew."""
+def _prompts(backend: Backend, text: WholeText) -> list[str]:
+    """What each reply continues, from the last special token on, for there a tokenizer begins anew."""
     found = backend.special.finditer(text.text) if text.starts and backend.special else ()
     begins = [0, *(match.start() for match in found)]
     return [text.text[begins[bisect_left(begins, start) - 1] : start] for start in text.starts]
 
 
-def _keeps(ids: list[int], offsets: Offsets, start: int, alone: list[int], from_begin: bool) -> bool:
-    """Whether the ids before a start of a reply are those that the text before it has alone."""
+def _keeps(ids: list[int], offsets: Offsets, start: int, prompt: list[int], from_begin: bool) -> bool:
+    """Whether the ids before a start of a reply are the prompt's."""
     place = bisect_left(offsets, (start, -1))
     if place and offsets[place - 1][1] > start:
         return False
-    return ids[max(0, place - len(alone)) : place] == alone and (not from_begin or place == len(alone))
+    return ids[max(0, place - len(prompt)) : place] == prompt and (not from_begin or place == len(prompt))
 
 
 def _masked(ids: list[int], offsets: Offsets, turns: list[tuple[int, bool]]) -> Tokens:
-    trained = np.zeros(len(ids), bool)
-    places = [bisect_left(offsets, (character, -1)) for character, _ in turns] + [len(ids)]
-    for (start, end), (_, on) in zip(pairwise(places), turns, strict=True):
+    """The tokens of a text; the last of the turns is its end."""
+    places = [bisect_left(offsets, (character, -1)) for character, _ in turns]
+    trained = np.zeros(places[-1], bool)
+    for (start, end), (_, on) in zip(pairwise(places), turns, strict=False):
         trained[start:end] = on
-    return Tokens(np.array(ids, np.int32), trained)
+    return Tokens(np.array(ids[: places[-1]], np.int32), trained)
