@@ -126,9 +126,7 @@ def small_configs(config: PretrainedConfig) -> Iterator[Callable[[], PretrainedC
         yield partial(_small_config, config, layers, sizes)
 
 
-def _small_config(
-    config: PretrainedConfig, layers: int | None, sizes: Mapping[str, int]
-) -> PretrainedConfig:
+def _small_config(config: PretrainedConfig, layers: int | None, sizes: Mapping[str, int]) -> PretrainedConfig:
     options = {name: _value(config, name, value) for name, value in config.to_dict().items()}
     return CONFIG_MAPPING[config.model_type].from_dict(small(options, layers, sizes))
 

@@ -11,11 +11,11 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from experiments.docs.networks_table import PAGE, TYPES, default_config, table, table_row
-from modules.backbone import LanguageModel, ScalarModel
+from modules.backbone import LanguageModel
 from modules.documents import SHORTEST_PREFIX
 from modules.errors import UserError
 from modules.generation import generate

@@ -37,7 +37,13 @@ OPTIONS = {
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0, "kv_n_heads": 8}},
     "deepseek_v2": {"n_routed_experts": 64, "num_experts_per_tok": 6, "first_k_dense_replace": 1},
     "dots1": {"n_routed_experts": 128, "num_experts_per_tok": 6, "n_shared_experts": 2},
-    "gemma4_assistant": {"text_config": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}},
+    "gemma4_assistant": {
+        "text_config": {
+            "model_type": "gemma4_text",
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 0,
+        }
+    },
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 16},
     "hunyuan_v1_dense": {"head_dim": 128},
     "hunyuan_v1_moe": {"head_dim": 128},
@@ -102,7 +108,9 @@ def table(rows: Sequence[Row]) -> str:
     lines = [tally(rows), "", "| type | rows | head | decoding | reward and critic |", "| --- " * 5 + "|"]
     for row in rows:
         if row.refusal:
-            lines.append(f"| `{row.model_type}` | refused: {row.refusal.partition(': give another')[0]} | | | |")
+            lines.append(
+                f"| `{row.model_type}` | refused: {row.refusal.partition(': give another')[0]} | | | |"
+            )
         else:
             lines.append(f"| `{row.model_type}` | {' | '.join(row[1:5])} |")
     return "\n".join(lines)
