@@ -38,8 +38,6 @@ class RowSpec(NamedTuple):
     """that a row becomes in a batch: 1, or the replies to a prompt"""
     tokens: int
     """of a sequence at most"""
-    packed: bool
-    """whether several documents share a sequence"""
     note: str = ""
     """what was assumed, since nothing is read"""
 
@@ -112,7 +110,7 @@ class TextDataModule(L.LightningDataModule):
         """
         if "max_length" not in arguments:
             raise UserError(f"data: the plan does not know how long the rows of {cls.__name__} are")
-        return RowSpec(sequences=1, tokens=arguments["max_length"], packed=False)
+        return RowSpec(sequences=1, tokens=arguments["max_length"])
 
     @abstractmethod
     def read(self) -> Mapping[str, Split]:

@@ -17,7 +17,8 @@ from datamodules.collate import Batch, packed_blocks, token_rows
 from datamodules.errors import UserError
 from datamodules.receipt import Receipt, sample
 from datamodules.rendering.segments import DropRow, Row, Segment, text_of
-from datamodules.rendering.tokenizer import Tokens, vocabulary_size
+from datamodules.rendering.tokenizer import vocabulary_size
+from datamodules.rendering.whole_text import Tokens
 from datamodules.sampling.loaders import EvalBatches
 from datamodules.sampling.mixture import SEQUENCE_LENGTH, Mixture, Source
 from datamodules.sampling.mixture_schedule import Mixed, MixtureSchedule
@@ -62,7 +63,7 @@ class MixedCorpusData(TextDataModule):
 
     @classmethod
     def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
-        return RowSpec(sequences=1, tokens=arguments["sequence_length"], packed=True)
+        return RowSpec(sequences=1, tokens=arguments["sequence_length"])
 
     @property
     def source_names(self) -> list[str]:

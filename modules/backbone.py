@@ -4,7 +4,9 @@ The head and the loss are inside so that these modules can be the root of shardi
 is empty under ZeRO-3 and a shard under FSDP2.
 """
 
+import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -15,40 +17,29 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from modules import attention
+from modules.documents import Documents, Route
 from modules.errors import UserError
-
-SCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping", "lm_head_multiplier")
-"""what some models do to their logits after the head"""
-LOSS_CHUNK = 512  # tokens whose logits exist at the same time
-
-
-def attention_mask(document_ids: Tensor) -> Tensor | None:
-    """Which token may attend to which: causal and within one document.
-
-    Args:
-        document_ids: (B, T) int64, −1 = padding.
-
-    Returns:
-        (B, 1, T, T) bool, or None where plain causal attention says the same: every row is one document,
-        padded on the right (padding attends to the document, no document token attends to padding).
-    """
-    padding = document_ids < 0
-    padded_left = (padding[:, :-1] & ~padding[:, 1:]).any()
-    if not (padded_left | (document_ids > 0).any()):
-        return None
-    same = document_ids[:, None, :, None] == document_ids[:, None, None, :]
-    return same.tril()
+from modules.head import Head
 
 
 class _Backbone(nn.Module):
-    """The transformer without its head."""
+    """The transformer without its head, on the real tokens of a batch alone.
+
+    Args:
+        model: a Hugging Face model.
+        route: how it is computed, so that it computes what it would alone.
+    """
 
     forwards: tuple[str, ...] = ()
     """methods beside `forward` that run the whole network, for a strategy that shards networks"""
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel, route: Route):
         super().__init__()
         self.model = model
+        self.route = route
+        if route.rows == "flat":
+            model.set_attn_implementation(attention.NAME)
 
     def blocks(self) -> list[nn.Module]:
         """The repeated blocks of the transformer, for a strategy that shards networks."""
@@ -87,38 +78,64 @@ class _Backbone(nn.Module):
         return {f"model.{self.model.base_model_prefix}.{name}": style for name, style in plan.items()}
 
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor) -> Tensor:
-        """(B, T) ids → (B, T, D) hidden states after the last norm."""
-        output = self.model.base_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask(document_ids),
-            position_ids=position_ids,
+        """(B, T) ids → (B, T, D) hidden states after the last norm, 0 at padding."""
+        documents = self.documents(input_ids, position_ids, document_ids)
+        return self.encode(documents)[documents.places] * (document_ids >= 0)[..., None]
+
+    def documents(
+        self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor, groups: Tensor | None = None
+    ) -> Documents:
+        """The documents of a batch, in `groups` where they may begin with the same tokens."""
+        shares = self.route.rows == "flat"
+        return Documents(input_ids, position_ids, document_ids, groups if shares else None)
+
+    def encode(self, documents: Documents) -> Tensor:
+        """(T′, D) hidden states of the row's tokens after the last norm."""
+        return self._row(self._forward(self.model.base_model, documents).last_hidden_state, documents)
+
+    def _row(self, output: Tensor, documents: Documents) -> Tensor:
+        """(T′, …) of what a forward gave."""
+        return output[documents.padded[1]] if self.route.rows == "documents" else output[0]
+
+    def _forward(self, network: Any, documents: Documents, **options: Any) -> Any:
+        if self.route.rows == "documents":
+            return network(input_ids=documents.padded[0], use_cache=False, **options)
+        output = network(
+            input_ids=documents.input_ids,
+            position_ids=documents.position_ids,
+            attention_mask=None,
             use_cache=False,
+            documents=documents,
+            **options,
         )
-        return output.last_hidden_state
+        if not documents.calls:  # then it has attended to the whole row
+            raise UserError(
+                f"model: `{self.model.config.model_type}` hands no keyword on to its attention, so that a "
+                "row's documents cannot be kept apart"
+            )
+        return output
 
 
 class LanguageModel(_Backbone):
-    """A causal language model that returns the loss of every token; its logits never exist as a whole.
+    """A causal language model that returns the loss of every token; its logits never exist as a whole where
+    its head is linear.
 
     It also decodes step by step (`next_logits`).
 
     Args:
-        model: a Hugging Face causal language model with a linear head.
-        fp32_head: compute the head in fp32 under autocast. PPO needs it: a bf16 log-probability of −6 is
-            rounded to a multiple of 0.03, a visible part of the clip range.
+        model: a Hugging Face causal language model.
+        fp32_head: compute a linear head in fp32 under autocast. PPO needs it: a bf16 log-probability of −6
+            is rounded to a multiple of 0.03, a visible part of the clip range.
+        route: how it is computed.
     """
 
     forwards = ("next_logits",)
 
-    def __init__(self, model: PreTrainedModel, fp32_head: bool = False):
-        super().__init__(model)
-        for name in SCALED_LOGITS:
-            if getattr(model.config, name, None) not in (None, 1):
-                raise UserError(
-                    f"model: `{model.config.model_type}` has {name} {getattr(model.config, name)}, but the "
-                    "loss takes its logits as they are: use a model without it"
-                )
+    def __init__(self, model: PreTrainedModel, fp32_head: bool = False, route: Route = Route()):  # noqa: B008
+        super().__init__(model, route)
         self.fp32_head = fp32_head
+        self.head = Head.of(model.config)
+        self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def forward(
         self,
@@ -127,6 +144,7 @@ class LanguageModel(_Backbone):
         position_ids: Tensor,
         document_ids: Tensor,
         temperature: float = 1.0,
+        groups: Tensor | None = None,
     ) -> Tensor:
         """The negative log-probability of each label, at the label's own place.
 
@@ -137,52 +155,75 @@ class LanguageModel(_Backbone):
             position_ids: (B, T) int64, restart with each document.
             document_ids: (B, T) int64, −1 = padding.
             temperature: the logits are divided by it.
+            groups: (documents,) int64: those of one group may begin with the same tokens, computed once.
 
         Returns:
             (B, T) fp32, 0 where nothing is trained.
         """
-        hidden = self.hidden_states(input_ids, position_ids, document_ids)
-        losses = self.token_losses(hidden[:, :-1] / temperature, labels[:, 1:])
-        return F.pad(losses, (1, 0))
+        documents = self.documents(input_ids, position_ids, document_ids, groups)
+        trained = labels[:, 1:] != -100
+        places, wanted = documents.places[:, :-1][trained], labels[:, 1:][trained]
+        if not len(wanted):  # the network computes all the same: other ranks may wait for it
+            places, wanted = documents.places[:1, 0], labels.new_full((1,), -100)
+        losses = self._losses(documents, places, wanted, temperature)
+        per_token = torch.zeros_like(trained, dtype=torch.float32).masked_scatter(trained, losses)
+        return F.pad(per_token, (1, 0))
+
+    def _losses(self, documents: Documents, places: Tensor, labels: Tensor, temperature: float) -> Tensor:
+        """(N,) fp32 losses of labels predicted from the row's tokens at `places`."""
+        if self.route.head == "linear":
+            return self.token_losses(self.encode(documents).index_select(0, places), labels, temperature)
+        if self.route.rows == "flat" and self.keeps_logits:
+            logits = self._forward(self.model, documents, logits_to_keep=places).logits[0]
+        else:
+            logits = self._row(self._forward(self.model, documents).logits, documents)[places]
+        return F.cross_entropy(logits.float() / temperature, labels, reduction="none")
 
     def next_logits(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Cache
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Cache | None
     ) -> Tensor:
         """One step of decoding: (B, V) logits after the last token.
 
         Args:
-            input_ids: (B, S) int64, the tokens that the cache has not seen.
+            input_ids: (B, S) int64, the tokens that the cache has not seen, padded on the left.
             attention_mask: (B, T) int64, of all tokens so far, 0 = padding.
             position_ids: (B, S) int64.
-            cache: keys and values so far; it grows.
+            cache: keys and values so far; it grows. None: `input_ids` are all tokens.
         """
-        output = self.model.base_model(
+        if cache is None:
+            documents = self.documents(input_ids, position_ids, attention_mask - 1)
+            places = documents.places[:, -1]
+            if self.route.head == "linear":
+                return self._logits(self.encode(documents)[places])
+            return self._row(self._forward(self.model, documents).logits, documents)[places]
+        linear = self.route.head == "linear"
+        network: Any = self.model.base_model if linear else self.model
+        output = network(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=cache,
             use_cache=True,
+            **{_cache_argument(type(network)): cache},
+            **({"logits_to_keep": 1} if self.keeps_logits and not linear else {}),
         )
-        hidden, head = output.last_hidden_state[:, -1], self.model.get_output_embeddings()
-        if not self.fp32_head:
-            return head(hidden)
-        with torch.autocast(hidden.device.type, enabled=False):
-            bias = None if head.bias is None else full_tensor(head.bias).float()
-            return F.linear(hidden.float(), full_tensor(head.weight).float(), bias)
+        return self._logits(output.last_hidden_state[:, -1]) if linear else output.logits[:, -1]
 
-    def token_losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """(…, D) hidden states and (…) labels → (…) fp32 losses through the chunked linear cross-entropy."""
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """(…, D) → (…, V) logits of a linear head."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.head.logits(*self._head_inputs(hidden))
+
+    def token_losses(self, hidden: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
+        """(N, D) hidden states and (N,) labels → (N,) fp32 losses through the chunked linear head."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.head.losses(*self._head_inputs(hidden), labels, temperature)
+
+    def _head_inputs(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Hidden states, weight and bias in the dtype of the head's matrix products."""
         head = self.model.get_output_embeddings()
         dtype = torch.float32 if self.fp32_head else _matmul_dtype(hidden)
-        losses = F.linear_cross_entropy(
-            hidden.reshape(-1, hidden.shape[-1]).to(dtype),
-            full_tensor(head.weight).to(dtype),
-            labels.reshape(-1),
-            linear_bias=None if head.bias is None else full_tensor(head.bias).to(dtype),
-            reduction="none",
-            options=nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK),
-        )
-        return losses.float().view(labels.shape)
+        bias = None if head.bias is None else full_tensor(head.bias).to(dtype)
+        return hidden.to(dtype), full_tensor(head.weight).to(dtype), bias
 
 
 class ScalarModel(_Backbone):
@@ -191,12 +232,13 @@ class ScalarModel(_Backbone):
     Args:
         model: a Hugging Face sequence classifier with one label and no bias.
         offset: what is subtracted from every number, so that scores are centred.
+        route: how it is computed.
     """
 
     offset: Tensor
 
-    def __init__(self, model: PreTrainedModel, offset: float = 0.0):
-        super().__init__(model)
+    def __init__(self, model: PreTrainedModel, offset: float = 0.0, route: Route = Route()):  # noqa: B008
+        super().__init__(model, route)
         self.register_buffer("offset", torch.tensor(float(offset)))
 
     @property
@@ -204,12 +246,23 @@ class ScalarModel(_Backbone):
         """D → 1, no bias."""
         return cast(nn.Linear, self.model.score)
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor) -> Tensor:
-        """(B, T) ids → (B, T) fp32 values. The head runs in fp32: rankings turn on small differences."""
-        hidden = self.hidden_states(input_ids, position_ids, document_ids)
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor, groups: Tensor | None = None
+    ) -> Tensor:
+        """(B, T) ids → (B, T) fp32 values, 0 at padding. The head runs in fp32: rankings turn on small
+        differences. Documents of one of the `groups` (documents,) may begin with the same tokens."""
+        documents = self.documents(input_ids, position_ids, document_ids, groups)
+        hidden = self.encode(documents)
         with torch.autocast(hidden.device.type, enabled=False):
-            values = F.linear(hidden.float(), full_tensor(self.head.weight).float())
-            return values.squeeze(-1) - self.offset
+            values = F.linear(hidden.float(), full_tensor(self.head.weight).float()).squeeze(-1)
+        return (values - self.offset)[documents.places] * (document_ids >= 0)
+
+
+@cache
+def _cache_argument(network: type[nn.Module]) -> str:
+    """What a network calls its cache; transformers has renamed it since 5.24."""
+    named = inspect.signature(network.forward).parameters
+    return "cache" if "cache" in named else "past_key_values"
 
 
 def _recomputed(forward: Callable) -> Callable:

@@ -55,7 +55,8 @@ def generate(
     mask = torch.zeros((size, max_new_tokens), dtype=torch.bool, device=device)
     alive = torch.ones(size, dtype=torch.bool, device=device)
     stops = torch.tensor(stop_token_ids, device=device)
-    cache = DynamicCache(config=network.model.config)
+    cached = network.route.decoding == "cached"
+    cache = DynamicCache(config=network.model.config) if cached else None
     seen = prompt_mask
     tokens, positions = prompt_ids, (prompt_mask.cumsum(1) - 1).clamp(min=0)
     for step in range(max_new_tokens):
@@ -66,7 +67,11 @@ def generate(
         alive = alive & ~torch.isin(chosen, stops)
         if not any_rank(alive.any()):
             break
-        tokens, positions = chosen[:, None], positions[:, -1:] + 1
+        added, place = chosen[:, None], positions[:, -1:] + 1
+        if cached:
+            tokens, positions = added, place
+        else:
+            tokens, positions = torch.cat([tokens, added], dim=1), torch.cat([positions, place], dim=1)
         seen = torch.cat([seen, torch.ones_like(alive)[:, None]], dim=1)
     return responses, mask
 

@@ -30,7 +30,7 @@ def new_causal_lm(config: dict, vocab_size: int, special_ids: dict[str, int | No
     """
     hf_config = new_config(config, vocab_size, "model.config")
     with named("model.config"):
-        model = AutoModelForCausalLM.from_config(hf_config, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(hf_config)
     for name, value in special_ids.items():
         setattr(model.config, name, value)
         setattr(model.generation_config, name, value)
@@ -75,7 +75,6 @@ def _load(cls: Any, path: str, head: str = "", **options: Any) -> tuple[PreTrain
             model, info = cls.from_pretrained(
                 path,
                 dtype="auto",
-                attn_implementation="sdpa",
                 ignore_mismatched_sizes=True,  # they are refused here, by name
                 output_loading_info=True,
                 **options,

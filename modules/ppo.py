@@ -1,7 +1,8 @@
 """Stage four: PPO from a reward model, with actor, critic, reference and reward model in one
 LightningModule."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, ClassVar, cast
 
 import torch
@@ -10,15 +11,16 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from modules import rl
-from modules.backbone import LanguageModel, ScalarModel
+from modules.backbone import LanguageModel
 from modules.clipping import clip_to_norm
 from modules.errors import UserError
 from modules.generation import generate, uniforms
-from modules.hf_export import LANGUAGE_MODEL, TOKEN_CLASSIFIER
+from modules.hf_export import LANGUAGE_MODEL, critic_export
 from modules.hf_load import load_causal_lm, load_scalar_model, read_provenance
 from modules.optim import AdamW, decay_groups
 from modules.ppo_checks import UpdateMetrics, check_first_ratio, check_same_policy, rollout_metrics
-from modules.rollout import ActorCritic, Rollout, logprobs, minibatch_order, scores, values
+from modules.probe import language_model, scalar_model
+from modules.rollout import ActorCritic, Rollout, Sequences, logprobs, minibatch_order, scores, values
 from modules.specs import ExportSpec, NetworkSpec, SamplingSpec
 from modules.stage import Batch, Stage
 from modules.training_data import check_model
@@ -141,16 +143,14 @@ class PPOModule(Stage):
 
     def exports(self) -> list[ExportSpec]:
         assert self.network is not None
-        metadata, bias = {"reward": self.reward}, -float(self.network.critic.offset)
-        actor = ExportSpec("network.actor.model", LANGUAGE_MODEL, self.stage, self.actor)
-        critic = ExportSpec("network.critic.model", TOKEN_CLASSIFIER, "critic", self.actor, "critic")
-        return [actor._replace(metadata=metadata), critic._replace(metadata=metadata, bias=bias)]
+        metadata = {"reward": self.reward}
+        actor = ExportSpec("network.actor.model", LANGUAGE_MODEL, self.stage, self.actor, metadata=metadata)
+        return [actor, critic_export("network.critic.model", self.network.critic, self.actor, metadata)]
 
     def config_errors(self, max_steps: int = -1) -> list[str]:
         values = {name: getattr(self, name) for name in (*COUNTS, "temperature")}
-        wrong = {name: value for name, value in values.items() if value <= 0}
-        lines = [f"model.{name} is {value}: give a number above 0" for name, value in wrong.items()]
-        return super().config_errors(max_steps) + lines
+        wrong = [f"model.{name} is {x}: give a number above 0" for name, x in values.items() if x <= 0]
+        return super().config_errors(max_steps) + wrong
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -178,10 +178,10 @@ class PPOModule(Stage):
             return
         offset = read_provenance(self.reward).get("offset", 0.0)
         network = ActorCritic(
-            actor=LanguageModel(load_causal_lm(self.actor), fp32_head=True),
-            critic=ScalarModel(load_scalar_model(self.reward), offset),
-            reference=LanguageModel(load_causal_lm(self.reference), fp32_head=True),
-            reward=ScalarModel(load_scalar_model(self.reward), offset),
+            actor=language_model(load_causal_lm(self.actor), fp32_head=True),
+            critic=scalar_model(load_scalar_model(self.reward), offset),
+            reference=language_model(load_causal_lm(self.reference), fp32_head=True),
+            reward=scalar_model(load_scalar_model(self.reward), offset),
         )
         if self._trainer is not None:
             for name in ("actor", "reference", "reward", "critic"):
@@ -217,16 +217,18 @@ class PPOModule(Stage):
         # 1 sample, 2 score, 3 estimate advantages over the samples of all ranks, 4 update
         iteration = int(batch["step"])
         sampled = self.sample(batch, iteration)
-        rollout = self.estimate(self.gather(batch, sampled))
         self.tokens_seen += sampled.prompt_mask.sum() + sampled.response_mask.sum()
+        rollout = self.gather(batch, sampled)
+        order = minibatch_order(self.seed, iteration, len(rollout.scores), self.minibatches)
+        passes = list(islice(order, self.epochs))
+        rollout = self.estimate(self.recompute(rollout, passes[0]))
         self.log_dict(rollout_metrics(rollout, self.stop_token_ids, self.score_clip))
         if self.global_step == 0 and self.reference == self.actor:
             check_same_policy(rollout, self.trainer.precision)
         self.update_metrics = UpdateMetrics(self.device)
-        passes = minibatch_order(self.seed, iteration, len(rollout.scores), self.minibatches)
-        for epoch, minibatches in zip(range(self.epochs), passes, strict=False):
+        for epoch, minibatches in enumerate(passes):
             for index, rows in enumerate(minibatches):
-                self.update(rollout.select(rows.to(self.device)), first=epoch == index == 0)
+                self.update(rollout, rows, first=epoch == index == 0)
             if self.max_approx_kl and self.update_metrics.approx_kl() > self.max_approx_kl:
                 break
         self.log_dict(self.update_metrics.compute())
@@ -234,36 +236,59 @@ class PPOModule(Stage):
 
     @torch.no_grad()
     def sample(self, batch: Batch, iteration: int) -> Rollout:
-        """Samples and scores this rank's prompts; rewards, advantages and returns are still empty.
+        """Samples and scores this rank's prompts; what `recompute` and `estimate` fill in is still empty.
 
         Of sharded networks no more than one at a time is unsharded.
         """
         assert self.network is not None
-        network, width = self.network, self.max_new_tokens
+        network = self.network
         keys = ("prompt_ids", "prompt_mask", "prompt_index")
         chunks = zip(*(batch[key].split(self.rollout_batch_size) for key in keys), strict=True)
         with self.sharding.unsharded(network.actor):
             parts = [self.respond(ids, mask, index, iteration) for ids, mask, index in chunks]
         rows = [part.joined() for part in parts]
-        with self.sharding.unsharded(network.reference):
-            references = [logprobs(network.reference, row, width, self.temperature) for row in rows]
-        with self.sharding.unsharded(network.critic):
-            baselines = [values(network.critic, row, width) for row in rows]
+        references = self.logprobs(network.reference, rows)
         with self.sharding.unsharded(network.reward):
             rewards = [scores(network.reward, row) for row in rows]
         sampled = Rollout(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
         ended = sampled.ended(self.stop_token_ids)
         raw = torch.cat(rewards).clamp(-self.score_clip, self.score_clip)
         return sampled._replace(
-            ref_logprobs=torch.cat(references),
-            values=torch.cat(baselines) * sampled.response_mask,
-            scores=raw - self.missing_eos_penalty * ~ended,
+            ref_logprobs=torch.cat(references), scores=raw - self.missing_eos_penalty * ~ended
         )
+
+    @torch.no_grad()
+    def recompute(self, rollout: Rollout, minibatches: Sequence[Tensor]) -> Rollout:
+        """Fills in log-probs and values, by the forwards of the first pass over `minibatches` themselves, so
+        that ρ is 1 to the last bit at its first step."""
+        assert self.network is not None
+        network = self.network
+        shares = [part for rows in minibatches for part in self.share(rows)]
+        parts = [rollout.select(rows).joined() for rows in shares]
+        policy = self.logprobs(network.actor, parts)
+        with self.sharding.unsharded(network.critic):
+            baselines = [values(network.critic, part, self.max_new_tokens) for part in parts]
+        order = self._gathered(torch.cat(shares)).argsort()
+        old_values = self._gathered(torch.cat(baselines))[order]
+        return rollout._replace(
+            logprobs=self._gathered(torch.cat(policy))[order], values=old_values * rollout.response_mask
+        )
+
+    @torch.no_grad()
+    def logprobs(self, network: LanguageModel, rows: Sequence[Sequences]) -> list[Tensor]:
+        """(B, R) log-probs of the responses by one of the language models."""
+        with self.sharding.unsharded(network):
+            return [logprobs(network, part, self.max_new_tokens, self.temperature) for part in rows]
+
+    def share(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """This rank's rows of a minibatch, in micro-batches."""
+        rows = rows.to(self.device)[self.data_rank() :: self.data_ranks()]
+        return rows.split(self.micro_batch_size)
 
     def respond(
         self, prompt_ids: Tensor, prompt_mask: Tensor, prompt_index: Tensor, iteration: int
     ) -> Rollout:
-        """What the actor says to prompts, with its log-probs; the other fields are still empty."""
+        """What the actor says to prompts; the other fields are still empty."""
         assert self.network is not None
         noise = uniforms(self.seed, iteration, prompt_index.tolist(), self.max_new_tokens)
         response_ids, mask = generate(
@@ -278,10 +303,7 @@ class PPOModule(Stage):
             noise=noise.to(self.device),
             any_rank=self.sharding.any_rank,
         )
-        rollout = Rollout.sampled(prompt_ids, prompt_mask, response_ids, mask)
-        return rollout._replace(
-            logprobs=logprobs(self.network.actor, rollout.joined(), self.max_new_tokens, self.temperature)
-        )
+        return Rollout.sampled(prompt_ids, prompt_mask, response_ids, mask)
 
     def gather(self, batch: Batch, rollout: Rollout) -> Rollout:
         """Every rank's samples, in the order of the prompts whatever the number of ranks."""
@@ -301,14 +323,14 @@ class PPOModule(Stage):
         advantages, returns = rl.gae(rewards, rollout.values, mask, self.gamma, self.gae_lambda)
         return rollout._replace(rewards=rewards, advantages=rl.whiten(advantages, mask), returns=returns)
 
-    def update(self, minibatch: Rollout, first: bool) -> None:
-        """One optimizer step on a minibatch that every rank holds whole and takes its share of."""
+    def update(self, rollout: Rollout, rows: Tensor, first: bool) -> None:
+        """One optimizer step on a minibatch, some `rows` of all samples, which every rank holds whole and
+        takes its share of."""
         assert self.network is not None
         optimizer: Any = self.optimizers()  # Lightning declares a list of them too
         scheduler: Any = self.lr_schedulers()
-        normalizer = minibatch.response_mask.sum()
-        share = torch.arange(self.data_rank(), len(minibatch.scores), self.data_ranks(), device=self.device)
-        parts = [minibatch.select(rows) for rows in share.split(self.micro_batch_size)]
+        normalizer = rollout.response_mask[rows.to(self.device)].sum()
+        parts = [rollout.select(part) for part in self.share(rows)]
         for index, part in enumerate(parts, start=1):
             network = self.sharding.microbatch(last=index == len(parts))
             new_logprobs, new_values = network(part, self.temperature)
@@ -338,11 +360,19 @@ class PPOModule(Stage):
                 rl.adapted_kl_coef(float(self.kl_coef), kl, self.kl_target, sequences, self.kl_horizon)
             )
 
+    def evaluate(self, batch: Batch) -> Rollout:
+        """Samples with their scores and log-probs, for validation and `predict`."""
+        assert self.network is not None
+        rollout = self.sample(batch, EVALUATION)
+        indices = torch.arange(len(rollout.scores), device=self.device)
+        rows = [rollout.select(part).joined() for part in indices.split(self.rollout_batch_size)]
+        return rollout._replace(logprobs=torch.cat(self.logprobs(self.network.actor, rows)))
+
     def on_validation_epoch_start(self) -> None:
         self.val_score, self.val_kl = MeanMetric().to(self.device), MeanMetric().to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        rollout = self.sample(batch, EVALUATION).select(batch["rows"] >= 0)
+        rollout = self.evaluate(batch).select(batch["rows"] >= 0)
         if len(rollout.scores):
             self.val_score.update(rollout.scores)
             self.val_kl.update(rollout.kl_per_sequence())
@@ -353,7 +383,7 @@ class PPOModule(Stage):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """The sampled response to each prompt, its score, its KL in nats, and whether it ended by itself."""
-        rollout, tokenizer = self.sample(batch, EVALUATION), self.tokenizer
+        rollout, tokenizer = self.evaluate(batch), self.tokenizer
         kl, ended = rollout.kl_per_sequence(), rollout.ended(self.stop_token_ids)
         ids = [row[kept] for row, kept in zip(rollout.response_ids, rollout.response_mask, strict=True)]
         return [

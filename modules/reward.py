@@ -17,6 +17,7 @@ from modules.hf_load import load_scalar_model
 from modules.losses import ranking_loss, untied_pairs
 from modules.metrics import Correlation, GroupedMean
 from modules.optim import AdamW
+from modules.probe import scalar_model
 from modules.specs import ExportSpec, NetworkSpec
 from modules.stage import Batch, Stage
 from modules.training_data import RankedData, check_model
@@ -78,7 +79,7 @@ class RewardModule(Stage):
     def configure_model(self) -> None:
         if self.network is not None:
             return
-        network = ScalarModel(load_scalar_model(self.pretrained, self.draw_head)).train()
+        network = scalar_model(load_scalar_model(self.pretrained, self.draw_head)).train()
         if self._trainer is not None:
             check_model(network.model, self.data, "model.pretrained")
         self.network = self.shard(network)
@@ -123,7 +124,8 @@ class RewardModule(Stage):
     def forward(self, batch: Batch) -> Tensor:
         """The score of every reply, (K_total,) fp32, read at its last token."""
         assert self.network is not None
-        scores = self.network(batch["input_ids"], batch["position_ids"], batch["document_ids"])
+        rows = batch["input_ids"], batch["position_ids"], batch["document_ids"]
+        scores = self.network(*rows, groups=batch["prompt_index"])  # a prompt is computed once
         row, column = batch["reply_ends"].unbind(1)
         return scores[row, column]
 

@@ -75,6 +75,8 @@ class Sequences(NamedTuple):
     """(B, T) int64: 0, −1 = padding"""
     prompt_lengths: Tensor
     """(B,) int64"""
+    groups: Tensor
+    """(B,) int64: rows with the same prompt, which is computed once"""
 
     def at_response(self, per_token: Tensor, width: int, shift: int = 0) -> Tensor:
         """(B, T) → (B, width): the entries at each row's response tokens, moved by `shift` places; 0 beyond
@@ -103,6 +105,7 @@ def join(prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response
         position_ids=places,
         document_ids=torch.where(kept, 0, -1),
         prompt_lengths=prompt_lengths,
+        groups=prompt_ids.unique(dim=0, return_inverse=True)[1],
     )
 
 
@@ -129,19 +132,21 @@ class ActorCritic(nn.Module):
 
 def logprobs(model: LanguageModel, rows: Sequences, width: int, temperature: float) -> Tensor:
     """(B, width) log-probs of the response tokens, 0 after the end."""
-    losses = model(rows.input_ids, rows.labels, rows.position_ids, rows.document_ids, temperature)
+    inputs = rows.input_ids, rows.labels, rows.position_ids, rows.document_ids
+    losses = model(*inputs, temperature, rows.groups)
     return -rows.at_response(losses, width)
 
 
 def values(model: ScalarModel, rows: Sequences, width: int) -> Tensor:
     """(B, width) values before each response token, read at the token before it."""
-    return rows.at_response(model(rows.input_ids, rows.position_ids, rows.document_ids), width, shift=-1)
+    per_token = model(rows.input_ids, rows.position_ids, rows.document_ids, rows.groups)
+    return rows.at_response(per_token, width, shift=-1)
 
 
 @torch.no_grad()
 def scores(model: ScalarModel, rows: Sequences) -> Tensor:
     """(B,) scores at the last token of each sequence."""
-    return rows.at_end(model(rows.input_ids, rows.position_ids, rows.document_ids))
+    return rows.at_end(model(rows.input_ids, rows.position_ids, rows.document_ids, rows.groups))
 
 
 def minibatch_order(seed: int, iteration: int, rows: int, parts: int) -> Iterator[tuple[Tensor, ...]]:

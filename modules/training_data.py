@@ -88,3 +88,12 @@ def check_model(model: PreTrainedModel, data: TrainingData, name: str, generated
             f"{where} has {positions} positions, but the longest row has {longest} tokens"
             f"{' with the response' if generated else ''}: lower the data's length limit"
         )
+    rope = getattr(config, "rope_parameters", None) or {}
+    for kind in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        # the longest position of a whole batch decides which frequencies all of its documents get
+        switch = kind.get("original_max_position_embeddings")
+        if kind.get("rope_type") == "longrope" and switch is not None and longest > switch:
+            raise UserError(
+                f"{where} has other positions (longrope) in a text of more than {switch} tokens, but the "
+                f"longest row has {longest}: lower the data's length limit to {switch}"
+            )

@@ -1,5 +1,6 @@
 """What DeepSpeed and torch keep private and a strategy cannot do without, each behind a name that says what
-is missing upstream. Read at DeepSpeed 0.19.8 and torch 2.13: look here first when one of them is raised.
+is missing upstream. Read at DeepSpeed 0.19.8, torch 2.11 and 2.13: look here first when one of them is
+raised.
 """
 
 from collections import OrderedDict
@@ -127,3 +128,11 @@ def free_full_tensor(parameter: DTensor) -> None:
     local = parameter.to_local().detach()
     if local.untyped_storage().nbytes() > local.nbytes:
         parameter._local_tensor = local.clone()
+
+
+def onednn_takes(kind: str) -> bool:
+    """Whether oneDNN multiplies matrices of `bf16` or `fp16` on this CPU: torch asks before each product, and
+    has no public question for it."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported")()

@@ -12,6 +12,7 @@ import pytest
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRIVIUM_ALLOW_EMULATED", "1")  # some tests are about rounding to bf16, on any CPU
 os.environ["TRIVIUM_CACHE"] = tempfile.mkdtemp(prefix="trivium-cache-")
 atexit.register(shutil.rmtree, os.environ["TRIVIUM_CACHE"], ignore_errors=True)
 
@@ -128,6 +129,7 @@ class Commands:
     def stage(self, name: str, command: str = "fit", run: str | None = None) -> list[str]:
         """`trivium COMMAND …` for a stage, to be continued with overrides."""
         line = [command, "--config", str(CONFIGS / f"{name}.yaml"), "--run", str(self.out / (run or name))]
+        line += ["--trainer.precision", "32-true"]  # as on any machine, and exact
         options = {
             "pretrain": {
                 "model.init_args.config": json.dumps(TINY),

@@ -183,7 +183,7 @@ def test_the_value_of_a_token_is_read_before_it():
     class Position(torch.nn.Module):
         """A critic whose value at a place is the place."""
 
-        def forward(self, input_ids, position_ids, document_ids):
+        def forward(self, input_ids, position_ids, document_ids, groups):
             return position_ids.float()
 
     ids, mask = padded([[5, 6, 7], [8]])

@@ -61,12 +61,6 @@ def test_what_llama_keeps_for_the_backward_pass_by_hand():
     assert saved.block_input == 4 * 30 * 48
 
 
-def test_packed_rows_keep_a_mask_in_every_block():
-    config = read_config(llama(48, 80, 5, 6), None, "model.config")
-    alone, packed = saved_activations(config, 3, 10), saved_activations(config, 3, 10, packed=True)
-    assert packed.block - alone.block == 4 * 3 * 10 * 10
-
-
 def test_a_field_that_a_config_does_not_have_is_named():
     with pytest.raises(ValueError, match="model.config of `llama` has no field `hidden_siez`"):
         read_config({**SEVEN, "hidden_siez": 3}, None, "model.config")

@@ -345,7 +345,8 @@ def test_a_learning_rate_of_ppo_is_refused_by_its_field(refused, field):
 
 T5 = {"model_type": "t5"}
 NO_CAUSAL_LM = "`t5` is no causal language model in transformers: give one that is, for example `llama`"
-NO_SDPA = "`gemma2` has no SDPA attention in transformers, which keeps a row's documents apart here: give "
+BALANCED = {"model_type": "mixtral", "output_router_logits": True}
+BALANCE = "`mixtral` has output_router_logits true and router_aux_loss_coef 0.001, a balance loss of its "
 WIDTH = "The hidden size (130) is not a multiple of the number of attention heads (4)"
 
 
@@ -354,7 +355,7 @@ WIDTH = "The hidden size (130) is not a multiple of the number of attention head
     [
         ({"hidden_size": 130}, WIDTH),
         ({"num_hidden_layers": "four"}, "Field 'num_hidden_layers' expected int, got str (value: 'four')"),
-        ({"model_type": "gemma2", "head_dim": 8}, NO_SDPA),
+        (BALANCED, BALANCE),
         (
             {"model_type": "lama"},
             "`model_type: lama` is not one transformers knows: give for example ",
@@ -422,7 +423,7 @@ def saved(tiny_stages, tmp_path):
             "The checkpoint you are trying to load has model type `lama` but ",
         ),
         (T5, NO_CAUSAL_LM),
-        ({"model_type": "gemma2", "head_dim": 8}, NO_SDPA),
+        (BALANCED, BALANCE),
     ],
 )
 def test_a_directory_whose_config_is_wrong_is_refused_by_run_and_plan(saved, changes, message):

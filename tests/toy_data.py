@@ -25,7 +25,7 @@ class QuestionData(TextDataModule):
 
     @classmethod
     def row_spec(cls, arguments):
-        return RowSpec(sequences=1, tokens=64, packed=False)
+        return RowSpec(sequences=1, tokens=64)
 
     def read(self):
         return {"train": self.encode(self.train, "data.train", QuestionEncoder(self.tokenizer))}

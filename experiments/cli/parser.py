@@ -1,6 +1,6 @@
 """A command line of a stage → its configuration, or the stage and the data it names; nothing runs here."""
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -12,6 +12,20 @@ from datamodules.base import TextDataModule
 from experiments.cli.config_errors import ConfigParser, check_config_files
 from experiments.cli.quiet import hush
 from modules.stage import Stage
+from strategies.precision import precision_of
+
+Precision = Literal[
+    "auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true",
+    "transformer-engine", "transformer-engine-float16", "32", "bf16", "16", "64", 32, 16, 64,
+]  # fmt: skip
+"""Lightning's, and `auto`: bf16-mixed where the device has bf16 in hardware, else 32-true"""
+
+
+class Trainer(L.Trainer):
+    """Lightning's. A configuration may say `precision: auto`, which the CLI replaces before it makes one."""
+
+    def __init__(self, *, precision: Precision | None = None, **kwargs: Any):
+        super().__init__(precision=precision, **kwargs)  # type: ignore[arg-type]
 
 
 class StageCLI(LightningCLI):
@@ -24,6 +38,16 @@ class StageCLI(LightningCLI):
         parser.add_argument("--overwrite", type=bool, default=False, help=again)
         minutes = "minutes between checkpoints"
         parser.add_argument("--checkpoint_minutes", type=float, default=10.0, help=minutes)
+
+    precision_is_auto = False
+    """whether the precision was left to Trivium"""
+
+    def before_instantiate_classes(self) -> None:
+        """Puts what `auto` stands for into the configuration, so that all who read it, a run's saved
+        configuration too, see what is run."""
+        trainer = self.config[self.subcommand]["trainer"]
+        self.precision_is_auto = trainer["precision"] == "auto"
+        trainer["precision"] = precision_of(trainer["precision"], trainer["accelerator"])
 
     def option(self, name: str) -> Any:
         """What the command line says, or the YAML, or the default."""
@@ -70,6 +94,7 @@ def parse(argv: list[str], cli: type[CLI], save_config: type[SaveConfigCallback]
     return cli(
         model_class=Stage,
         datamodule_class=TextDataModule,
+        trainer_class=Trainer,
         subclass_mode_model=True,
         subclass_mode_data=True,
         parser_class=ConfigParser,

@@ -28,6 +28,7 @@ from strategies.atomic import finish_interrupted_save
 from strategies.checkpoints.checkpoint import AnyCheckpoint
 from strategies.fsdp2 import Sharded
 from strategies.names import strategy_of
+from strategies.precision import precision_errors
 from strategies.zero import ZeRO
 
 RESULTS = ("export", "checkpoints", "metrics")  # folders of a run
@@ -99,6 +100,8 @@ class RunCLI(StageCLI):
             self.forecast = forecast(self.config["fit"], self.trainer)
             if self.trainer.is_global_zero:
                 tell(self.forecast)
+        if self.precision_is_auto and self.trainer.is_global_zero:
+            print(f"precision: {self.option('trainer')['precision']} (auto: bf16 where it is in hardware)")
         try:
             super()._run_subcommand(subcommand)
         except Exception as error:
@@ -122,6 +125,7 @@ class RunCLI(StageCLI):
         run = Path(self.option("run"))
         errors = self._folder_errors(run) if trains else []
         errors += checkpoint_errors(self.option("ckpt_path"), run, trainer.strategy)
+        errors += self._precision_errors()
         end = trainer.max_steps if trainer.max_steps >= 0 else trainer.max_epochs
         if self.subcommand == "fit" and 0 in (end, trainer.limit_train_batches):
             errors.append(
@@ -138,6 +142,13 @@ class RunCLI(StageCLI):
         errors += world_errors(trainer.num_devices * trainer.num_nodes)
         # checkpoints and tokenizer can be read where nothing was said of them
         return errors or self.model.vocabulary_errors(self.datamodule)
+
+    def _precision_errors(self) -> list[str]:
+        """Refuses 16 bits on a device that would only imitate them."""
+        strategy = self.trainer.strategy
+        parameters = strategy.mixed_precision.param_dtype if isinstance(strategy, Sharded) else None
+        given = self.option("trainer")["precision"] or "32-true"
+        return precision_errors(given, strategy.root_device.type, parameters)
 
     def _folder_errors(self, run: Path) -> list[str]:
         """Refuses to train over an earlier run's results."""

@@ -11,7 +11,6 @@ from datamodules.collate import documents_in_rows
 from datamodules.sampling.orders import Shuffled
 from datamodules.sampling.step_sampler import StepSampler
 from experiments.docs.drawing import CENTRED, MONO, PADDING, SHADES, WIDTH, box, label
-from modules.backbone import attention_mask
 
 ROWS, MICRO, CAPACITY = 48, 8, 1024  # rows of a step, rows of a micro-batch, tokens of a pack
 EXPLANATION = """One pack of three rows
@@ -94,9 +93,8 @@ def _attention(figure: Figure) -> None:
     rows = [np.arange(length) for length in (6, 5, 3)]
     batch = documents_in_rows([rows, [np.arange(16)]], pad_id=0)
     documents, positions = batch["document_ids"][:1], batch["position_ids"][0]
-    mask = attention_mask(documents)
-    assert mask is not None
-    sees = mask[0, 0].numpy() & (documents[0, :, None] >= 0).numpy()
+    owners = documents[0].numpy()
+    sees = np.tril(owners[:, None] == owners) & (owners[:, None] >= 0)
     axes = figure.add_axes((0.2, 0.04, 0.39, 0.40))
     size = len(positions)
     for query, key in np.argwhere(sees):

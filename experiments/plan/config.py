@@ -44,7 +44,6 @@ class Run(NamedTuple):
     rows: int  # sequences of one forward on one rank
     micro_batch_size: int  # as configured: rows of data (PPO: of samples) of one forward
     tokens: int  # of a sequence at most
-    packed: bool  # whether several documents share a sequence
     step_rows: int  # sequences of an optimizer step (PPO: prompts of an iteration) over all ranks
     accumulates: bool  # whether a step has several micro-batches
     checkpointing: bool | None
@@ -97,7 +96,6 @@ def run_of(parsed: Any, devices: int | None) -> Run:
         rows=rows,
         micro_batch_size=micro_batch_size,
         tokens=row.tokens + (sampling.new_tokens if sampling else 0),
-        packed=row.packed,
         step_rows=step_rows,
         accumulates=step_rows > rows * parallelism.data,
         checkpointing=model.get("activation_checkpointing"),

@@ -14,7 +14,7 @@ from experiments.plan.memory import (
 from experiments.plan.network_sizes import saved_activations
 from experiments.plan.parallelism import Parallelism
 from experiments.plan.strategies_memory import STRATEGIES
-from modules.backbone import LOSS_CHUNK
+from modules.head import CHUNK
 from modules.stage import SamplingSpec
 
 SAMPLING_LOGITS = 3  # logits, their softmax and its running sum
@@ -33,7 +33,7 @@ def estimate_memory(run: Run, parallelism: Parallelism, checkpointing: bool | No
     params = params_of(run, parallelism, run.networks)
     states, host = _states(run, parallelism, params)
     again = bool(run.checkpointing if checkpointing is None else checkpointing)
-    batch = run.rows, run.tokens, params.bytes_each.weights, "mixed" in run.precision, run.packed
+    batch = run.rows, run.tokens, params.bytes_each.weights, "mixed" in run.precision
     activations = sum(
         saved_activations(each.config, *batch).in_all(each.sizes.layers, parallelism.activation_share, again)
         for each in run.networks
@@ -121,4 +121,4 @@ def _states(run: Run, parallelism: Parallelism, params: Params) -> tuple[States,
 
 def _logits(run: Run, network: Network, rows: int) -> int:
     vocabulary = network.sizes.vocabulary if network.head == "language" else 0
-    return logits_bytes(rows * run.tokens, vocabulary, LOSS_CHUNK)
+    return logits_bytes(rows * run.tokens, vocabulary, CHUNK)

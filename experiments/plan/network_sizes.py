@@ -90,7 +90,7 @@ def build(
     if head == "scalar":
         config.num_labels = 1
     with torch.device(device):
-        return AUTO[head].from_config(config, attn_implementation="sdpa", dtype=dtype)
+        return AUTO[head].from_config(config, dtype=dtype)
 
 
 def sizes(config: PretrainedConfig, head: Head = "language") -> Sizes:
@@ -158,7 +158,6 @@ def saved_activations(
     tokens: int,
     width: int = 4,
     half: bool = False,
-    packed: bool = False,
 ) -> SavedActivations:
     """The tensors that the transformer keeps for its backward pass, as torch's autograd saves them on a CPU
     (where dropout of attention weights makes torch keep the whole score matrix).
@@ -172,32 +171,30 @@ def saved_activations(
         tokens: T, tokens of a sequence.
         width: bytes of a weight.
         half: whether matrix products are computed in 16 bits, where the weights are not.
-        packed: whether several documents share a row, so that attention has a mask that is kept too.
     """
     kind: Any = type(config)  # the cache needs arguments that hash
     text, casts = config.to_json_string(), half and width > 2
-    one, two = (_saved_bytes(kind, text, layers, rows, tokens, width, casts, packed) for layers in (1, 2))
+    one, two = (_saved_bytes(kind, text, layers, rows, tokens, width, casts) for layers in (1, 2))
     block_input = rows * tokens * config.get_text_config().hidden_size * width
     return SavedActivations(block=two - one, outside=max(0, 2 * one - two), block_input=block_input)
 
 
 @cache
-def _saved_bytes(
-    kind: Any, text: str, layers: int, rows: int, tokens: int, width: int, casts: bool, packed: bool
-) -> int:
+def _saved_bytes(kind: Any, text: str, layers: int, rows: int, tokens: int, width: int, casts: bool) -> int:
     few = {"vocab_size": 8, "bos_token_id": None, "eos_token_id": None}
     small = kind.from_dict({**json.loads(text), **few})
     small.num_hidden_layers = layers  # whatever the network's config calls it
     with tensors_without_memory():
         model = build(small, "language", "cpu", DTYPES[width]).train()
         ids = torch.zeros(rows, tokens, dtype=torch.int64)
+        # transformers' own attention on rows of one document; ours has no mask, which is not counted then
         mask = torch.ones(rows, 1, tokens, tokens, dtype=torch.bool)
         owned = {storage_id(tensor) for tensor in (*model.parameters(), *model.buffers())}
         kept: dict[int, Tensor] = {}
 
         def pack(tensor: Tensor) -> Tensor:
             is_mask = tensor.shape[-3:] == (1, tokens, tokens)
-            if storage_id(tensor) not in owned and (packed or not is_mask):
+            if storage_id(tensor) not in owned and not is_mask:
                 kept.setdefault(storage_id(tensor), tensor)
             return tensor
 
