@@ -97,8 +97,8 @@ def special_backend(tokenizer: Any) -> Backend:
 
 
 def marked_backend(tokenizer: Any, salt: int) -> Backend:
-    """Marks in a text are special tokens, and special tokens in it plain text, also to models that have them in
-    their vocabulary."""
+    """Marks in a text are special tokens, and special tokens in it plain text, also to models that have them
+    in their vocabulary."""
     return _marked(tokenizer, len(tokenizer), salt)
 
 
