@@ -15,7 +15,8 @@ from datamodules.caching.token_cache import TokenCache
 from datamodules.collate import Batch
 from datamodules.errors import UserError
 from datamodules.receipt import Receipt
-from datamodules.rendering.tokenizer import load_tokenizer, stop_tokens, vocabulary_size
+from datamodules.rendering.stop_tokens import stop_tokens
+from datamodules.rendering.tokenizer import load_tokenizer, vocabulary_size
 from datamodules.sampling.loaders import EvalBatches, MakeBatch, StepLoader
 from datamodules.sampling.mixture import GLOBAL_BATCH_SIZE
 from datamodules.sampling.orders import RowOrder, Shuffled

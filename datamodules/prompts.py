@@ -57,7 +57,7 @@ class PromptData(TextDataModule):
 
     @classmethod
     def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
-        return RowSpec(sequences=1, tokens=arguments["max_prompt_length"], packed=False)
+        return RowSpec(sequences=1, tokens=arguments["max_prompt_length"])
 
     def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
         errors = super().config_errors(world_size, accumulate)

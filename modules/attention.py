@@ -59,19 +59,32 @@ def documents_attention(
         (1, T′, H, D), and no weights.
     """
     special = softcap is not None or s_aux is not None
+    options: dict[str, Any] = {"dropout": dropout, "scaling": scaling, "softcap": softcap, "sinks": s_aux}
     if documents is None:
         if not special:
             return sdpa_attention_forward(
                 module, query, key, value, attention_mask, dropout, scaling, **kwargs
             )
-        output = _weighted(query, key, value, attention_mask, dropout, scaling, softcap, s_aux)
-        return output.transpose(1, 2).contiguous(), None
+        return _weighted(query, key, value, attention_mask, **options).transpose(1, 2).contiguous(), None
     documents.calls += 1
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
     if documents.keys is not None:
         key, value = key[documents.keys], value[documents.keys]
     if not (special or dropout) and _varlen_fits(query, value, sliding_window):
         return _varlen(query, key, value, documents, scaling, sliding_window)[None], None
+    return _grouped(query, key, value, documents, sliding_window, special, options)[None], None
+
+
+def _grouped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    documents: Documents,
+    window: int | None,
+    special: bool,
+    options: dict[str, Any],
+) -> Tensor:
+    """(T′, H, D), documents of like length in one dense call."""
     laid_out = documents.groups
     query = _Spread.apply(query, laid_out.queries)
     key, value = _Spread.apply(key, laid_out.keys), _Spread.apply(value, laid_out.keys)
@@ -80,18 +93,17 @@ def documents_attention(
         places, key_places = group.rows * group.queries, group.rows * group.keys
         parts = (query, first_query, places), (key, first_key, key_places), (value, first_key, key_places)
         q, k, v = (x[a : a + n].unflatten(0, (group.rows, -1)).transpose(1, 2) for x, a, n in parts)
-        causal = not special and group.causal(sliding_window)
-        mask = None if causal else group.mask(sliding_window)
         if special:
-            output = _weighted(q, k, v, mask, dropout, scaling, softcap, s_aux)
+            output = _weighted(q, k, v, group.mask(window), **options)
         else:
-            gqa = q.shape[1] != k.shape[1]
+            causal, gqa = group.causal(window), q.shape[1] != k.shape[1]
+            mask = None if causal else group.mask(window)
             output = F.scaled_dot_product_attention(
-                q, k, v, mask, dropout, causal, scale=scaling, enable_gqa=gqa
+                q, k, v, mask, options["dropout"], causal, scale=options["scaling"], enable_gqa=gqa
             )
         outputs.append(output.transpose(1, 2).flatten(0, 1))
         first_query, first_key = first_query + places, first_key + key_places
-    return _Collect.apply(torch.cat(outputs), laid_out.queries)[None], None
+    return _Collect.apply(torch.cat(outputs), laid_out.queries)
 
 
 def _weighted(
@@ -112,7 +124,7 @@ def _weighted(
         scores = softcap * torch.tanh(scores / softcap)
     scores = scores.float()
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)  # padding sees nothing: no NaN
     if sinks is not None:
         column = sinks.float().reshape(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
         scores = torch.cat([scores, column], -1)

@@ -12,6 +12,7 @@ from modules.hf_export import LANGUAGE_MODEL
 from modules.hf_load import load_causal_lm, new_causal_lm
 from modules.metrics import GroupedMean
 from modules.optim import AdamW
+from modules.probe import language_model
 from modules.specs import ExportSpec, NetworkSpec
 from modules.stage import Batch, Stage
 from modules.training_data import check_model
@@ -77,8 +78,8 @@ class CausalLM(Stage):
             ids = {name: getattr(self.tokenizer, name) for name in names}
             model = new_causal_lm(self.config or {}, len(self.tokenizer), ids)
         if self._trainer is not None:
-            check_model(model, self.data)
-        self.network = self.shard(LanguageModel(model).train())
+            check_model(model, self.data, "model.pretrained" if self.pretrained else "model.config")
+        self.network = self.shard(language_model(model).train())
 
     def forward(self, batch: Batch) -> Tensor:
         """The loss of every token, (B, T) fp32; 0 where nothing is trained."""

@@ -21,6 +21,8 @@ WRONG_VALUE = (
     ImportError,
 )
 """what wrong values of a config make transformers raise, when it reads them or builds the network"""
+BALANCE = ("router_aux_loss_coef", "aux_loss_coef")
+"""coefficients of a loss that spreads tokens over experts"""
 
 
 def in_a_line(error: BaseException) -> str:
@@ -91,8 +93,13 @@ def _check_architecture(config: PretrainedConfig, where: str) -> None:
             f"{where}: `{config.model_type}` is no causal language model in transformers: give one that is, "
             "for example `llama`"
         )
-    if not model._supports_sdpa:  # there is no public way to ask a class
-        raise UserError(
-            f"{where}: `{config.model_type}` has no SDPA attention in transformers, which keeps a row's "
-            "documents apart here: give a model that has it, for example `llama`"
-        )
+    text: Any = config.get_text_config()
+    coefficients = {name: getattr(text, name, None) for name in BALANCE}
+    blocks = getattr(text, "ffn_config", None)  # DBRX's
+    coefficients["moe_loss_weight"] = getattr(blocks, "moe_loss_weight", None)
+    for name, value in coefficients.items():
+        if value and getattr(text, "output_router_logits", False):  # else transformers adds nothing either
+            raise UserError(
+                f"{where}: `{config.model_type}` has output_router_logits true and {name} {value}, a balance "
+                "loss of its experts that is not added here: set `output_router_logits: false`"
+            )

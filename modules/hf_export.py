@@ -2,18 +2,25 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from modules.atomic import replaced_folder
+from modules.backbone import ScalarModel
 from modules.errors import UserError
+from modules.hf_config import in_a_line
 from modules.hf_load import PROVENANCE
+from modules.hf_tokenizer import save_tokenizer, with_pad_token
+from modules.probe_config import config_of, fields_of, small_configs
 from modules.specs import ExportSpec
 
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "deepspeed")
@@ -22,6 +29,8 @@ SEQUENCE_CLASSIFIER = "AutoModelForSequenceClassification"
 TOKEN_CLASSIFIER = "AutoModelForTokenClassification"
 AUTO_CLASSES = (LANGUAGE_MODEL, SEQUENCE_CLASSIFIER, TOKEN_CLASSIFIER)
 """what an export may be loaded with; a checkpoint that names another class is refused"""
+
+HEADS = ("score.", "classifier.")
 
 State = Mapping[str, Tensor]
 """a model's full tensors, by the names that the model has for them"""
@@ -40,8 +49,8 @@ def write_export(
     Args:
         exports: the models, with their configs.
         states: the weights of each.
-        tokenizer: goes into every directory; its pad id is not its eos id, because a sequence classifier
-            pools at the last token that is not the pad id.
+        tokenizer: goes into every directory. Where its pad id is its eos id, a sequence classifier, which
+            pools at the last token that is not the pad id, gets a pad token of its own.
         directory: where to; a model's `folder` is within.
         provenance: what is said of the run, beside each model's own metadata.
         file_size: the largest file of weights, for example `5GB`.
@@ -49,7 +58,6 @@ def write_export(
     Raises:
         UserError: an export that names a class or a folder that it may not.
     """
-    assert tokenizer.pad_token_id != tokenizer.eos_token_id
     with replaced_folder(directory) as root:
         for export, state in zip(exports, states, strict=True):
             # a name may come from a checkpoint, which might say `../..`
@@ -58,16 +66,82 @@ def write_export(
             if export.bias is not None:
                 state = _token_classifier(export, state)
             model, folder = _skeleton(export, state), root / export.folder
-            model.config.pad_token_id = tokenizer.pad_token_id
+            vocabulary = tokenizer
+            if export.auto_class == SEQUENCE_CLASSIFIER and tokenizer.pad_token_id == tokenizer.eos_token_id:
+                vocabulary = with_pad_token(tokenizer)
+                state = _with_row(model, state, vocabulary.pad_token_id)
+            pads = vocabulary.pad_token_id != tokenizer.eos_token_id
+            # transformers' embeddings do not train the row of the config's pad id
+            model.config.pad_token_id = vocabulary.pad_token_id if pads else None
             model.config.eos_token_id = tokenizer.eos_token_id
             if model.can_generate():
                 _set_stop_tokens(model.generation_config, tokenizer)
+                mend_generation(model.generation_config)
             model.save_pretrained(folder, state_dict=dict(state), max_shard_size=file_size)
-            tokenizer.save_pretrained(folder)
+            save_tokenizer(vocabulary, folder)
             versions = {name: version(name) for name in PACKAGES}
             record = {"stage": export.stage, "parent": export.parent, "versions": versions}
             text = json.dumps({**record, **export.metadata, **provenance}, indent=2, ensure_ascii=False)
             (folder / PROVENANCE).write_text(text + "\n")
+
+
+def critic_class(config: PretrainedConfig) -> str:
+    """What a critic of this kind is saved as: a token classifier, or a sequence classifier where transformers
+    has none whose head is one linear map of the hidden states."""
+    return _critic_class(fields_of(config))
+
+
+@lru_cache
+def _critic_class(fields: str) -> str:
+    names = []
+    for auto_class in (SEQUENCE_CLASSIFIER, TOKEN_CLASSIFIER):
+        body: list[str] = []
+        for make in small_configs(config_of(fields)):
+            with suppress(Exception), torch.device("meta"):  # there is no such class, or it has no such size
+                small = make()
+                small.num_labels = 1
+                body = list(getattr(transformers, auto_class).from_config(small).state_dict())
+                break
+        names.append([name for name in body if not name.startswith(HEADS)])
+        heads = sorted(set(body) - set(names[-1]))
+    single = heads in ([f"{head}bias", f"{head}weight"] for head in HEADS)
+    if single and names[0] == names[1]:
+        return TOKEN_CLASSIFIER
+    rank_zero_info(
+        f"The critic is exported as {SEQUENCE_CLASSIFIER}, its offset in provenance.json: transformers has "
+        "no token classifier of one linear map for this network."
+    )
+    return SEQUENCE_CLASSIFIER
+
+
+def critic_export(module: str, critic: ScalarModel, parent: str, metadata: Mapping[str, Any]) -> ExportSpec:
+    """PPO's critic as a directory `critic`: its offset is the head's bias, or in the metadata where the class
+    has none."""
+    auto_class, offset = critic_class(critic.model.config), float(critic.offset)
+    spec = ExportSpec(module, auto_class, "critic", parent, "critic", metadata)
+    if auto_class == TOKEN_CLASSIFIER:
+        return spec._replace(bias=-offset)
+    return spec._replace(metadata={**metadata, "offset": offset})
+
+
+def mend_generation(generation: Any) -> None:
+    """Makes a generation config one that transformers saves: with `temperature: 0.6` and no `do_sample`, as
+    published models have it, it samples.
+
+    Raises:
+        UserError: it has other faults.
+    """
+    beams = (generation.num_beams or 1) > 1
+    no_beams: dict[str, Any] = {} if beams else {"early_stopping": None, "length_penalty": None}
+    for changes in ({}, no_beams, {"do_sample": True}):
+        generation.update(**changes)
+        try:
+            return generation.validate(strict=True)
+        except ValueError as error:
+            problem = error
+    raise UserError(
+        f"generation_config.json of the start cannot be saved again: {in_a_line(problem)}: mend or delete it"
+    ) from problem
 
 
 def _set_stop_tokens(generation: Any, tokenizer: Any) -> None:
@@ -88,12 +162,23 @@ def _skeleton(export: ExportSpec, state: State) -> PreTrainedModel:
         config.classifier_dropout = 0.0
     dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
     with torch.device("meta"):
-        model = getattr(transformers, export.auto_class).from_config(
-            config, dtype=dtype, attn_implementation="sdpa"
-        )
+        model = getattr(transformers, export.auto_class).from_config(config, dtype=dtype)
     if export.generation_config:
         model.generation_config = GenerationConfig.from_dict(dict(export.generation_config))
     return model
+
+
+def _with_row(model: PreTrainedModel, state: State, token: int) -> State:
+    """The weights with an embedding of `token`, which is 0 where it is new; the config says how many there
+    are."""
+    embeddings = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is embeddings) + ".weight"
+    weight = state[name]
+    missing = token + 1 - len(weight)
+    if missing <= 0:
+        return state
+    model.config.get_text_config().vocab_size = token + 1
+    return {**state, name: torch.cat([weight, weight.new_zeros(missing, weight.shape[1])])}
 
 
 def _token_classifier(export: ExportSpec, state: State) -> State:

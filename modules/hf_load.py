@@ -2,10 +2,12 @@
 stage's start."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from modules.errors import UserError
@@ -28,7 +30,7 @@ def new_causal_lm(config: dict, vocab_size: int, special_ids: dict[str, int | No
     """
     hf_config = new_config(config, vocab_size, "model.config")
     with named("model.config"):
-        model = AutoModelForCausalLM.from_config(hf_config, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(hf_config)
     for name, value in special_ids.items():
         setattr(model.config, name, value)
         setattr(model.generation_config, name, value)
@@ -41,26 +43,38 @@ def load_causal_lm(path: str) -> PreTrainedModel:
     It has the checkpoint's dtype, and its weights stay in the file, mapped into memory, until they are
     changed or cast: what a strategy gives to other ranks is never read.
     """
-    return _load(AutoModelForCausalLM, path)
+    return _load(AutoModelForCausalLM, path)[0]
 
 
-def load_scalar_model(path: str, new_head: bool = False) -> PreTrainedModel:
-    """A sequence classifier with one label and no bias, as `load_causal_lm`.
+def load_scalar_model(path: str, draw_head: Callable[[nn.Parameter], None] | None = None) -> PreTrainedModel:
+    """A sequence classifier with one label and no bias, as `load_causal_lm`, and with the head that is in its
+    weights, whatever else is known of it.
 
     Args:
-        path: of a reward model, or with `new_head` of any.
-        new_head: the checkpoint may have no head, which is then new.
+        path: of a reward model, or with `draw_head` of any.
+        draw_head: fills the head's weight (1, D) where the checkpoint has none; None = that is refused.
+
+    Raises:
+        UserError: it has no head, or one of another size, or what `load_causal_lm` refuses.
     """
-    return _load(AutoModelForSequenceClassification, path, new_head, num_labels=1)
+    model, missing = _load(AutoModelForSequenceClassification, path, head="score.", num_labels=1)
+    if missing and draw_head is None:
+        raise UserError(
+            f"{path}: the weights hold no reward head (no `{missing[0]}`), so its scores would be random: "
+            "give the directory of a reward model, or train one from this"
+        )
+    for name in missing:
+        cast(Callable, draw_head)(model.get_parameter(name))
+    return model
 
 
-def _load(cls: Any, path: str, new_head: bool = False, **options: Any) -> PreTrainedModel:
+def _load(cls: Any, path: str, head: str = "", **options: Any) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and which parameters of its `head` (how their names begin) the weights do not hold."""
     try:
         with named(path):
             model, info = cls.from_pretrained(
                 path,
                 dtype="auto",
-                attn_implementation="sdpa",
                 ignore_mismatched_sizes=True,  # they are refused here, by name
                 output_loading_info=True,
                 **options,
@@ -69,20 +83,30 @@ def _load(cls: Any, path: str, new_head: bool = False, **options: Any) -> PreTra
         raise UserError(f"{path}: the weights cannot be read: {str(error).splitlines()[0]}") from error
     if info["mismatched_keys"]:
         name, saved, wanted = min(info["mismatched_keys"])
+        if head and name.startswith(head):
+            raise UserError(
+                f"{path}: the head `{name}` is {tuple(saved)}, but a reward model gives one score and has "
+                f"{tuple(wanted)}: give one with a single label"
+            )
         raise UserError(
             f"{path}: `{name}` is {tuple(saved)} in the weights, but {tuple(wanted)} by config.json: give "
             "weights and config that belong together"
         )
     body = f"{model.base_model_prefix}."
-    missing = {name for name in info["missing_keys"] if name.startswith(body) or not new_head}
-    unknown = {name for name in info["unexpected_keys"] if name.startswith(body)}  # another head is left out
+    headless = sorted(name for name in info["missing_keys"] if head and name.startswith(head))
+    missing = set(info["missing_keys"]) - set(headless)
+    known = (body, head) if head else (body,)
+    unknown = {name for name in info["unexpected_keys"] if name.startswith(known)}  # another head is left out
     for names, problem in ((missing, "missing from the weights"), (unknown, "not in a model by config.json")):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise UserError(
                 f"{path}: `{min(names)}`{more}: {problem}: give weights and config that belong together"
             )
-    return model
+    embeddings: Any = model.get_input_embeddings()
+    # torch trains no row of that id; what is padding is known by documents here, and the id may be the eos
+    embeddings.padding_idx = None
+    return model, headless
 
 
 def read_provenance(path: str) -> dict[str, Any]:

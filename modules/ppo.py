@@ -11,14 +11,15 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from modules import rl
-from modules.backbone import LanguageModel, ScalarModel
+from modules.backbone import LanguageModel
 from modules.clipping import clip_to_norm
 from modules.errors import UserError
 from modules.generation import generate, uniforms
-from modules.hf_export import LANGUAGE_MODEL, TOKEN_CLASSIFIER
+from modules.hf_export import LANGUAGE_MODEL, critic_export
 from modules.hf_load import load_causal_lm, load_scalar_model, read_provenance
 from modules.optim import AdamW, decay_groups
 from modules.ppo_checks import UpdateMetrics, check_first_ratio, check_same_policy, rollout_metrics
+from modules.probe import language_model, scalar_model
 from modules.rollout import ActorCritic, Rollout, Sequences, logprobs, minibatch_order, scores, values
 from modules.specs import ExportSpec, NetworkSpec, SamplingSpec
 from modules.stage import Batch, Stage
@@ -142,16 +143,14 @@ class PPOModule(Stage):
 
     def exports(self) -> list[ExportSpec]:
         assert self.network is not None
-        metadata, bias = {"reward": self.reward}, -float(self.network.critic.offset)
-        actor = ExportSpec("network.actor.model", LANGUAGE_MODEL, self.stage, self.actor)
-        critic = ExportSpec("network.critic.model", TOKEN_CLASSIFIER, "critic", self.actor, "critic")
-        return [actor._replace(metadata=metadata), critic._replace(metadata=metadata, bias=bias)]
+        metadata = {"reward": self.reward}
+        actor = ExportSpec("network.actor.model", LANGUAGE_MODEL, self.stage, self.actor, metadata=metadata)
+        return [actor, critic_export("network.critic.model", self.network.critic, self.actor, metadata)]
 
     def config_errors(self, max_steps: int = -1) -> list[str]:
         values = {name: getattr(self, name) for name in (*COUNTS, "temperature")}
-        wrong = {name: value for name, value in values.items() if value <= 0}
-        lines = [f"model.{name} is {value}: give a number above 0" for name, value in wrong.items()]
-        return super().config_errors(max_steps) + lines
+        wrong = [f"model.{name} is {x}: give a number above 0" for name, x in values.items() if x <= 0]
+        return super().config_errors(max_steps) + wrong
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -179,13 +178,16 @@ class PPOModule(Stage):
             return
         offset = read_provenance(self.reward).get("offset", 0.0)
         network = ActorCritic(
-            actor=LanguageModel(load_causal_lm(self.actor), fp32_head=True),
-            critic=ScalarModel(load_scalar_model(self.reward), offset),
-            reference=LanguageModel(load_causal_lm(self.reference), fp32_head=True),
-            reward=ScalarModel(load_scalar_model(self.reward), offset),
+            actor=language_model(load_causal_lm(self.actor), fp32_head=True),
+            critic=scalar_model(load_scalar_model(self.reward), offset),
+            reference=language_model(load_causal_lm(self.reference), fp32_head=True),
+            reward=scalar_model(load_scalar_model(self.reward), offset),
         )
         if self._trainer is not None:
-            check_model(network.actor.model, self.data, generated=self.max_new_tokens)
+            for name in ("actor", "reference", "reward", "critic"):
+                argument = "reward" if name == "critic" else name
+                model: Any = getattr(network, name).model
+                check_model(model, self.data, f"model.{argument}", generated=self.max_new_tokens)
         for model in (network.actor, network.critic, network.reference, network.reward):
             self.shard(model)
         self.network = network

@@ -5,16 +5,19 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, cast
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from modules.backbone import ScalarModel
+from modules.errors import UserError
 from modules.hf_export import SEQUENCE_CLASSIFIER
-from modules.hf_load import load_scalar_model, read_provenance
+from modules.hf_load import load_scalar_model
 from modules.losses import ranking_loss, untied_pairs
 from modules.metrics import Correlation, GroupedMean
 from modules.optim import AdamW
+from modules.probe import scalar_model
 from modules.specs import ExportSpec, NetworkSpec
 from modules.stage import Batch, Stage
 from modules.training_data import RankedData, check_model
@@ -57,6 +60,7 @@ class RewardModule(Stage):
         self.centring = centring
         self.offset_replies = offset_replies
         self.network: ScalarModel | None = None
+        self.new_head = False
         self.mean_score = MeanMetric()
         self.offset: float | None = None
 
@@ -75,13 +79,43 @@ class RewardModule(Stage):
     def configure_model(self) -> None:
         if self.network is not None:
             return
-        new_head = read_provenance(self.pretrained).get("stage") != self.stage
-        network = ScalarModel(load_scalar_model(self.pretrained, new_head)).train()
+        network = scalar_model(load_scalar_model(self.pretrained, self.draw_head)).train()
         if self._trainer is not None:
-            check_model(network.model, self.data)
-        if new_head:
-            nn.init.normal_(network.head.weight, std=1 / math.sqrt(network.head.in_features + 1))
+            check_model(network.model, self.data, "model.pretrained")
         self.network = self.shard(network)
+
+    def draw_head(self, weight: nn.Parameter) -> None:
+        """A new head, N(0, 1 / (D + 1)) as in Stiennon et al. 2020, where the weights hold none."""
+        nn.init.normal_(weight, std=1 / math.sqrt(weight.shape[-1] + 1))
+        self.new_head = True
+        rank_zero_info(
+            f"model.pretrained: {self.pretrained} has no reward head in its weights: a new one is drawn."
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.new_head = False
+
+    def refuse_new_head(self) -> None:
+        """Scores of a head that is neither in the weights nor trained nor read from a checkpoint say nothing.
+
+        Raises:
+            UserError: it is such a head.
+        """
+        if self.new_head and self.trainer.state.fn != "fit":
+            raise UserError(
+                f"model.pretrained: {self.pretrained} has no reward head in its weights, so its scores would "
+                "be random: give the directory of a reward model, or a run's checkpoint as ckpt_path"
+            )
+
+    def on_validation_start(self) -> None:
+        self.refuse_new_head()
+
+    def on_test_start(self) -> None:
+        self.refuse_new_head()
+
+    def on_predict_start(self) -> None:
+        self.refuse_new_head()
 
     def forward(self, batch: Batch) -> Tensor:
         """The score of every reply, (K_total,) fp32, read at its last token."""

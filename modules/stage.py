@@ -3,6 +3,7 @@ and the hand-over to the next."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import chain
 from typing import Any, ClassVar, TypeVar
 
@@ -12,17 +13,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
+from transformers import GenerationConfig
 
 from modules.backbone import LanguageModel, ScalarModel
 from modules.clipping import check_scaler, clip_to_norm
 from modules.errors import UserError
-from modules.hf_export import write_export
+from modules.hf_export import mend_generation, write_export
 from modules.hf_load import parent_problem
 from modules.optim import decay_groups, endless_warmup, optimizer_errors, schedule_errors, warmup_cosine
+from modules.probe import network_errors
 from modules.rng_state import random_states, restore_random_state
 from modules.sharding import Sharding, Unsharded
 from modules.specs import ExportSpec, NetworkSpec, SamplingSpec
 from modules.training_data import Batch, TrainingData, own_stop_tokens
+from modules.vocabulary import vocabulary_errors
 
 __all__ = ["Batch", "ExportSpec", "NetworkSpec", "SamplingSpec", "Stage"]
 
@@ -107,8 +111,12 @@ class Stage(L.LightningModule):
         """
         parents = self.parent_checkpoints()
         problems = [parent_problem(name, path, stages) for name, path, stages in parents if path]
+        networks: list[str] = []
+        with suppress(UserError):  # arguments that contradict each other are told by the stage itself
+            networks = network_errors(self.network_specs(vars(self)))
         return [
             *(line for line in problems if line),
+            *networks,
             *schedule_errors(self.warmup_steps, self.min_lr_ratio, max_steps),
             *optimizer_errors(self.make_optimizer, self.learning_rates()),
         ]
@@ -116,6 +124,11 @@ class Stage(L.LightningModule):
     def learning_rates(self) -> dict[str, float]:
         """The peak learning rates that the stage itself gives: field → value; else the optimizer's counts."""
         return {}
+
+    def vocabulary_errors(self, data: TrainingData) -> list[str]:
+        """The lines that refuse checkpoints whose own tokenizer is not the data's."""
+        parents = [(name, path) for name, path, _ in self.parent_checkpoints() if path]
+        return vocabulary_errors(parents, data.tokenizer_path, data.tokenizer)
 
     @property
     def data(self) -> TrainingData:
@@ -173,7 +186,8 @@ class Stage(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         trains = stage == "fit" and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        if errors := self.config_errors(self.trainer.max_steps if trains else -1):
+        errors = self.config_errors(self.trainer.max_steps if trains else -1)
+        if errors := errors or self.vocabulary_errors(self.data):
             raise UserError("\n".join(errors))
         self.step_loss.process_group = self.data_group
 
@@ -281,6 +295,11 @@ class Stage(L.LightningModule):
             _count_batches_anew(checkpoint, self.trainer.accumulate_grad_batches)
         self.tokens_before = checkpoint["tokens"]
         self.random_before = checkpoint["random"]
+
+    def on_fit_start(self) -> None:
+        for export in self._exports():  # what could not be saved is refused before it is trained
+            if export.generation_config:
+                mend_generation(GenerationConfig.from_dict(dict(export.generation_config)))
 
     def on_train_start(self) -> None:
         if self.random_before is not None:

@@ -63,26 +63,37 @@ def own_stop_tokens(model: PreTrainedModel, tokenizer: Any) -> list[int]:
     return ids
 
 
-def check_model(model: PreTrainedModel, data: TrainingData, generated: int = 0) -> None:
+def check_model(model: PreTrainedModel, data: TrainingData, name: str, generated: int = 0) -> None:
     """Refuses data that a model cannot read.
 
     Args:
+        name: of the argument that gives the model.
         generated: tokens that are added to the longest row.
 
     Raises:
         UserError: token ids without an embedding, or rows longer than its positions.
     """
+    where = f"{name}: {model.name_or_path}" if model.name_or_path else name
     embeddings = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
-    if len(data.tokenizer) > embeddings:
+    if data.vocabulary > embeddings:
         raise UserError(
-            f"data.tokenizer: {data.tokenizer_path} has {len(data.tokenizer)} tokens, but "
-            f"{model.name_or_path or 'the model'} has {embeddings} embeddings: give the tokenizer that "
-            "belongs to it"
+            f"{where} has {embeddings} embeddings, but data.tokenizer {data.tokenizer_path} has ids up to "
+            f"{data.vocabulary - 1}: give the tokenizer that belongs to it"
         )
-    positions = getattr(model.config, "max_position_embeddings", None)  # none where positions are relative
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)  # none where positions are relative
     longest = data.longest_row + generated
     if positions is not None and longest > positions:
         raise UserError(
-            f"data: the longest row has {longest} tokens{' with the response' if generated else ''}, the "
-            f"model has {positions} positions: lower the data's length limit"
+            f"{where} has {positions} positions, but the longest row has {longest} tokens"
+            f"{' with the response' if generated else ''}: lower the data's length limit"
         )
+    rope = getattr(config, "rope_parameters", None) or {}
+    for kind in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        # the longest position of a whole batch decides which frequencies all of its documents get
+        switch = kind.get("original_max_position_embeddings")
+        if kind.get("rope_type") == "longrope" and switch is not None and longest > switch:
+            raise UserError(
+                f"{where} has other positions (longrope) in a text of more than {switch} tokens, but the "
+                f"longest row has {longest}: lower the data's length limit to {switch}"
+            )

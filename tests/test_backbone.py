@@ -91,13 +91,13 @@ def test_no_training_step_ever_allocates_all_logits():
 def test_bf16_loss_is_within_a_thousandth_of_fp32_cross_entropy_on_the_same_hidden_states():
     torch.manual_seed(0)
     model = network(vocab_size=2048)
-    hidden = torch.randn(4, 300, 32).bfloat16()
-    labels = torch.randint(0, 2048, (4, 300))
+    hidden = torch.randn(1200, 32).bfloat16()
+    labels = torch.randint(0, 2048, (1200,))
     losses = model.token_losses(hidden, labels)
     head = model.model.lm_head.weight.bfloat16().float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         autocast = model.token_losses(hidden, labels)
-    expected = F.cross_entropy((hidden.float() @ head.T).flatten(0, 1), labels.flatten(), reduction="sum")
+    expected = F.cross_entropy(hidden.float() @ head.T, labels, reduction="sum")
     assert losses.dtype == autocast.dtype == torch.float32
     assert abs(autocast.sum() / expected - 1) < 1e-3  # the design's promise
 
@@ -206,13 +206,6 @@ def test_sampling_reads_the_same_probabilities_as_the_loss_under_autocast():
     assert logits.dtype == torch.float32
     # both from the same bf16 hidden states, up to the order of their sums: far below bf16's step of 0.016
     torch.testing.assert_close(-logits.log_softmax(-1)[0, ids[0, -1]], loss, atol=2e-3, rtol=0)
-
-
-def test_a_model_that_scales_its_logits_is_refused():
-    config = AutoConfig.for_model("granite", vocab_size=97, logits_scaling=8.0, **SMALL["llama"])
-    model = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(ValueError, match=r"`granite` has logits_scaling 8\.0, but the loss takes its logits"):
-        LanguageModel(model)
 
 
 EIGHT = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2}

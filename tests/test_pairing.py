@@ -98,12 +98,12 @@ def test_a_users_own_kind_is_refused_by_its_name_and_a_plain_module_is_not(tiny_
 @pytest.mark.parametrize(
     ("data", "arguments", "spec"),
     [
-        (MixedCorpusData, {"sequence_length": 64}, (1, 64, True, "")),
-        (InstructionData, {"max_length": 32, "packing": None}, (1, 32, False, "")),
-        (InstructionData, {"max_length": 32, "packing": 96}, (1, 96, True, "")),
-        (PreferenceData, {"max_length": 32, "packing": None}, (4, 32, False, "4 replies to a prompt")),
-        (PreferenceData, {"max_length": 32, "packing": 96}, (1, 96, True, "")),
-        (PromptData, {"max_prompt_length": 16}, (1, 16, False, "")),
+        (MixedCorpusData, {"sequence_length": 64}, (1, 64, "")),
+        (InstructionData, {"max_length": 32, "packing": None}, (1, 32, "")),
+        (InstructionData, {"max_length": 32, "packing": 96}, (1, 96, "")),
+        (PreferenceData, {"max_length": 32, "packing": None}, (4, 32, "4 replies to a prompt")),
+        (PreferenceData, {"max_length": 32, "packing": 96}, (1, 96, "")),
+        (PromptData, {"max_prompt_length": 16}, (1, 16, "")),
     ],
 )
 def test_rows_are_described_from_arguments_alone(data, arguments, spec):

@@ -58,13 +58,32 @@ def fit(tiny_stages, ppo, steps):
 
 def test_another_temperature_in_the_update_is_found_at_the_first_step(tiny_stages):
     class Wrong(PPOModule):
-        def update(self, minibatch, first):
+        def update(self, rollout, rows, first):
             self.temperature = 0.5
-            super().update(minibatch, first)
+            super().update(rollout, rows, first)
 
     settings = {"max_new_tokens": 8, "epochs": 1, "minibatches": 2}
     with pytest.raises(RuntimeError, match="ρ ≠ 1"):
         fit(tiny_stages, Wrong(tiny_stages.export("sft"), tiny_stages.export("reward"), **settings), 4)
+
+
+def test_the_first_step_of_an_iteration_has_a_ratio_of_exactly_one(tiny_stages):
+    """Though prompts and responses differ in length, and micro-batches in size, from those of sampling."""
+    gaps = []
+
+    class Watched(PPOModule):
+        def update(self, rollout, rows, first):
+            if first:
+                with torch.no_grad():
+                    for part in map(rollout.select, self.share(rows)):
+                        gaps.append((self(part, self.temperature)[0] - part.logprobs)[part.response_mask])
+                        gaps.append((self(part, self.temperature)[1] - part.values)[part.response_mask])
+            super().update(rollout, rows, first)
+
+    settings = {"max_new_tokens": 8, "epochs": 1, "minibatches": 2, "micro_batch_size": 3}
+    fit(tiny_stages, Watched(tiny_stages.export("sft"), tiny_stages.export("reward"), **settings), 8)
+    assert sum(map(len, gaps)) > 50
+    assert not torch.cat(gaps).any()
 
 
 def test_another_reference_at_the_first_iteration_is_found(tiny_stages):

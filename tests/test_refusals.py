@@ -8,6 +8,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 from safetensors.torch import load_file, save_file
+from torch.nn.init import zeros_
 
 from datamodules import InstructionData, PromptData
 from experiments.cli.program import main
@@ -344,7 +345,8 @@ def test_a_learning_rate_of_ppo_is_refused_by_its_field(refused, field):
 
 T5 = {"model_type": "t5"}
 NO_CAUSAL_LM = "`t5` is no causal language model in transformers: give one that is, for example `llama`"
-NO_SDPA = "`gemma2` has no SDPA attention in transformers, which keeps a row's documents apart here: give "
+BALANCED = {"model_type": "mixtral", "output_router_logits": True}
+BALANCE = "`mixtral` has output_router_logits true and router_aux_loss_coef 0.001, a balance loss of its "
 WIDTH = "The hidden size (130) is not a multiple of the number of attention heads (4)"
 
 
@@ -353,7 +355,7 @@ WIDTH = "The hidden size (130) is not a multiple of the number of attention head
     [
         ({"hidden_size": 130}, WIDTH),
         ({"num_hidden_layers": "four"}, "Field 'num_hidden_layers' expected int, got str (value: 'four')"),
-        ({"model_type": "gemma2", "head_dim": 8}, NO_SDPA),
+        (BALANCED, BALANCE),
         (
             {"model_type": "lama"},
             "`model_type: lama` is not one transformers knows: give for example ",
@@ -421,7 +423,7 @@ def saved(tiny_stages, tmp_path):
             "The checkpoint you are trying to load has model type `lama` but ",
         ),
         (T5, NO_CAUSAL_LM),
-        ({"model_type": "gemma2", "head_dim": 8}, NO_SDPA),
+        (BALANCED, BALANCE),
     ],
 )
 def test_a_directory_whose_config_is_wrong_is_refused_by_run_and_plan(saved, changes, message):
@@ -465,12 +467,12 @@ def test_weights_that_lack_a_tensor_or_have_too_many_are_refused(tiny_stages, tm
     lost = ("model.layers.1.mlp.down_proj.weight", "model.layers.1.mlp.up_proj.weight")
     save_file({name: tensor for name, tensor in whole.items() if name not in lost}, weights, {"format": "pt"})
     with pytest.raises(ValueError, match=re.escape(f"`{lost[0]}` and 1 more: missing from the weights")):
-        load_scalar_model(str(folder), new_head=True)
+        load_scalar_model(str(folder), zeros_)
     headless = {name: tensor for name, tensor in whole.items() if name != "score.weight"}
     save_file(headless, weights, {"format": "pt"})
-    with pytest.raises(ValueError, match=re.escape("`score.weight`: missing from the weights")):
+    with pytest.raises(ValueError, match="no reward head .no `score.weight`"):
         load_scalar_model(str(folder))
-    assert load_scalar_model(str(folder), new_head=True).score.out_features == 1
+    assert load_scalar_model(str(folder), zeros_).score.out_features == 1
     save_file(whole, weights, {"format": "pt"})
     config.write_text(json.dumps({**facts, "num_hidden_layers": 1}))
     with pytest.raises(ValueError, match=r"`model\.layers\.1\..* more: not in a model by config\.json"):

@@ -1,9 +1,11 @@
 """Conversations through the tokenizer's own chat template."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal
 
 from jinja2 import TemplateError
+from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.rendering.segments import (
     BadRow,
@@ -19,6 +21,34 @@ from datamodules.rendering.segments import (
 )
 from datamodules.rendering.special_tokens import Disguise
 from datamodules.rendering.templates import Template
+
+PROBE = ("Tell-Trivium-this", "Trivium-says-this")  # a question and its answer, that no template trims
+
+
+def turn_end(tokenizer: Any) -> int | None:
+    """The id of the token with which the chat template ends an assistant's turn where that is not the
+    tokenizer's eos, such as ChatML's `<|im_end|>` on a base model; None where it is, where no token ends a
+    turn, and without a template. Found by rendering a conversation; told once in the log."""
+    return _turn_end(tokenizer, len(tokenizer), str(tokenizer.chat_template), tokenizer.eos_token)
+
+
+@lru_cache(maxsize=8)
+def _turn_end(tokenizer: Any, size: int, chat_template: str, eos: str) -> int | None:
+    if not tokenizer.chat_template:
+        return None
+    messages = [{"role": "user", "content": PROBE[0]}, {"role": "assistant", "content": PROBE[1]}]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # as many kinds as there are templates: the rows tell what is wrong with this one
+        return None
+    rest = text.rpartition(PROBE[1])[2] if PROBE[1] in text else ""
+    ids = {str(token): token_id for token_id, token in tokenizer.added_tokens_decoder.items()}
+    written = [token for token in [*ids, eos] if token in rest]
+    end = min(written, key=lambda token: (rest.index(token), -len(token)), default=eos)
+    if end == eos:
+        return None
+    rank_zero_info(f"The chat template ends a turn with {end} (eos is {eos}): so does every reply.")
+    return ids[end]
 
 
 class ChatTemplate(Template):

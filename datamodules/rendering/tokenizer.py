@@ -1,70 +1,103 @@
 """A tokenizer that can end a sequence and pad it, and many rows' segments → token ids on all cores."""
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from datamodules.errors import UserError
 from datamodules.rendering.segments import Segment
 
+REMEDY = ": give a directory with tokenizer.json, or make one with `trivium tokenizer`"
+SPARE = [
+    re.compile(names, re.I) for names in ("pad", "reserved|unused|placeholder|dummy", "^<unk>$|^\\[unk\\]$")
+]
+"""names of special tokens that may pad, the best first"""
+
 
 def load_tokenizer(path: str) -> Any:
-    """The tokenizer of a Hugging Face directory or cached hub name, with a pad token that is not its eos
-    token.
+    """The tokenizer of a Hugging Face directory or cached hub name, with a pad token: its own, another that
+    is spare, or its eos. Batches may be padded with any token, since documents say what is none.
 
     Raises:
-        UserError: it cannot be loaded, has no eos token, or has nothing to pad with.
+        UserError: it cannot be loaded, has no fast backend or no eos token.
     """
     if Path(path).is_file():
         raise UserError(f"data.tokenizer: {path} is a file: give the directory that holds it")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        where = (
-            "has no tokenizer" if Path(path).is_dir() else "is no directory and not in the local hub cache"
-        )
-        raise UserError(
-            f"data.tokenizer: {path} {where}: give a directory with tokenizer.json, or make one with "
-            "`trivium tokenizer`"
-        ) from error
+        # `False`: transformers would ask on the terminal whether to run a directory's own code
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # as many kinds as there are tokenizers
+        raise UserError(f"data.tokenizer: {path} {_trouble(Path(path), error)}{REMEDY}") from error
+    if not tokenizer.is_fast:
+        name = type(tokenizer).__name__
+        raise UserError(f"data.tokenizer: {path}: transformers has no fast backend for {name}{REMEDY}")
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"data.tokenizer: {path} has no eos token, so no reply could ever end: "
             'name one as `eos_token` in its tokenizer_config.json, for example "</s>"'
         )
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.pad_token = _spare_token(tokenizer, path)
+    given = tokenizer.pad_token
+    if given is None or given == tokenizer.eos_token or given in written_by_template(tokenizer):
+        tokenizer.pad_token = _spare_token(tokenizer)
+        _tell(
+            f"data.tokenizer: {path} has {f'{given} as' if given else 'no'} pad token: "
+            f"{tokenizer.pad_token} pads in its place."
+        )
     return tokenizer
 
 
-def _spare_token(tokenizer: Any, path: str) -> str:
-    """A special token that ends or begins nothing, to pad with instead of eos."""
-    taken = {tokenizer.eos_token, tokenizer.bos_token, "<|im_start|>", "<|im_end|>"}
+@lru_cache(maxsize=64)
+def _tell(line: str) -> None:
+    """Logs a line the first time."""
+    rank_zero_info(line)
+
+
+def _trouble(folder: Path, error: Exception) -> str:
+    if not folder.is_dir():
+        return "is no directory and not in the local hub cache"
+    if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+        return "has no tokenizer"
+    return f"has a tokenizer that cannot be read ({' '.join(str(error).split())[:200]})"
+
+
+def _spare_token(tokenizer: Any) -> str:
+    """A special token that is there to pad or reserved for what comes, and that no chat writes; else the
+    eos."""
+    taken = {tokenizer.eos_token, tokenizer.bos_token, *written_by_template(tokenizer)}
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     spare = [token for token in special if token not in taken]
-    if not spare:
-        raise UserError(
-            f"data.tokenizer: {path} has no pad token apart from its eos: "
-            "add one as `pad_token` to its tokenizer_config.json (and to the vocabulary)"
-        )
-    return min(spare, key=lambda token: ("pad" not in token.lower(), token))
+    for names in SPARE:
+        if tokens := [token for token in spare if names.search(token)]:
+            return min(tokens)
+    return tokenizer.eos_token
+
+
+def written_by_template(tokenizer: Any) -> set[str]:
+    """The special tokens that stand in a tokenizer's chat template, or that it puts together."""
+    template = tokenizer.chat_template
+    if not template:
+        return set()
+    chat = [{"role": role, "content": "text"} for role in ("system", "user", "assistant", "user")]
+    texts = [str(template)]
+    for messages in (chat, chat[1:]):  # some refuse a system message
+        with suppress(Exception):  # as many kinds as there are templates; the rows tell what is wrong with it
+            texts += tokenizer.apply_chat_template([messages], tokenize=False, add_generation_prompt=True)
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return {token for token in special for text in texts if token in text}
 
 
 def vocabulary_size(tokenizer: Any) -> int:
     """One more than the largest id; where ids have holes, that is more than the number of tokens."""
     return max(tokenizer.get_vocab().values()) + 1
-
-
-def stop_tokens(tokenizer: Any) -> tuple[int, ...]:
-    """What ends a reply: the eos, then the chat template's turn end where that is another token."""
-    ends = [tokenizer.eos_token_id]
-    return tuple(dict.fromkeys(end for end in ends if end is not None))
 
 
 def tokenize(tokenizer: Any, text: str) -> list[int]:

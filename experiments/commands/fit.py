@@ -139,7 +139,9 @@ class RunCLI(StageCLI):
         errors += self.datamodule.pairing_errors(self.model)
         if self.subcommand in ("validate", "test") and not self.datamodule.has_validation:
             errors.append(f"data.val is not set: there is nothing to {self.subcommand} on; name a file")
-        return errors + world_errors(trainer.num_devices * trainer.num_nodes)
+        errors += world_errors(trainer.num_devices * trainer.num_nodes)
+        # checkpoints and tokenizer can be read where nothing was said of them
+        return errors or self.model.vocabulary_errors(self.datamodule)
 
     def _precision_errors(self) -> list[str]:
         """Refuses 16 bits on a device that would only imitate them."""

@@ -57,6 +57,8 @@ def train(
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    from modules.hf_tokenizer import save_tokenizer
+
     if vocab_size < 256 + 3:
         raise UserError(f"--vocab-size is {vocab_size}, but 256 bytes and 3 special tokens need at least 259")
     if not files:
@@ -80,7 +82,7 @@ def train(
         tokenizer_object=bpe, pad_token=PAD, bos_token=BOS, eos_token=EOS, clean_up_tokenization_spaces=False
     )
     tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.save_pretrained(output)
+    save_tokenizer(tokenizer, output)
     return tokenizer
 
 
