@@ -224,7 +224,10 @@ DECODERS = {
     "mixtral": ("MixtralDecoderLayer", {**EIGHT, "num_local_experts": 5}),
     "longcat_flash": (
         "LongcatFlashDecoderLayer",
-        {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 6, "n_routed_experts": 3},
+        {
+            **{"hidden_size": 16, "num_attention_heads": 2, "n_routed_experts": 3},
+            **{"num_hidden_layers": 6, "num_layers": 3},  # older transformers read the second alone
+        },
     ),
     "gpt_neox": ("GPTNeoXLayer", {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}),
     "gpt2": ("GPT2Block", {"n_embd": 16, "n_head": 2}),
