@@ -27,6 +27,7 @@ LLAMA_3 = (
     "{{ '\n\n' + m.content + '<|eot_id|>' }}{% endfor %}"
 )
 PUT_TOGETHER = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + eos_token }}{% endfor %}"
+RESERVED = "{% for m in messages %}{{ '<|reserved_' + '0|>' + m.content + eos_token }}{% endfor %}"
 HEADERS = ["<|begin|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]
 STEPS = {"optimizer": lambda p: torch.optim.SGD(p, lr=1e-2), "warmup_steps": 0}
 
@@ -46,6 +47,7 @@ STEPS = {"optimizer": lambda p: torch.optim.SGD(p, lr=1e-2), "warmup_steps": 0}
         ([*HEADERS, "<|pad|>"], LLAMA_3, "<|eot_id|>", "<|pad|>"),
         ([*HEADERS, "<|pad|>", "<|other|>"], LLAMA_3, "<|other|>", "<|other|>"),  # its own choice stays
         (["<|eot_id|>", "<|user|>", "<|assistant|>", "<unk>"], PUT_TOGETHER, None, "<unk>"),
+        (["<|eot_id|>", "<|reserved_0|>", "<|reserved_1|>"], RESERVED, None, "<|reserved_1|>"),
         (["<|eot_id|>", "<|im_start|>", "<|im_end|>"], None, None, "<|eot_id|>"),  # for a template to come
         (["<|eot_id|>"], None, None, "<|eot_id|>"),
     ],
