@@ -79,7 +79,9 @@ def test_attention_that_loses_something_is_found(monkeypatch, model_type, lost):
     assert compare(model, Route(), texts, plain).nats > 2e-3
 
 
-@pytest.mark.parametrize(("model_type", "situation"), [("phi", "at temperature 0.5"), ("gemma2", "on a document alone")])
+@pytest.mark.parametrize(
+    ("model_type", "situation"), [("phi", "at temperature 0.5"), ("gemma2", "on a document alone")]
+)
 @torch.no_grad()
 def test_a_head_that_loses_something_is_found(monkeypatch, model_type, situation):
     torch.manual_seed(0)
@@ -135,13 +137,15 @@ def test_a_network_that_is_not_exact_is_named_with_its_argument(options, line):
 def test_a_network_without_a_scalar_head_cannot_be_a_reward_model():
     spec = NetworkSpec("reward", "pretrained", {"model_type": "cohere"}, head="scalar", trained=True)
     assert network_errors([spec]) == [
-        "model.pretrained: transformers has no sequence classifier for `cohere`, with which rewards and values "
-        "are read: give another network"
+        "model.pretrained: transformers has no sequence classifier for `cohere`, with which rewards and "
+        "values are read: give another network"
     ]
 
 
 def test_a_balance_loss_is_refused_and_without_one_experts_are_exact():
-    with pytest.raises(UserError, match=r"^model.config: `mixtral` has output_router_logits true and router_aux"):
+    with pytest.raises(
+        UserError, match=r"^model.config: `mixtral` has output_router_logits true and router_aux"
+    ):
         new_config({"model_type": "mixtral", "output_router_logits": True}, 97, "model.config")
     options = {"output_router_logits": True, "router_aux_loss_coef": 0.0}
     assert probe(new_config({"model_type": "mixtral", **options}, 97, "model.config")) == Route()
@@ -153,7 +157,9 @@ def test_the_small_copy_keeps_what_makes_a_network_special():
     assert set(small.layer_types) == set(large.layer_types)
     assert small.sliding_window == 4
     assert small.rope_parameters["full_attention"]["rope_theta"] == 1_000_000
-    small = next(small_configs(config("llama", num_attention_heads=2, hidden_size=32, num_key_value_heads=2)))()
+    small = next(
+        small_configs(config("llama", num_attention_heads=2, hidden_size=32, num_key_value_heads=2))
+    )()
     assert (small.num_attention_heads, small.num_key_value_heads, small.hidden_size) == (2, 2, 32)
     parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(small).parameters())
     assert parameters < 1_000_000
