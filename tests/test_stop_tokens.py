@@ -79,6 +79,9 @@ def test_an_export_names_every_stop_token_and_the_next_stage_finds_them_there(st
     told = json.loads((tmp_path / "export" / "generation_config.json").read_text())
     assert told["eos_token_id"] == stops
     assert json.loads((tmp_path / "export" / "config.json").read_text())["eos_token_id"] == stops[0]
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    assert main(["export", str(tmp_path / "run.ckpt"), str(tmp_path / "other")]) == 0
+    assert json.loads((tmp_path / "other" / "generation_config.json").read_text()) == told
     again = SFTModule(str(tmp_path / "export"), **STEPS)
     L.Trainer(max_steps=1, **QUIET).fit(again, datamodule=replies(rows, tmp_path, tmp_path / "export"))
     assert again.stop_token_ids == tuple(stops)
