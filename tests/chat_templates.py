@@ -1,30 +1,14 @@
 """Chat templates that imitate those of well-known models, and tokenizers of several kinds."""
 
-TOKENS = [
-    *(
-        "<pad>",
-        "<s>",
-        "</s>",
-        "<unk>",
-        "<|im_start|>",
-        "<|im_end|>",
-        "<start_of_turn>",
-        "<end_of_turn>",
-        "<|start|>",
-    ),
-    *("<|begin|>", "<|eot|>", "<|head|>", "<|/head|>", "<|User|>", "<|Assistant|>", "[INST]", "[/INST]"),
-    *(
-        "[AVAILABLE_TOOLS]",
-        "[/AVAILABLE_TOOLS]",
-        "[TOOL_CALLS]",
-        "[TOOL_RESULTS]",
-        "[/TOOL_RESULTS]",
-        "<|end|>",
-    ),
-]
+TOKENS = (
+    "<pad> <s> </s> <unk> <|im_start|> <|im_end|> <start_of_turn> <end_of_turn> <|begin|> <|eot|> <|head|> "
+    "<|/head|> <|User|> <|Assistant|> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_CALLS] [TOOL_RESULTS] "
+    "[/TOOL_RESULTS] <|end|>"
+).split()
 OPEN = "{% if add_generation_prompt %}{{ START }}{% endif %}"
 LLAMA2 = (
-    "{% if messages[0].role == 'system' %}{% set system = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}"
+    "{% if messages[0].role == 'system' %}{% set system = '<<SYS>>\n' + messages[0].content"
+    " + '\n<</SYS>>\n\n' %}"
     "{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}"
     "{% for m in turns %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate') }}{% endif %}{% if m.role == 'user' %}"
@@ -32,26 +16,33 @@ LLAMA2 = (
     "{% else %}{{ ' ' + m.content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
 LLAMA3 = (
-    "{{ bos_token }}{% for m in messages %}{{ '<|head|>' + m.role + '<|/head|>\n\n' + m.content | trim + '<|eot|>' }}"
+    "{{ bos_token }}{% for m in messages %}{{ '<|head|>' + m.role + '<|/head|>\n\n'"
+    " + m.content | trim + '<|eot|>' }}"
     "{% endfor %}" + OPEN.replace("START", "'<|head|>assistant<|/head|>\n\n'")
 )
 GEMMA = (
-    "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) "
+    "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>'"
+    " + ('model' if m.role == 'assistant' else m.role) "
     "+ '\n' + m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
     + OPEN.replace("START", "'<start_of_turn>model\n'")
 )
 QWEN3 = (
-    "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}"
-    "{% endif %}{% endfor %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}"
+    "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}"
+    "{% set ns.last = loop.index0 %}"
+    "{% endif %}{% endfor %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{% if m.role == 'assistant' %}"
     "{% set answer = m.content.split('</think>')[-1].lstrip('\n') %}"
-    "{% set thought = m.content.split('</think>')[0].split('<think>')[-1].strip('\n') if '</think>' in m.content "
-    "else '' %}{% if loop.index0 > ns.last %}{{ '<think>\n' + thought + '\n</think>\n\n' }}{% endif %}{{ answer }}"
+    "{% set thought = m.content.split('</think>')[0].split('<think>')[-1].strip('\n') "
+    "if '</think>' in m.content "
+    "else '' %}{% if loop.index0 > ns.last %}{{ '<think>\n' + thought + '\n</think>\n\n' }}"
+    "{% endif %}{{ answer }}"
     "{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
     + OPEN.replace("START", "'<|im_start|>assistant\n'")
 )
 R1 = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '<|User|>' + m.content }}"
-    "{% elif m.role == 'assistant' %}{{ '<|Assistant|>' + m.content.split('</think>')[-1] + eos_token }}{% endif %}"
+    "{% elif m.role == 'assistant' %}{{ '<|Assistant|>' + m.content.split('</think>')[-1]"
+    " + eos_token }}{% endif %}"
     "{% endfor %}" + OPEN.replace("START", "'<|Assistant|><think>\n'")
 )
 THINKING = (  # writes the opened thought in the last turn
@@ -66,7 +57,8 @@ CHATML = (
 )
 MISTRAL = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{% if tools and loop.index0 == 0 %}"
-    "{{ '[AVAILABLE_TOOLS] ' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{% endif %}{{ '[INST] ' + m.content + '[/INST]' }}"
+    "{{ '[AVAILABLE_TOOLS] ' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{% endif %}{{ '[INST] '"
+    " + m.content + '[/INST]' }}"
     "{% elif m.role == 'tool' %}{{ '[TOOL_RESULTS] ' + {'content': m.content} | tojson + '[/TOOL_RESULTS]' }}"
     "{% elif m.tool_calls %}{{ '[TOOL_CALLS] [' }}{% for c in m.tool_calls %}{{ c.function | tojson }}"
     "{% if not loop.last %}, {% endif %}{% endfor %}{{ ']' + eos_token }}"
@@ -87,7 +79,8 @@ PLAIN = (  # no special token but the last
     "{{ eos_token if m.role == 'assistant' else '\n\n' }}{% endfor %}" + OPEN.replace("START", "'A:\n\n'")
 )
 TEXT = (  # none at all between turns
-    "{% for m in messages %}{{ 'USER: ' + m.content + ' ' if m.role == 'user' else 'ASSISTANT: ' + m.content + eos_token }}"
+    "{% for m in messages %}{{ 'USER: ' + m.content + ' ' if m.role == 'user' else 'ASSISTANT: '"
+    " + m.content + eos_token }}"
     "{% endfor %}" + OPEN.replace("START", "'ASSISTANT:'")
 )
 TEMPLATES = {
@@ -105,18 +98,17 @@ MORE = {"phi3": PHI3, "plain": PLAIN, "text": TEXT}
 
 def tokenizers():
     """Kind → a tokenizer, all with the tokens of the templates."""
-    return {kind: _wrapped(*parts()) for kind, parts in KINDS.items()}
+    return {kind: _wrapped(make()) for kind, make in KINDS.items()}
 
 
-SAMPLE = (
-    [
-        "user assistant system model the film is good it was dull yes no what how Today Write a review of the music",
-        "It is 12 degrees. Yes, very. Let me look. get_weather(Bern) content name arguments city <think> </think>",
-    ]
-    * 4
-    + [chr(c) for c in range(32, 127)]
-    + ["\n\n", "\n", "  ", "é 你好 很好 电影"]
-)
+SAMPLE = [
+    *["user assistant system model the film is good it was dull yes no Today Write a review of the music"]
+    * 4,
+    *["It is 12 degrees. Yes, very. Let me look. get_weather(Bern) content name arguments <think> </think>"]
+    * 4,
+    *map(chr, range(32, 127)),
+    *["\n\n", "\n", "  ", "é 你好 很好 电影"],
+]
 
 
 def _trained(tokenizer, kind, **options):
@@ -135,7 +127,7 @@ def _byte_level(prefix=False):
         add_prefix_space=prefix
     )  # GPT-2's pattern, with its look-ahead
     bpe.post_processor, bpe.decoder = processors.ByteLevel(trim_offsets=True), decoders.ByteLevel()
-    return (_trained(bpe, "BpeTrainer", initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),)
+    return _trained(bpe, "BpeTrainer", initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
 
 
 def _metaspace(scheme, split=True):
@@ -144,7 +136,7 @@ def _metaspace(scheme, split=True):
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split)
     bpe.decoder = decoders.Metaspace(prepend_scheme=scheme)
-    return (_trained(bpe, "BpeTrainer"),)
+    return _trained(bpe, "BpeTrainer")
 
 
 def _legacy():
@@ -154,7 +146,7 @@ def _legacy():
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     bpe.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Strip(" ", 1, 0)])
-    return (_trained(bpe, "BpeTrainer"),)
+    return _trained(bpe, "BpeTrainer")
 
 
 def _unigram():
@@ -163,21 +155,21 @@ def _unigram():
     unigram = Tokenizer(models.Unigram())
     unigram.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     unigram.decoder = decoders.Metaspace()
-    return (_trained(unigram, "UnigramTrainer", unk_token="<unk>"),)
+    return _trained(unigram, "UnigramTrainer", unk_token="<unk>")
 
 
 def _with_bos():
     """A tokenizer that puts a bos in front of every text by itself."""
     from tokenizers import processors
 
-    (tokenizer,) = _byte_level()
+    tokenizer = _byte_level()
     tokenizer.post_processor = processors.Sequence(
         [
             processors.ByteLevel(trim_offsets=True),
             processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", TOKENS.index("<s>"))]),
         ]
     )
-    return (tokenizer,)
+    return tokenizer
 
 
 KINDS = {

@@ -121,7 +121,7 @@ def test_a_missing_eos_is_appended_to_every_trained_turn(rows, tmp_path, folder)
 
 
 def test_the_templates_own_end_of_a_turn_is_an_end(rows, tmp_path, folder):
-    """ChatML on a base model: turns end with <|im_end|>, which is not the tokenizer's eos, and is left as it is."""
+    """ChatML on a base model: turns end with <|im_end|>, which is not the tokenizer's eos."""
     chatml = (
         "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"

@@ -23,10 +23,10 @@ class Backend:
 
     Args:
         description: the tokenizer's, as JSON.
-        special: matches special tokens in the texts that it is given; None: there they are plain text.
+        special: matches what is a special token in the texts that it is given.
     """
 
-    def __init__(self, description: dict[str, Any], special: re.Pattern[str] | None):
+    def __init__(self, description: dict[str, Any], special: re.Pattern[str]):
         self.description, self.special = description, special
         self.whole = self._loaded(description)
 
@@ -71,7 +71,7 @@ class Backend:
         return ids, offsets
 
     def _piece(self, text: str, probe: str, goes_on: bool) -> tuple[list[int], Offsets]:
-        match = self.special.search(text) if self.special else None
+        match = self.special.search(text)
         middle = match.start() if match else len(text) + len(probe)  # where a tokenizer begins anew
         text += probe
         parts = [(self.continuing, 0, middle), (self.whole, middle, len(text))]
@@ -86,15 +86,9 @@ class Backend:
     def _loaded(self, description: dict[str, Any]) -> Tokenizer:
         # its post-processor adds nothing here, but would cut white space off the offsets
         copy = Tokenizer.from_str(json.dumps({**description, "post_processor": None}))
-        copy.encode_special_tokens = self.special is None
         copy.no_truncation()
         copy.no_padding()
         return copy
-
-
-def plain_backend(tokenizer: Any) -> Backend:
-    """Special tokens in a text are plain text."""
-    return _plain(tokenizer, len(tokenizer))
 
 
 def special_backend(tokenizer: Any) -> Backend:
@@ -103,7 +97,8 @@ def special_backend(tokenizer: Any) -> Backend:
 
 
 def marked_backend(tokenizer: Any, salt: int) -> Backend:
-    """Marks in a text are special tokens, and special tokens in it plain text."""
+    """Marks in a text are special tokens, and special tokens in it plain text, also to models that have them
+    in their vocabulary."""
     return _marked(tokenizer, len(tokenizer), salt)
 
 
@@ -114,11 +109,6 @@ def marks(tokenizer: Any, salt: int) -> dict[str, str]:
 
 
 # By the tokenizer's size, too, since tokens may have been added.
-
-
-@lru_cache(maxsize=8)
-def _plain(tokenizer: Any, size: int) -> Backend:
-    return Backend(_description(tokenizer), None)
 
 
 @lru_cache(maxsize=8)
@@ -141,7 +131,11 @@ def _marked(tokenizer: Any, size: int, salt: int) -> Backend:
         model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
     if model.get("merges"):  # one that makes a special token of text
         model["merges"] = [pair for pair in model["merges"] if not {*pair, "".join(pair)} & names.keys()]
-    return Backend(description, re.compile(MARKS.format(salt, r"\d+")))
+    backend = Backend(description, re.compile(MARKS.format(salt, r"\d+")))
+    assert all(
+        backend.whole.token_to_id(mark) == tokenizer.convert_tokens_to_ids(t) for t, mark in names.items()
+    )
+    return backend
 
 
 def _description(tokenizer: Any) -> dict[str, Any]:

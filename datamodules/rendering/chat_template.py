@@ -49,8 +49,8 @@ def _turn_end(tokenizer: Any, size: int, chat_template: str, eos: str) -> int | 
 
 
 class ChatTemplate(Template):
-    """Rows `messages` (a list of role and content) and `tools` through the tokenizer's own chat template. A row
-    of `instruction`, `input`, `steps` and `output` is a user's message and an assistant's, which continues
+    """Rows `messages` (role and content each) and `tools` through the tokenizer's own chat template. A row of
+    `instruction`, `input`, `steps` and `output` is a user's message and an assistant's, which continues
     `reply_prefix`, as in `InstructionTemplate`.
 
     The tokens are those of the whole text that the template writes. A reply is what it writes after its

@@ -192,7 +192,7 @@ def writes_a_date(tokenizer: Any) -> bool:
 def _dated(template: str, day: date) -> str:
     """A chat template with the day in place of the current time."""
     moment = datetime.combine(day, time())
-    pattern = re.escape(NOW) + r"""\s*(['"])(.*?)\1\s*\)"""
+    pattern = re.escape(NOW) + r"""\s*(['"])([^'"]*)\1\s*\)"""
     dated = re.sub(pattern, lambda call: repr(moment.strftime(call[2])), template)
     if NOW in dated:
         raise BadRow(

@@ -14,7 +14,6 @@ from datamodules.rendering.backends import (
     Offsets,
     marked_backend,
     marks,
-    plain_backend,
     special_backend,
 )
 from datamodules.rendering.segments import Segment
@@ -72,13 +71,13 @@ def encode_batch(tokenizer: Any, rows: Sequence[Sequence[Segment]]) -> list[Toke
 
 def _read(tokenizer: Any, row: Sequence[Segment]) -> tuple[Backend, WholeText]:
     """A row's text, and who reads its special tokens rightly."""
-    parts = [segment.text for segment in row]
-    if not any(segment.special for segment in row):
-        return plain_backend(tokenizer), _joined(row, parts)
-    pattern, text = special_tokens(tokenizer), _joined(row, parts)
-    if _all_special(row, [match.span() for match in pattern.finditer(text.text)]):
+    pattern, text = special_tokens(tokenizer), _joined(row, [segment.text for segment in row])
+    written = any(segment.special for segment in row)
+    if written and _all_special(row, [match.span() for match in pattern.finditer(text.text)]):
         return special_backend(tokenizer), text
     salt = next(salt for salt in count() if MARKS.format(salt, "")[:-1] not in text.text)
+    if not written:
+        return marked_backend(tokenizer, salt), text
     names = marks(tokenizer, salt)
     parts = [pattern.sub(lambda match: names[match[0]], s.text) if s.special else s.text for s in row]
     return marked_backend(tokenizer, salt), _joined(row, parts)
@@ -137,8 +136,7 @@ def _encoded(backend: Backend, texts: list[WholeText]) -> list[Tokens]:
 
 def _prompts(backend: Backend, text: WholeText) -> list[str]:
     """What each reply continues, from the last special token on, for there a tokenizer begins anew."""
-    found = backend.special.finditer(text.text) if text.starts and backend.special else ()
-    begins = [0, *(match.start() for match in found)]
+    begins = [0, *(match.start() for match in backend.special.finditer(text.text))]
     return [text.text[begins[bisect_left(begins, start) - 1] : start] for start in text.starts]
 
 

@@ -25,7 +25,7 @@ def _llama(vocabulary: int, hidden: int, inner: int, layers: int, heads: int, kv
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
-        "max_position_embeddings": 1024,
+        "max_position_embeddings": 4096,
         "tie_word_embeddings": True,
     }
 
@@ -75,14 +75,13 @@ def comparisons(vocabulary: int, count: int, replies: int, prompt_tokens: int | 
     """Rows for the reward model, replies ranked best first; every prompt of `prompt_tokens` where that is
     given."""
     text = Text(np.random.default_rng(2), vocabulary)
-    if prompt_tokens is None:
-        prompts = text.lengths(count, *PROMPT_LENGTHS)
-    else:
+    prompts = text.lengths(count, *PROMPT_LENGTHS)
+    if prompt_tokens is not None:
         prompts = np.full(count, prompt_tokens)
     lengths = np.stack([text.lengths(count, *REPLY_LENGTHS) for _ in range(replies)], axis=1)
     for prompt, row in zip(prompts, lengths, strict=True):
-        words = [text.words(reply - 1) for reply in row]
-        yield {"instruction": text.words(prompt - 1), "replies": words}
+        instruction = text.words(prompt - 1)
+        yield {"instruction": instruction, "replies": [text.words(reply - 1) for reply in row]}
 
 
 def prompts(vocabulary: int, count: int) -> Iterator[dict]:
@@ -121,8 +120,7 @@ def write_network(folder: Path, config: dict[str, Any], scalar: bool = False) ->
     torch.manual_seed(0)
     pad, bos, eos = range(len(SPECIAL))
     ids = {"pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos}
-    head = {"num_labels": 1} if scalar else {}
-    hf_config = AutoConfig.for_model(**config, **ids, **head)
+    hf_config = AutoConfig.for_model(**{**config, **ids, **({"num_labels": 1} if scalar else {})})
     kind = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
     kind.from_config(hf_config).save_pretrained(folder)
     return str(folder)

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -87,18 +88,23 @@ def run_part(name: str, tiny: bool, folder: Path, seconds: float) -> list[Row]:
     start, ending = time.monotonic(), ""
     with log.open("w") as output:
         process = subprocess.Popen(
-            line + ["--tiny"] * tiny, cwd=ROOT, env=environment(folder), stdout=output, stderr=output
+            line + ["--tiny"] * tiny,
+            cwd=ROOT,
+            env=environment(folder),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # so that what it starts, compilers, is ended with it
         )
         try:
             if code := process.wait(seconds):
                 said = [text for text in log.read_text(errors="replace").splitlines() if text.strip()]
                 ending = f"exit code {code}: {said[-1][:160] if said else 'said nothing'}"
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             ending = f"stopped at its limit of {seconds:.0f} s"
         except BaseException:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             raise
     rows = read_rows(file)
     for row in rows:

@@ -125,8 +125,8 @@ def packed(report: Report) -> None:
             report.add(f"{name} rows", speed, sum(lengths) / seconds)
         (slow, high, loss), (fast, low, other) = measured["padded"], measured["packed"]
         report.at_most("packed against padded: loss, relative", abs(loss - other) / loss, 1e-2)
-        report.between("padded / packed, time", slow / fast, 0.9, 1.1, f"{slow / fast:.2f}")
-        if report.device.type == "cuda":
+        if report.device.type == "cuda":  # a CPU's clock says little of toys, and its memory nothing
+            report.between("padded / packed, time", slow / fast, 0.9, 1.1, f"{slow / fast:.2f}")
             report.between("padded / packed, memory", high / low, 0.8, 1.2, f"{high / low:.2f}")
 
 

@@ -3,6 +3,7 @@ strategies, memory beside the plan's, and where PPO's time goes."""
 
 import contextlib
 import csv
+import gc
 import importlib.util
 import io
 import json
@@ -99,6 +100,7 @@ def _peak(report: Report) -> int:
     """Begins to measure; the bytes that are held already."""
     if report.device.type != "cuda":
         return 0
+    gc.collect()  # of the run before
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     return torch.cuda.memory_allocated()
@@ -220,7 +222,7 @@ def _line(
     kinds = {"sft": "instructions", "reward": "preferences", "ppo": "prompts"}
     corpus = {split: str(folder / f"corpus.{split}.jsonl") for split in ("train", "val")}
     config = {k: v for k, v in (TINY if report.tiny else SMALL).items() if k != "vocab_size"}
-    options: dict[str, Any] = {
+    of_stage: dict[str, dict[str, Any]] = {
         "pretrain": {
             "model.init_args.config": json.dumps(config),
             "data.init_args.tokenizer": tokenizer,
@@ -236,7 +238,8 @@ def _line(
             "model.init_args.minibatches": 2,
             "data.init_args.global_batch_size": 8 if report.tiny else 64,
         },
-    }[stage]
+    }
+    options = of_stage[stage]
     if stage != "pretrain":
         parent = actor or {"sft": str(folder / "pretrain/export")}.get(stage, sft)
         options["data.init_args.tokenizer"] = parent

@@ -22,15 +22,25 @@ from typing import Any, NamedTuple
 
 import lightning as L
 
-from datamodules import InstructionData, InstructionTemplate, MixedCorpusData, PreferenceData, PromptData, Source
+from datamodules import (
+    InstructionData,
+    InstructionTemplate,
+    MixedCorpusData,
+    PreferenceData,
+    PromptData,
+    Source,
+)
 from experiments.benchmarks import fixed_work
 from modules import CausalLM, PPOModule, RewardModule, SFTModule
 from modules.optim import AdamW
 
 BLOCK = 512  # tokens of a document in pretraining
 ROWS = {"pretrain": 8, "sft": 32, "reward": 16, "ppo": 32}
+"""of an optimizer step (PPO: of an iteration)"""
 PACKED_TOKENS = {"pretrain": 8 * BLOCK, "sft": 4 * 1024, "reward": 2 * 2048}
 """of an optimizer step, about as many as those rows have"""
+WRITTEN = {"pretrain": 64, "sft": 448, "reward": 160, "ppo": 128}
+"""rows to draw from, in an order without end"""
 PLAIN = InstructionTemplate(prompt="{content} ")  # the bos token and the words
 
 
@@ -71,12 +81,6 @@ class Work(NamedTuple):
             "global_batch_size": self.rows_per_step,
             "micro_batch_size": self.micro_batch_size or self.rows_per_step,
         }
-
-    @property
-    def row_count(self) -> int:
-        """Rows to write: enough for all steps, a packed row holding as many as its tokens may."""
-        shortest = fixed_work.PROMPT_LENGTHS[2] + fixed_work.REPLY_LENGTHS[2]
-        return (self.steps + 1) * self.rows_per_step * (1 + (self.packing or 0) // shortest)
 
 
 class Clock(L.Callback):
@@ -141,21 +145,20 @@ class TimedPPO(PPOModule):
         whole = zip(parts, sampling, update, strict=True)
         scoring = [part["iteration"] - s - u for part, s, u in whole]
         medians = {"sampling": sampling, "scoring": scoring, "update": update}
-        return {f"{name}_s": round(statistics.median(values), 3) for name, values in medians.items()}
+        return {f"{name}_s": round(statistics.median(values), 4) for name, values in medians.items()}
 
 
 def pretraining(work: Work, tokenizer: str, folder: Path) -> tuple[Any, Any]:
     """From scratch, on documents that fill a row, or several of which do where rows are longer."""
-    length, vocabulary = work.packing or BLOCK, work.config["vocab_size"]
-    count = (work.steps + 1) * work.rows_per_step * length // BLOCK
-    file = fixed_work.write_rows(folder / "rows.jsonl", fixed_work.documents(vocabulary, count, BLOCK))
-    data = MixedCorpusData({"words": Source(file)}, tokenizer, sequence_length=length, **work.sizes)
+    rows = fixed_work.documents(work.config["vocab_size"], WRITTEN["pretrain"], BLOCK)
+    sources = {"words": Source(fixed_work.write_rows(folder / "rows.jsonl", rows))}
+    data = MixedCorpusData(sources, tokenizer, sequence_length=work.packing or BLOCK, **work.sizes)
     return CausalLM(config=work.config, warmup_steps=0), data
 
 
 def sft(work: Work, tokenizer: str, folder: Path) -> tuple[Any, Any]:
     """Loss on the replies."""
-    rows = fixed_work.instructions(work.config["vocab_size"], work.row_count)
+    rows = fixed_work.instructions(work.config["vocab_size"], WRITTEN["sft"])
     file = fixed_work.write_rows(folder / "rows.jsonl", rows)
     data = InstructionData(file, tokenizer, template=PLAIN, packing=work.packing, **work.sizes)
     network = fixed_work.write_network(folder / "network", work.config)
@@ -164,7 +167,7 @@ def sft(work: Work, tokenizer: str, folder: Path) -> tuple[Any, Any]:
 
 def reward(work: Work, tokenizer: str, folder: Path) -> tuple[Any, Any]:
     """Ranked replies."""
-    shape = work.row_count, work.replies, work.prompt_tokens
+    shape = WRITTEN["reward"], work.replies, work.prompt_tokens
     rows = fixed_work.comparisons(work.config["vocab_size"], *shape)
     file = fixed_work.write_rows(folder / "rows.jsonl", rows)
     data = PreferenceData(file, tokenizer, template=PLAIN, packing=work.packing, **work.sizes)
@@ -176,7 +179,7 @@ def reward(work: Work, tokenizer: str, folder: Path) -> tuple[Any, Any]:
 
 def ppo(work: Work, tokenizer: str, folder: Path) -> tuple[Any, Any]:
     """Four epochs over an iteration's samples, one optimizer step each."""
-    rows = fixed_work.prompts(work.config["vocab_size"], work.row_count)
+    rows = fixed_work.prompts(work.config["vocab_size"], WRITTEN["ppo"])
     file = fixed_work.write_rows(folder / "rows.jsonl", rows)
     data = PromptData(file, tokenizer, template=PLAIN, global_batch_size=work.rows_per_step)
     actor = fixed_work.write_network(folder / "actor", work.config)
@@ -229,7 +232,7 @@ def measure(work: Work, clock: Clock) -> dict[str, Any]:
         "metric": metric,
         "value": round(work.rows_per_step / seconds if per_row else tokens_per_second, 3),
         "tokens_s": round(tokens_per_second, 1),
-        "step_s": round(seconds, 3),
+        "step_s": round(seconds, 4),
         "tokens_per_step": round(statistics.mean(n for _, n in steps)),
         "peak_rss_mb": peak_megabytes(),
         "loss": round(float(trainer.callback_metrics[LOSS.get(work.stage, "train/loss")]), 5),

@@ -2,16 +2,20 @@
 
 import csv
 import json
+import time
 from collections import defaultdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from experiments.cli.parser import parse_data
 from experiments.quickstart import evaluate
+from experiments.quickstart.pace import BUDGETS
 from experiments.quickstart.page import write_report
 from experiments.quickstart.picture import draw
-from experiments.quickstart.stages import BUDGETS, CONFIGS, FOLDER, predict, read_rows
+from experiments.quickstart.stages import CONFIGS, FOLDER, predict, read_rows
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]
 Measured = tuple[dict[str, float], list[dict[str, str]]]
@@ -21,18 +25,23 @@ NATS = "nats per token"
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "deepspeed", "tokenizers", "wandb")
 
 
-def collect(seconds: dict[str, float], minutes: float) -> dict[str, Any]:
+def collect(state: dict[str, Any]) -> dict[str, Any]:
     """Runs every measurement, writes `report.html`, `.json` and `.png`, and returns the report, which also
-    says what each part took, in seconds, and the budget, in minutes."""
+    says what each part took, in seconds, how many steps were chosen, at which pace, and the budget, in
+    minutes."""
+    began, seconds = time.perf_counter(), state["seconds"]
     curves = {budget.name: read_curves(FOLDER / budget.name) for budget in BUDGETS}
     measured = {"pretrain": pretraining(curves), "sft": sft(), "reward": reward(), "ppo": ppo()}
     metrics = {name: values for name, (values, _) in measured.items()}
     provenance = {name: _read_json(f"{name}/export/provenance.json") for name in metrics}
+    steps = ",".join(str(each["steps"]) for each in provenance.values())
     judge = metrics["ppo"]
     report = {
         "stages": {
             name: {
                 "seconds": seconds.get(name, 0.0),
+                "steps": provenance[name]["steps"],
+                "seconds_per_step": state["pace"].get(name),
                 "tokens": provenance[name]["tokens"],
                 "metrics": values,
                 "export": f"{name}/export",
@@ -50,9 +59,11 @@ def collect(seconds: dict[str, float], minutes: float) -> dict[str, Any]:
         "bars": bars(metrics),
         "samples": [sample for _, samples in measured.values() for sample in samples],
         "licences": _read_json("data/manifest.json")["licences"],
-        "minutes": minutes,
-        "total_seconds": round(sum(seconds.values()), 1),
-        "command": f"trivium quickstart --minutes {minutes:g}",
+        "minutes": state["minutes"],
+        "precision": yaml.safe_load((FOLDER / "sft/config.yaml").read_text())["trainer"]["precision"],
+        "total_seconds": round(sum(seconds.values()) + time.perf_counter() - began, 1),
+        "command": f"trivium quickstart --minutes {state['minutes']:g}",
+        "repeat": f"trivium quickstart --steps {steps}",
     }
     write_report(report, curves, FOLDER)
     draw(report, curves, FOLDER / "report.png")

@@ -3,41 +3,37 @@
 import json
 import shlex
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 
 from experiments.cli.user_errors import UserError
+from experiments.quickstart.pace import StageBudget
 
 FOLDER = Path("runs/quickstart")
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
-class StageBudget(NamedTuple):
-    """How far a stage goes in the full ten minutes, in optimizer steps, and however short the budget is."""
-
-    name: str
-    title: str
-    steps: int
-    fewest: int
-
-
-BUDGETS = (
-    StageBudget("pretrain", "Pretraining", 640, 60),
-    StageBudget("sft", "Supervised fine-tuning", 320, 30),
-    StageBudget("reward", "Reward model", 300, 30),
-    StageBudget("ppo", "PPO", 200, 8),
-)
-
-
-def run_stage(budget: StageBudget, minutes: float) -> None:
-    """Trains a stage through the CLI with its YAML, going on from its last checkpoint where there is one."""
-    steps = max(budget.fewest, round(budget.steps * minutes / 10))
-    arguments = ["--config", str(CONFIGS / f"{budget.name}.yaml"), "--trainer.max_steps", str(steps)]
+def train(name: str, steps: int, *options: str) -> None:
+    """Trains a stage through the CLI with its YAML to so many steps, going on from its last checkpoint where
+    there is one."""
+    arguments = ["--config", str(CONFIGS / f"{name}.yaml"), "--trainer.max_steps", str(steps)]
     arguments += ["--checkpoint_minutes", "0.5"]
-    if (FOLDER / budget.name / "checkpoints" / "last.ckpt").is_file():
+    if (FOLDER / name / "checkpoints" / "last.ckpt").is_file():
         arguments += ["--ckpt_path", "last"]
-    trivium("fit", *arguments)
+    trivium("fit", *arguments, *options)
+
+
+def measure(budget: StageBudget) -> float:
+    """Trains a stage's first steps, which those to come go on from, and gives the seconds that one takes."""
+    file = FOLDER / budget.name / "pace.json"
+    if not file.is_file():
+        pace = {"class_path": "experiments.quickstart.pace.Pace", "init_args": {"file": str(file)}}
+        options = ["--trainer.limit_val_batches", "0", f"--trainer.callbacks+={json.dumps(pace)}"]
+        if budget.name == "reward":
+            options += ["--model.init_args.offset_replies", "16"]  # taken over more at the real end
+        train(budget.name, budget.first, *options)
+    return float(json.loads(file.read_text()))
 
 
 def predict(stage: str, folder: str, **networks: str) -> list[dict[str, Any]]:

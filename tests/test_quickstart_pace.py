@@ -1,0 +1,78 @@
+"""The quickstart's steps follow from its minutes and the machine's pace."""
+
+import math
+
+import pytest
+
+from experiments.cli.program import main
+from experiments.quickstart.pace import BUDGETS, EVALUATION, choose, fixed_steps, least_minutes, slowness
+
+TAKES = {each.name: each.seconds for each in BUDGETS}
+
+
+class Machine:
+    """A machine on which steps take `slower` times what the budgets say, and later stages `later` times that:
+    what the budgets foretell of them is wrong by so much."""
+
+    def __init__(self, slower: float, later: float = 1.0):
+        self.pace = {each.name: each.seconds * slower * (later if i else 1) for i, each in enumerate(BUDGETS)}
+        self.slower = slower
+
+    def run(self, minutes: float) -> tuple[dict[str, int], float]:
+        """The steps of a quickstart, and the seconds that it takes in all."""
+        clock, measured, steps = 15.0 * self.slower, {}, {}
+        for budget in BUDGETS:
+            pace = measured[budget.name] = self.pace[budget.name]
+            clock += budget.first * pace
+            steps[budget.name] = choose(budget, measured, 60 * minutes - clock)
+            clock += (steps[budget.name] - budget.first) * pace + budget.fixed * self.slower
+        return steps, clock + EVALUATION * self.slower
+
+
+@pytest.mark.parametrize("minutes", [8, 10, 20])
+@pytest.mark.parametrize("later", [0.7, 1.0, 1.4])
+@pytest.mark.parametrize("slower", [0.6, 1.0, 1.3])
+def test_the_minutes_are_held_on_fast_and_slow_machines(slower, later, minutes):
+    steps, seconds = Machine(slower, later).run(minutes)
+    assert seconds == pytest.approx(60 * minutes, rel=0.15)
+    assert all(steps[each.name] % each.unit == 0 for each in BUDGETS)
+
+
+def test_a_machine_like_the_budgets_takes_their_steps_in_about_the_same_proportion():
+    steps, _ = Machine(1.0).run(10)
+    stretches = [steps[each.name] / each.steps for each in BUDGETS]
+    assert max(stretches) / min(stretches) < 1.1
+
+
+def test_ppo_takes_no_more_than_its_most_and_others_take_the_time():
+    steps, seconds = Machine(0.5).run(15)
+    assert steps["ppo"] == BUDGETS[-1].most
+    assert seconds == pytest.approx(900, rel=0.15)
+
+
+def test_the_least_minutes_are_those_in_which_every_stage_has_enough():
+    machine = Machine(1.0)
+    first = BUDGETS[0]
+    least = least_minutes({"pretrain": TAKES["pretrain"]}, 15 + first.first * first.seconds)
+    steps, _ = machine.run(math.ceil(least))
+    # stretched alike, the stage that wants most of its steps decides
+    assert all(steps[each.name] >= 0.85 * each.enough for each in BUDGETS)
+    fewer, _ = machine.run(0.8 * least)
+    assert any(fewer[each.name] < each.enough for each in BUDGETS)
+
+
+def test_slowness_is_how_much_longer_steps_take():
+    assert slowness({name: 3 * seconds for name, seconds in TAKES.items()}) == pytest.approx(3)
+    assert slowness({"pretrain": 2 * TAKES["pretrain"]}) == pytest.approx(2)
+
+
+def test_steps_are_taken_as_they_are_given():
+    assert fixed_steps("640,320,300,200") == {"pretrain": 640, "sft": 320, "reward": 300, "ppo": 200}
+
+
+@pytest.mark.parametrize("text", ["640", "640,320,300,201", "640,320,300,8", "a,b,c,d", ""])
+def test_other_steps_are_refused_in_a_line(text, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["quickstart", "--steps", text]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"trivium: --steps is {text}: give four numbers, PPO's a multiple of 8")
