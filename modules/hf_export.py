@@ -75,7 +75,7 @@ def write_export(
             model.config.pad_token_id = vocabulary.pad_token_id if pads else None
             model.config.eos_token_id = tokenizer.eos_token_id
             if model.can_generate():
-                model.generation_config = _with_stop_tokens(model.generation_config, tokenizer)
+                _set_stop_tokens(model.generation_config, tokenizer)
                 mend_generation(model.generation_config)
             model.save_pretrained(folder, state_dict=dict(state), max_shard_size=file_size)
             save_tokenizer(vocabulary, folder)
@@ -144,19 +144,13 @@ def mend_generation(generation: Any) -> None:
     ) from problem
 
 
-def _with_stop_tokens(generation: Any, tokenizer: Any) -> GenerationConfig:
+def _set_stop_tokens(generation: Any, tokenizer: Any) -> None:
     """The tokenizer's eos, then what else ends a reply; as one number where there is no other."""
     stops = generation.eos_token_id
     others = stops if isinstance(stops, list) else [] if stops is None else [stops]
     stops = list(dict.fromkeys([tokenizer.eos_token_id, *others]))
     generation.pad_token_id = tokenizer.pad_token_id
     generation.eos_token_id = stops if len(stops) > 1 else stops[0]
-    try:
-        generation.validate(strict=True)
-    except ValueError:  # as a temperature without sampling, which transformers reads but does not write
-        ids = {name: getattr(generation, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-        return GenerationConfig(**{f"{name}_token_id": value for name, value in ids.items()})
-    return generation
 
 
 def _skeleton(export: ExportSpec, state: State) -> PreTrainedModel:
