@@ -18,8 +18,8 @@ MARKS = "\ue000{}:{}\ue001"  # in place of a special token: of Unicode's private
 
 
 def probe(prompt: str) -> str:
-    """What stands for a reply, to see how a prompt is read in front of one: a letter where the prompt ends with
-    white space, of which some tokenizers read the last character apart if something follows."""
+    """What stands for a reply, to see how a prompt is read in front of one: a letter where it ends with white
+    space, of which some tokenizers read the last character apart if something follows."""
     return "Ж" if prompt[-1:].isspace() else ""  # a letter that no tokenizer joins to it
 
 
