@@ -1,5 +1,5 @@
-"""SFT, preferences and prompts read a conversation as the same ids, those of the whole text that the chat template
-writes; by templates and tokenizers of many kinds."""
+"""SFT, preferences and prompts read a conversation as the same ids, those of the whole text that its chat
+template writes; by templates and tokenizers of many kinds."""
 
 import numpy as np
 import pytest
