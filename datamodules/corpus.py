@@ -17,7 +17,8 @@ from datamodules.collate import Batch, packed_blocks, token_rows
 from datamodules.errors import UserError
 from datamodules.receipt import Receipt, sample
 from datamodules.rendering.segments import DropRow, Row, Segment, text_of
-from datamodules.rendering.tokenizer import Tokens
+from datamodules.rendering.tokenizer import vocabulary_size
+from datamodules.rendering.whole_text import Tokens
 from datamodules.sampling.loaders import EvalBatches
 from datamodules.sampling.mixture import SEQUENCE_LENGTH, Mixture, Source
 from datamodules.sampling.mixture_schedule import Mixed, MixtureSchedule
@@ -212,7 +213,7 @@ class DocumentEncoder(RowEncoder):
     def __init__(self, tokenizer: Any, text: str | Callable[[Row], str]):
         self.text = text
         key = text if isinstance(text, str) else Hasher.hash(text)  # its code and all that it refers to
-        ids = pa.uint16() if len(tokenizer) <= 1 << 16 else pa.int32()
+        ids = pa.uint16() if vocabulary_size(tokenizer) <= 1 << 16 else pa.int32()
         super().__init__(tokenizer, {"input_ids": pa.list_(ids)}, f"document {key}")
         begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self.begin, self.end = np.array(begin, np.int32), np.array([tokenizer.eos_token_id], np.int32)

@@ -12,37 +12,16 @@ from datamodules.caching.row_encoder import FLAGS, INTS, RowEncoder
 from datamodules.caching.split import EncodedRows, JoinedSplit, Packed, Split
 from datamodules.collate import IGNORED, Batch, prompts, token_rows
 from datamodules.receipt import sample
-from datamodules.rendering.segments import BadRow, DropRow, EmptyReply, Row, Segment, StopRun
+from datamodules.rendering.chat_template import turn_end
+from datamodules.rendering.policies import Policies, without_start
+from datamodules.rendering.segments import BadRow, DropRow, EmptyReply, Row, Segment
 from datamodules.rendering.templates import InstructionTemplate, Template
-from datamodules.rendering.tokenizer import Tokens, double_bos, missing_eos
+from datamodules.rendering.whole_text import Tokens
 from datamodules.sampling.loaders import EvalBatches
 from datamodules.sampling.mixture_schedule import Mixed, MixtureSchedule
 from datamodules.sampling.orders import RowOrder, Shuffled, source_seed
 
 COLUMNS = {"input_ids": INTS, "trained": FLAGS, "prompt_length": pa.int32(), "group": pa.string()}
-CutOrDrop = Literal["drop", "truncate_left", "error"]
-
-
-@dataclass(frozen=True)
-class Policies:
-    """What happens to a row that cannot be trained on as it is; every such row is counted in the receipt.
-
-    Args:
-        long_prompt: the prompt alone fills `max_length`: `drop` the row, cut the prompt from the left
-            (`truncate_left`, its bos stays) so that the whole reply fits, or stop (`error`).
-        long_reply: prompt and reply together are longer than `max_length`: likewise. A reply is never cut: it
-            would lose its end.
-        empty_reply: `drop` or `error`.
-        missing_eos: a chat template that does not end a reply with the tokenizer's eos: `append` it, `drop`
-            the row, or stop.
-        double_bos: the row begins with two bos tokens: `drop`, `truncate_left` (one of them), or stop.
-    """
-
-    long_prompt: CutOrDrop = "drop"
-    long_reply: CutOrDrop = "drop"
-    empty_reply: Literal["drop", "error"] = "drop"
-    missing_eos: Literal["append", "drop", "error"] = "error"
-    double_bos: CutOrDrop = "error"
 
 
 @dataclass
@@ -91,7 +70,7 @@ class InstructionData(TextDataModule):
         group_by: list[str] | None = None,
         max_length: int = 1024,
         packing: int | None = None,
-        policies: Policies = Policies(),
+        policies: Policies = Policies(),  # noqa: B008 (frozen)
         **kwargs: Any,
     ):
         super().__init__(tokenizer, **kwargs)
@@ -199,25 +178,28 @@ class InstructionEncoder(RowEncoder):
     def __init__(
         self, tokenizer: Any, template: Template, group_by: list[str], max_length: int, policies: Policies
     ):
-        settings = f"instruction {template!r} {group_by} {max_length} {asdict(policies)}"
+        settings = f"instruction {template.key(tokenizer)} {group_by} {max_length} {asdict(policies)}"
         super().__init__(tokenizer, COLUMNS, settings)
         self.template, self.group_by = template, group_by
         self.max_length, self.policies = max_length, policies
+        self.turn_end = turn_end(tokenizer)
 
     def render(self, row: Row, number: int) -> list[list[Segment]]:
         try:
             return [self.template.segments(row, number, self.tokenizer)]
         except EmptyReply as error:
-            raise self._left_out("empty_reply", str(error)) from error
+            raise self.policies.left_out("empty_reply", str(error)) from error
+
+    def changes(self, row: Row, number: int) -> list[str]:
+        return self.template.changes(row, number, asked=False)
 
     def finish(self, row: Row, tokens: list[Tokens]) -> Row:
         missing = [column for column in self.group_by if row.get(column) is None]
         if missing:
             raise BadRow(f"no `{missing[0]}`, which data.group_by asks for")
-        (conversation,), changed = tokens, []
-        for step in (self._with_eos, self._with_one_bos, self._fitting):
-            conversation, change = step(conversation)
-            changed += [change] if change else []
+        conversation, ended = self.policies.with_eos(tokens[0], self.tokenizer, self.turn_end)
+        conversation, one_bos = self.policies.with_one_bos(conversation, self.tokenizer)
+        conversation, cut = self._fitting(conversation)
         return {
             "input_ids": conversation.ids,
             "trained": conversation.trained,
@@ -225,34 +207,11 @@ class InstructionEncoder(RowEncoder):
             "group": "/".join(str(row.get(column)) for column in self.group_by) or "data",
             "length": len(conversation.ids),
             "weight": int(conversation.trained[1:].sum()),  # nothing predicts the first token
-            "changed": changed,
+            "changed": [change for change in (ended, one_bos, cut) if change],
         }
 
-    def _left_out(self, policy: str, reason: str) -> DropRow | StopRun:
-        """What leaves a row out where the policy of that name is to drop it, or else stops the run."""
-        if getattr(self.policies, policy) == "drop":
-            return DropRow(reason)
-        return StopRun(f"{reason} (data.policies.{policy} is error)")
-
-    # Each of the following gives the tokens as a policy wants them and, if it changed them, what it did.
-
-    def _with_eos(self, tokens: Tokens) -> tuple[Tokens, str]:
-        places = missing_eos(tokens, self.tokenizer)
-        if not len(places):
-            return tokens, ""
-        if self.policies.missing_eos != "append":
-            raise self._left_out("missing_eos", f"a reply without {self.tokenizer.eos_token} at its end")
-        ids = np.insert(tokens.ids, places, self.tokenizer.eos_token_id)
-        return Tokens(ids, np.insert(tokens.trained, places, True)), "eos appended to a reply without one"
-
-    def _with_one_bos(self, tokens: Tokens) -> tuple[Tokens, str]:
-        if not double_bos(tokens.ids, self.tokenizer):
-            return tokens, ""
-        if self.policies.double_bos != "truncate_left":
-            raise self._left_out("double_bos", f"two {self.tokenizer.bos_token} at the beginning")
-        return Tokens(tokens.ids[1:], tokens.trained[1:]), "one of two bos removed"
-
     def _fitting(self, tokens: Tokens) -> tuple[Tokens, str]:
+        """Tokens within `max_length` and, if they were cut, a word of it."""
         limit, over = self.max_length, len(tokens.ids) - self.max_length
         if over <= 0:
             return tokens, ""
@@ -262,12 +221,11 @@ class InstructionEncoder(RowEncoder):
         else:
             policy, reason = "long_reply", f"prompt and reply are longer than max_length {limit}"
         if getattr(self.policies, policy) != "truncate_left":
-            raise self._left_out(policy, reason)
+            raise self.policies.left_out(policy, reason)
         bos = int(tokens.ids[0] == self.tokenizer.bos_token_id)
         if over + bos >= start:
             raise DropRow(f"reply alone fills max_length {limit}")
-        kept = np.r_[np.arange(bos), np.arange(over + bos, len(tokens.ids))]
-        ids, trained = tokens.ids[kept], tokens.trained[kept]
+        ids, trained = without_start(tokens, over, self.tokenizer)
         trained[: bos + int(np.argmin(trained[bos:]))] = False  # an earlier reply whose question is gone
         return Tokens(ids, trained), "prompt cut from the left"
 

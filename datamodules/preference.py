@@ -1,6 +1,7 @@
 """Reward model's data: prompts with ranked, rated, or chosen and rejected replies."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -11,9 +12,20 @@ from datamodules.caching.row_encoder import INTS, RowEncoder
 from datamodules.caching.split import EncodedRows, Packed, Split
 from datamodules.collate import Batch, ranked_replies
 from datamodules.receipt import sample
-from datamodules.rendering.segments import BadRow, DropRow, Row, Segment, reply, text_of
+from datamodules.rendering.chat_template import turn_end
+from datamodules.rendering.policies import Policies, without_start
+from datamodules.rendering.segments import (
+    BadRow,
+    DropRow,
+    EmptyReply,
+    Reply,
+    Row,
+    Segment,
+    StopRun,
+    text_of,
+)
 from datamodules.rendering.templates import InstructionTemplate, Template
-from datamodules.rendering.tokenizer import Tokens
+from datamodules.rendering.whole_text import Tokens
 from datamodules.sampling.loaders import EvalBatches
 
 REPLIES = 4  # to a prompt, where a plan does not read the data
@@ -43,11 +55,12 @@ class PreferenceData(TextDataModule):
         tokenizer: a Hugging Face directory or cached hub name.
         val: likewise, for validation and prediction.
         template: how a prompt becomes text; the same as PPO's.
-        max_length: tokens of prompt and reply; a reply that is longer is left out.
+        max_length: tokens of prompt and reply; what happens to more say the policies.
         packing: lay prompts with all their replies into packs of so many tokens, none of them split; a pack
             then counts as a prompt of `global_batch_size`. None = each reply on its own.
         global_batch_size: prompts of an optimizer step over all ranks and micro-batches.
         micro_batch_size: prompts of one forward on one rank; gradient accumulation follows from both.
+        policies: what happens to replies that cannot be compared as they are.
         kwargs: as of `TextDataModule`, whose rows are prompts here.
     """
 
@@ -63,6 +76,7 @@ class PreferenceData(TextDataModule):
         packing: int | None = None,
         global_batch_size: int = 16,
         micro_batch_size: int = 4,
+        policies: Policies = Policies(),  # noqa: B008 (frozen)
         **kwargs: Any,
     ):
         super().__init__(
@@ -71,6 +85,7 @@ class PreferenceData(TextDataModule):
         self.train, self.val = train, val
         self.template = template
         self.max_length, self.packing = max_length, packing
+        self.policies = policies
 
     @classmethod
     def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
@@ -94,7 +109,7 @@ class PreferenceData(TextDataModule):
         return splits
 
     def _rows(self, name: str, path: Any, packed: bool) -> EncodedRows:
-        encoder = PreferenceEncoder(self.tokenizer, self.template, self.max_length, packed)
+        encoder = PreferenceEncoder(self.tokenizer, self.template, self.max_length, packed, self.policies)
         rows = self.encode(path, name, encoder)
         first = rows[0]
         best = first["replies"][int(np.argmax(first["ratings"]))]
@@ -119,7 +134,7 @@ class Comparison(NamedTuple):
 
     prompt: Row
     """the row that the prompt is made of"""
-    replies: list[str]
+    replies: list[Reply]
     """K of them"""
     ratings: np.ndarray
     """(K,)"""
@@ -131,38 +146,105 @@ class PreferenceEncoder(RowEncoder):
     """The tokens of every reply with its prompt in front, ratings, and preferences. A row is as long as
     the longest reply or, packed, as all of them together."""
 
-    def __init__(self, tokenizer: Any, template: Template, max_length: int, packed: bool):
-        super().__init__(tokenizer, COLUMNS, f"preference {template!r} {max_length} {packed}")
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: Template,
+        max_length: int,
+        packed: bool,
+        policies: Policies,
+    ):
+        settings = f"preference {template.key(tokenizer)} {max_length} {packed} {asdict(policies)}"
+        super().__init__(tokenizer, COLUMNS, settings)
         self.template, self.max_length, self.packed = template, max_length, packed
+        self.policies, self.turn_end = policies, turn_end(tokenizer)
 
     def parse(self, row: Row) -> Comparison:
         return comparison(row)
 
     def render(self, row: Comparison, number: int) -> list[list[Segment]]:
-        prompt = self.template.prompt(row.prompt, number, self.tokenizer)
-        return [prompt, *(reply(text, self.tokenizer) for text in row.replies)]
+        texts: list[list[Segment]] = []
+        for reply in row.replies:
+            try:
+                texts.append(self.template.answered(row.prompt, reply, number, self.tokenizer))
+            except EmptyReply as error:
+                problem = self.policies.left_out("empty_reply", str(error))
+                if isinstance(problem, StopRun):
+                    raise problem from error
+                texts.append([])
+        return texts
+
+    def changes(self, row: Comparison, number: int) -> list[str]:
+        return self.template.changes(row.prompt, number, asked=True)
 
     def finish(self, row: Comparison, tokens: list[Tokens]) -> Row:
-        prompt, *answers = (part.ids for part in tokens)
-        replies, ratings = [np.concatenate([prompt, answer]) for answer in answers], row.ratings
-        kept = [i for i, ids in enumerate(replies) if row.replies[i].strip() and len(ids) <= self.max_length]
+        replies: dict[int, Tokens] = {}
+        changed: dict[str, None] = {}
+        problems: list[DropRow] = []
+        for i, reply in enumerate(tokens):
+            if not len(reply.ids):
+                continue
+            try:
+                reply, ended = self.policies.with_eos(reply, self.tokenizer, self.turn_end)
+            except DropRow as error:
+                problems.append(error)
+                continue
+            replies[i], one_bos = self.policies.with_one_bos(reply, self.tokenizer)
+            changed |= dict.fromkeys(filter(None, (ended, one_bos)))
+        replies, cut = self._fitting(replies)
         if not any(
-            ratings[i] != ratings[j] and not np.array_equal(replies[i], replies[j])
-            for i in kept
-            for j in kept
+            row.ratings[i] != row.ratings[j] and not np.array_equal(replies[i].ids, replies[j].ids)
+            for i in replies
+            for j in replies
         ):
-            raise DropRow(f"no two different replies of different rating within max_length {self.max_length}")
-        lengths = [len(replies[i]) for i in kept]
+            none = f"no two different replies of different rating within max_length {self.max_length}"
+            raise problems[0] if problems else DropRow(none)
+        kept, prompt = list(replies), _shared_prompt(list(replies.values()))
+        lengths = [len(reply.ids) for reply in replies.values()]
+        lost = "too long or blank replies left out" if len(kept) + len(problems) < len(tokens) else ""
         return {
-            "replies": [replies[i] for i in kept],
-            "ratings": ratings[kept],
+            "replies": [reply.ids for reply in replies.values()],
+            "ratings": row.ratings[kept],
             "preferred": row.preferred[np.ix_(kept, kept)].ravel(),
-            "prompt_length": len(prompt),
+            "prompt_length": prompt,
             "longest": max(lengths),
             "length": sum(lengths) if self.packed else max(lengths),
             "weight": 1,
-            "changed": ["too long or blank replies left out"] if len(kept) < len(replies) else [],
+            "changed": [*changed, *filter(None, (lost, cut)), *({f"{p}: left out" for p in problems})],
         }
+
+    def _fitting(self, replies: dict[int, Tokens]) -> tuple[dict[int, Tokens], str]:
+        """The replies within `max_length`, all to one prompt, and a word of it if that was cut."""
+        limit, kept, over = self.max_length, dict(replies), 0
+        for i, reply in replies.items():
+            length, prompt = len(reply.ids), _prompt_length(reply)
+            if length <= limit:
+                continue
+            policy = "long_prompt" if prompt >= limit else "long_reply"
+            bos = int(reply.ids[0] == self.tokenizer.bos_token_id)
+            if getattr(self.policies, policy) == "error":
+                raise self.policies.left_out(policy, f"prompt and reply are longer than max_length {limit}")
+            if getattr(self.policies, policy) == "drop" or length - limit + bos >= prompt:
+                del kept[i]
+            else:
+                over = max(over, length - limit)
+        if not over:
+            return kept, ""
+        shorter = {i: without_start(reply, over, self.tokenizer) for i, reply in kept.items()}
+        return shorter, "prompt cut from the left"
+
+
+def _prompt_length(reply: Tokens) -> int:
+    return int(np.argmax(reply.trained))
+
+
+def _shared_prompt(replies: list[Tokens]) -> int:
+    """The length of the prompt that all replies continue."""
+    length = _prompt_length(replies[0])
+    first = replies[0].ids[:length]
+    if any(_prompt_length(r) != length or not np.array_equal(r.ids[:length], first) for r in replies):
+        raise DropRow("the template gives its replies different prompts")
+    return length
 
 
 def comparison(row: Row) -> Comparison:
@@ -235,5 +317,12 @@ def _chosen(row: Row) -> Comparison:
         raise DropRow("`chosen` and `rejected` do not differ in their last message alone")
     if any(message.get("role") != "assistant" for message in last):
         raise DropRow("the last message is not the assistant's")
-    texts = [text_of(message, "content") for message in last]
-    return Comparison({**row, "messages": chosen[:shared]}, texts, ratings, preferred)
+    replies = [_reply(message) for message in last]
+    asked = {**row, "messages": chosen[:shared] or row.get("messages")}
+    return Comparison(asked, replies, ratings, preferred)
+
+
+def _reply(message: dict[str, Any]) -> Reply:
+    """A conversation's last message as a text, or as it is where it calls tools or holds more."""
+    more = any(value is not None for key, value in message.items() if key not in ("role", "content"))
+    return message if more or isinstance(message.get("content"), list) else text_of(message, "content")

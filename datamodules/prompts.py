@@ -1,6 +1,7 @@
 """PPO's data: prompts to be answered."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,9 +12,10 @@ from datamodules.caching.row_encoder import INTS, RowEncoder
 from datamodules.caching.split import Split
 from datamodules.collate import Batch, prompts
 from datamodules.receipt import sample
-from datamodules.rendering.segments import DropRow, Row, Segment, text_of
+from datamodules.rendering.policies import Policies, without_start
+from datamodules.rendering.segments import Row, Segment, text_of
 from datamodules.rendering.templates import InstructionTemplate, Template
-from datamodules.rendering.tokenizer import Tokens
+from datamodules.rendering.whole_text import Tokens
 
 
 class PromptData(TextDataModule):
@@ -25,7 +27,8 @@ class PromptData(TextDataModule):
         tokenizer: a Hugging Face directory or cached hub name.
         val: likewise, for validation and prediction.
         template: how a row becomes text; the reward model's.
-        max_prompt_length: tokens; a longer prompt is dropped and counted.
+        max_prompt_length: tokens; what happens to a longer prompt says `policies.long_prompt`.
+        policies: what happens to rows that cannot be asked as they are.
         global_batch_size: prompts of one PPO iteration over all ranks.
         eval_batch_size: prompts sampled together in validation and prediction.
         kwargs: as of `TextDataModule`.
@@ -40,6 +43,7 @@ class PromptData(TextDataModule):
         val: str | list[str] | None = None,
         template: Template = InstructionTemplate(),  # noqa: B008 (it has no state to share)
         max_prompt_length: int = 512,
+        policies: Policies = Policies(),  # noqa: B008 (frozen)
         global_batch_size: int = 64,
         eval_batch_size: int = 64,
         **kwargs: Any,
@@ -53,7 +57,7 @@ class PromptData(TextDataModule):
         )
         self.train, self.val = train, val
         self.template = template
-        self.max_prompt_length = max_prompt_length
+        self.max_prompt_length, self.policies = max_prompt_length, policies
 
     @classmethod
     def row_spec(cls, arguments: Mapping[str, Any]) -> RowSpec:
@@ -72,7 +76,7 @@ class PromptData(TextDataModule):
         splits: dict[str, Split] = {}
         for name, path in (("train", self.train), ("val", self.val)):
             if path:
-                encoder = PromptEncoder(self.tokenizer, self.template, self.max_prompt_length)
+                encoder = PromptEncoder(self.tokenizer, self.template, self.max_prompt_length, self.policies)
                 rows = self.encode(path, f"data.{name}", encoder)
                 ids = rows[0]["input_ids"]
                 rows.receipt.sample = sample(self.tokenizer, ids, [False] * len(ids))
@@ -95,17 +99,27 @@ class PromptData(TextDataModule):
 class PromptEncoder(RowEncoder):
     """The tokens of what a reply continues."""
 
-    def __init__(self, tokenizer: Any, template: Template, max_length: int):
-        super().__init__(tokenizer, {"input_ids": INTS}, f"prompts {template!r} {max_length}")
-        self.template, self.max_length = template, max_length
+    def __init__(self, tokenizer: Any, template: Template, max_length: int, policies: Policies):
+        settings = f"prompts {template.key(tokenizer)} {max_length} {asdict(policies)}"
+        super().__init__(tokenizer, {"input_ids": INTS}, settings)
+        self.template, self.max_length, self.policies = template, max_length, policies
 
     def render(self, row: Row, number: int) -> list[list[Segment]]:
         if row.get("messages") is None:
             text_of(row, "instruction")
         return [self.template.prompt(row, number, self.tokenizer)]
 
+    def changes(self, row: Row, number: int) -> list[str]:
+        return self.template.changes(row, number, asked=True)
+
     def finish(self, row: Row, tokens: list[Tokens]) -> Row:
-        ids = tokens[0].ids
-        if len(ids) > self.max_length:
-            raise DropRow(f"prompt longer than max_prompt_length {self.max_length}")
-        return {"input_ids": ids, "length": len(ids), "weight": 1}
+        prompt, one_bos = self.policies.with_one_bos(tokens[0], self.tokenizer)
+        over, cut = len(prompt.ids) - self.max_length, ""
+        if over > 0:
+            if self.policies.long_prompt != "truncate_left":
+                reason = f"prompt longer than max_prompt_length {self.max_length}"
+                raise self.policies.left_out("long_prompt", reason)
+            prompt, cut = without_start(prompt, over, self.tokenizer), "prompt cut from the left"
+        ids = prompt.ids
+        changed = [change for change in (one_bos, cut) if change]
+        return {"input_ids": ids, "length": len(ids), "weight": 1, "changed": changed}

@@ -6,6 +6,7 @@ is empty under ZeRO-3 and a shard under FSDP2.
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -196,25 +197,28 @@ class LanguageModel(_Backbone):
                 return self._logits(self.encode(documents)[places])
             return self._row(self._forward(self.model, documents).logits, documents)[places]
         linear = self.route.head == "linear"
-        output = (self.model.base_model if linear else self.model)(
+        network: Any = self.model.base_model if linear else self.model
+        output = network(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=cache,
             use_cache=True,
+            **{_cache_argument(type(network)): cache},
             **({"logits_to_keep": 1} if self.keeps_logits and not linear else {}),
         )
         return self._logits(output.last_hidden_state[:, -1]) if linear else output.logits[:, -1]
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """(…, D) → (…, V) logits of a linear head."""
+        inputs = self._head_inputs(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.head.logits(*self._head_inputs(hidden))
+            return self.head.logits(*inputs)
 
     def token_losses(self, hidden: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
         """(N, D) hidden states and (N,) labels → (N,) fp32 losses through the chunked linear head."""
+        inputs = self._head_inputs(hidden)  # in autocast's dtype
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.head.losses(*self._head_inputs(hidden), labels, temperature)
+            return self.head.losses(*inputs, labels, temperature)
 
     def _head_inputs(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Hidden states, weight and bias in the dtype of the head's matrix products."""
@@ -254,6 +258,13 @@ class ScalarModel(_Backbone):
         with torch.autocast(hidden.device.type, enabled=False):
             values = F.linear(hidden.float(), full_tensor(self.head.weight).float()).squeeze(-1)
         return (values - self.offset)[documents.places] * (document_ids >= 0)
+
+
+@cache
+def _cache_argument(network: type[nn.Module]) -> str:
+    """What a network calls its cache; transformers has renamed it since 5.24."""
+    named = inspect.signature(network.forward).parameters
+    return "cache" if "cache" in named else "past_key_values"
 
 
 def _recomputed(forward: Callable) -> Callable:

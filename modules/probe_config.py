@@ -122,9 +122,13 @@ def config_of(fields: str) -> PretrainedConfig:
 def small_configs(config: PretrainedConfig) -> Iterator[Callable[[], PretrainedConfig]]:
     """Copies of a causal language model's config that are built and run in a moment: the smallest first,
     nearer to the original where transformers has something against those before."""
-    options = {name: _value(config, name, value) for name, value in config.to_dict().items()}
     for layers, sizes in ((1, SIZES), (2, SIZES), (None, WINDOWS)):
-        yield partial(CONFIG_MAPPING[config.model_type].from_dict, small(options, layers, sizes))
+        yield partial(_small_config, config, layers, sizes)
+
+
+def _small_config(config: PretrainedConfig, layers: int | None, sizes: Mapping[str, int]) -> PretrainedConfig:
+    options = {name: _value(config, name, value) for name, value in config.to_dict().items()}
+    return CONFIG_MAPPING[config.model_type].from_dict(small(options, layers, sizes))
 
 
 def _value(config: PretrainedConfig, name: str, value: Any) -> Any:

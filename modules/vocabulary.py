@@ -42,7 +42,7 @@ def vocabulary_errors(parents: Sequence[tuple[str, str]], path: str, tokenizer: 
 
 
 def difference(theirs: Any, ours: Any) -> str | None:
-    """The first token (by id) at which two tokenizers differ, or the special token; None where they agree.
+    """The first token, by our ids, at which two tokenizers differ, or the special token; None where none.
 
     A pad token that only one of them has is no difference: no network reads it.
     """
@@ -50,9 +50,9 @@ def difference(theirs: Any, ours: Any) -> str | None:
     pads = {pad for pad in (theirs.pad_token, ours.pad_token) if pad not in left or pad not in right}
     tokens = {token for token, _ in left.items() ^ right.items()} - pads
     if tokens:
-        ids = {token: (left.get(token), right.get(token)) for token in tokens}
-        first = min(tokens, key=lambda token: (min(i for i in ids[token] if i is not None), token))
-        there, here = ("missing" if i is None else i for i in ids[first])
+        beyond = len(left) + len(right)
+        first = min(tokens, key=lambda token: (right.get(token, beyond), left.get(token, beyond)))
+        there, here = (ids.get(first, "missing") for ids in (left, right))
         return f"token {first!r} is {there} there and {here} here"
     for name in SPECIAL:
         there, here = getattr(theirs, name), getattr(ours, name)

@@ -1,6 +1,7 @@
 """Tokenizers and rows for the tests of rendering."""
 
-from datamodules.rendering.tokenizer import encode_batch, load_tokenizer
+from datamodules.rendering.tokenizer import load_tokenizer
+from datamodules.rendering.whole_text import encode_batch
 
 SHORT = "Q:{content}A:"
 # as SmolLM2-Instruct's

@@ -99,6 +99,9 @@ def test_bf16_loss_is_within_a_thousandth_of_fp32_cross_entropy_on_the_same_hidd
         autocast = model.token_losses(hidden, labels)
     expected = F.cross_entropy(hidden.float() @ head.T, labels, reduction="sum")
     assert losses.dtype == autocast.dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # the products are in bf16 there, whatever comes in
+        from_fp32 = model.token_losses(hidden.float(), labels)
+    assert torch.equal(from_fp32, autocast)
     assert abs(autocast.sum() / expected - 1) < 1e-3  # the design's promise
 
 

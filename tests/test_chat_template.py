@@ -5,7 +5,8 @@ import pytest
 
 from datamodules.rendering.chat_template import ChatTemplate
 from datamodules.rendering.segments import BadRow, DropRow, Segment
-from datamodules.rendering.tokenizer import encode_batch, load_tokenizer, missing_eos
+from datamodules.rendering.tokenizer import load_tokenizer, missing_eos
+from datamodules.rendering.whole_text import encode_batch
 from tests.conversations import CHATML, chat, chatml_tokenizer, joining_tokenizer, texts, tokens_and_mask
 
 
@@ -34,7 +35,7 @@ def test_every_assistant_turn_or_the_last_alone_is_trained(tokenizer):
         *[(second, False), ("很好", True), ("</s>", True)],
     ]
     assert texts(ChatTemplate("last").segments(row, 0, tokenizer)) == [
-        *[(first + "yes</s>" + second, False), ("很好", True), ("</s>", True)]
+        *[(first, False), ("yes</s>" + second, False), ("很好", True), ("</s>", True)]
     ]
     both = [
         encode_batch(tokenizer, [ChatTemplate(on).segments(row, 0, tokenizer)])[0] for on in ("all", "last")
@@ -81,7 +82,7 @@ def test_a_template_that_changes_earlier_turns_can_still_train_the_last(tiny_tok
     with pytest.raises(DropRow, match="changes earlier turns"):
         ChatTemplate().segments(row, 0, tokenizer)
     assert texts(ChatTemplate("last").segments(row, 0, tokenizer)) == [
-        *[("u:q</s>a:b</s>u:r</s>a:", False), ("thought#c", True), ("</s>", True)]
+        *[("u:q</s>a:", False), ("b</s>u:r</s>a:", False), ("thought#c", True), ("</s>", True)]
     ]
 
 

@@ -120,19 +120,18 @@ def test_a_missing_eos_is_appended_to_every_trained_turn(rows, tmp_path, folder)
     assert mask == [0] * 6 + [1] * 7
 
 
-def test_eos_is_appended_after_the_templates_own_end_of_a_turn(rows, tmp_path, folder):
+def test_the_templates_own_end_of_a_turn_is_an_end(rows, tmp_path, folder):
     """ChatML on a base model: turns end with <|im_end|>, which is not the tokenizer's eos."""
     chatml = (
         "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
     other = with_chat_template(folder, tmp_path, chatml)
-    options = {"template": ChatTemplate(), "policies": Policies(missing_eos="append")}
-    data = instruction_data(rows, tmp_path, other, [chat("2", "yes")], **options)
+    data = instruction_data(rows, tmp_path, other, [chat("2", "yes")], template=ChatTemplate())
     before = ["<|im_start|>", *"user\n2", "<|im_end|>", "\n", "<|im_start|>", *"assistant\n"]
     tokens, mask = tokens_and_mask(data, 0)
-    assert tokens == [*before, *"yes", "<|im_end|>", "\n", "</s>"]
-    assert mask == [0] * len(before) + [1] * 6
+    assert tokens == [*before, *"yes", "<|im_end|>"]
+    assert mask == [0] * len(before) + [1] * 4
 
 
 def test_rows_without_eos_can_be_dropped_and_counted(rows, tmp_path, folder):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from datamodules.rendering.chat_template import ChatTemplate
 from datamodules.rendering.segments import Segment
 from datamodules.rendering.templates import InstructionTemplate
-from datamodules.rendering.tokenizer import Tokens, double_bos, encode_batch, load_tokenizer, missing_eos
+from datamodules.rendering.tokenizer import double_bos, load_tokenizer, missing_eos
+from datamodules.rendering.whole_text import Tokens, encode_batch
 from tests.conversations import chat, chatml_tokenizer, joining_tokenizer
 
 
@@ -92,20 +93,30 @@ def test_any_chat_decodes_to_its_turns(chatml, turns, system):
     assert not np.isin(encoded.ids, chatml.convert_tokens_to_ids(["<s>", "</s>"])).any()
 
 
-@given(rows=st.lists(st.lists(st.tuples(TEXT, st.booleans(), st.booleans()), max_size=4), max_size=4))
+@given(rows=st.lists(st.tuples(st.lists(TEXT, max_size=4), st.booleans()), max_size=4))
 @ANY_TEXT
-def test_a_batch_gives_each_segment_what_the_tokenizer_gives_it_alone(tokenizer, chatml, joining, rows):
-    rows = [[Segment(*segment) for segment in row] for row in rows]
+def test_a_rows_ids_are_those_of_its_whole_text(tokenizer, chatml, joining, rows):
+    """Whatever pieces it comes in, in one batch with others."""
     for using in (tokenizer, chatml, joining):
-        encoded = encode_batch(using, rows)
-        for row, (ids, trained) in zip(rows, encoded, strict=True):
-            alone = [
-                using(s.text, add_special_tokens=False, split_special_tokens=not s.special)["input_ids"]
-                for s in row
-            ]
-            assert ids.tolist() == list(itertools.chain(*alone))
-            assert trained.tolist() == [s.trained for s, part in zip(row, alone, strict=True) for _ in part]
+        encoded = encode_batch(
+            using, [[Segment(text, True, special) for text in row] for row, special in rows]
+        )
+        for (row, special), (ids, trained) in zip(rows, encoded, strict=True):
+            options = {"add_special_tokens": False, "split_special_tokens": not special}
+            assert ids.tolist() == using("".join(row), **options)["input_ids"]
+            assert trained.all()
             assert (ids.dtype, trained.dtype) == (np.int32, bool)
+
+
+@given(row=st.lists(st.tuples(TEXT, st.booleans(), st.booleans()), max_size=4))
+@ANY_TEXT
+def test_special_tokens_of_plain_segments_are_text_and_those_of_others_tokens(tokenizer, chatml, row):
+    for using in (tokenizer, chatml):
+        (tokens,) = encode_batch(using, [[Segment(*segment) for segment in row]])
+        assert using.decode(tokens.ids) == "".join(text for text, *_ in row)
+        written = using("".join(text for text, _, special in row if special), add_special_tokens=False)
+        for place in using.all_special_ids:
+            assert (tokens.ids == place).sum() <= written["input_ids"].count(place)
 
 
 def test_the_tokenizers_settings_come_back(tiny_tokenizer):

@@ -20,7 +20,7 @@ from datamodules.caching.token_cache import TokenCache
 from datamodules.corpus import DocumentEncoder
 from datamodules.instruction import InstructionData
 from datamodules.rendering.segments import BadRow, DropRow, Segment
-from datamodules.rendering.tokenizer import Tokens
+from datamodules.rendering.whole_text import Tokens
 
 FORK = multiprocessing.get_context("fork")
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from datamodules.reading.record import Record
 from datamodules.rendering.segments import BadRow, DropRow, Row, Segment
-from datamodules.rendering.tokenizer import Tokens, encode_batch
+from datamodules.rendering.whole_text import Tokens, encode_batch
 
 INTS = pa.list_(pa.int32())
 FLAGS = pa.list_(pa.int8())
@@ -77,6 +77,10 @@ class RowEncoder(ABC):
         """The columns of a row from the tokens of each of its texts, with `length`, `weight` and, maybe,
         `changed`: what was done to the row, in words."""
 
+    def changes(self, row: Any, number: int) -> list[str]:
+        """What the texts of a row leave out or do not train, in words for the receipt; nothing here."""
+        return []
+
     def tokenize(self, texts: list[list[Segment]]) -> list[Tokens]:
         """The tokens of many texts at once, so that the tokenizer's threads share them."""
         return encode_batch(self.tokenizer, texts)
@@ -98,7 +102,9 @@ class RowEncoder(ABC):
         for number, where, parsed, texts in rendered:
             row_tokens = [next(tokens) for _ in texts]
             try:
-                batch.rows.append({**self.finish(parsed, row_tokens), "number": number})
+                columns = self.finish(parsed, row_tokens)
+                changed = [*columns.get("changed", ()), *self.changes(parsed, number)]
+                batch.rows.append({**columns, "changed": changed, "number": number})
             except (DropRow, BadRow) as error:
                 batch.leave_out(number, where, error)
         batch.left_out.sort()

@@ -31,7 +31,7 @@ from datamodules.reading.record import BROKEN_OFF, Record
 from datamodules.reading.sources import parts_of, read_rows
 from datamodules.rendering.segments import DropRow, Row, StopRun
 
-VERSION = 2  # of shards and index: another one is another cache
+VERSION = 3  # of shards and index: another one is another cache
 POLL = 0.05  # seconds between two looks at what a writer has done
 BATCH_ROWS = 1000  # tokenised together: enough for all of the tokenizer's threads
 BATCH_CHARACTERS = 2_000_000  # or fewer rows, so that long documents do not fill the memory

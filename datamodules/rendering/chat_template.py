@@ -1,25 +1,22 @@
 """Conversations through the tokenizer's own chat template."""
 
-from collections.abc import Callable
+from datetime import date
 from functools import lru_cache
 from typing import Any, Literal
 
-from jinja2 import TemplateError
 from lightning.pytorch.utilities import rank_zero_info
 
-from datamodules.rendering.segments import (
-    BadRow,
-    DropRow,
-    EmptyReply,
-    Row,
-    Segment,
-    content_of,
-    present_in,
-    reply_of,
-    reply_prefix_of,
-    system_of,
+from datamodules.rendering.conversation import Conversation, writes_a_date
+from datamodules.rendering.messages import (
+    Message,
+    checked,
+    conversation,
+    ends_with_answer,
+    says_nothing,
+    tools_of,
+    weight,
 )
-from datamodules.rendering.special_tokens import Disguise
+from datamodules.rendering.segments import DropRow, EmptyReply, Reply, Row, Segment, optional_text, system_of
 from datamodules.rendering.templates import Template
 
 PROBE = ("Tell-Trivium-this", "Trivium-says-this")  # a question and its answer, that no template trims
@@ -47,124 +44,114 @@ def _turn_end(tokenizer: Any, size: int, chat_template: str, eos: str) -> int | 
     end = min(written, key=lambda token: (rest.index(token), -len(token)), default=eos)
     if end == eos:
         return None
-    rank_zero_info(f"The chat template ends a turn with {end} (eos is {eos}): so does every reply.")
+    rank_zero_info(f"The chat template ends a turn with {end} (eos is {eos}): so do replies through it.")
     return ids[end]
 
 
 class ChatTemplate(Template):
-    """Rows `messages` (a list of role and content) through the tokenizer's own chat template; a row of
-    `instruction`, `input`, `steps` and `output` is a user's message and an assistant's (which continues
-    `reply_prefix`, as in `InstructionTemplate`).
+    """Rows `messages` (role and content each) and `tools` through the tokenizer's own chat template. A row of
+    `instruction`, `input`, `steps` and `output` is a user's message and an assistant's, which continues
+    `reply_prefix`, as in `InstructionTemplate`.
 
-    A reply ends at the template's eos, what the template writes after it is given; where the template writes
-    none, no segment of eos follows the reply. Special tokens that people wrote stay plain text.
+    The tokens are those of the whole text that the template writes. A reply is what it writes after its
+    generation prompt, up to its eos or turn end; what it writes after that is given. So is an assistant's
+    turn of `weight` 0 and one that begins the conversation. Special tokens that people wrote stay plain text.
+    A prompt is the conversation without the assistant's turn at its end.
 
     Args:
         train_on: `all` assistant turns or the `last` alone.
         system: the system message of conversations that have none; a row's column `system` goes before it.
+        date: the day, as `2026-01-31`, for chat templates that write today's date; None = today, and tomorrow
+            another text, so another cache.
     """
 
-    def __init__(self, train_on: Literal["all", "last"] = "all", system: str | None = None):
+    def __init__(
+        self, train_on: Literal["all", "last"] = "all", system: str | None = None, date: str | None = None
+    ):
         self.train_on = train_on
         self.system = system
+        self.date = date
 
     def __repr__(self) -> str:
         return f"ChatTemplate({self.train_on!r}, {self.system!r})"
 
+    def key(self, tokenizer: Any) -> str:
+        return f"{self!r} on {self._day()}" if writes_a_date(tokenizer) else repr(self)
+
+    def config_errors(self) -> list[str]:
+        try:
+            self._day()
+        except ValueError:
+            return [f"data.template.date is {self.date!r}: give a day as 2026-01-31"]
+        return []
+
     def segments(self, row: Row, number: int, tokenizer: Any) -> list[Segment]:
-        messages = self._messages(row, whole=True)
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        turns = turns[-1:] if self.train_on == "last" else turns
-        if not turns:
-            raise DropRow("no assistant turn")
-        if turns[0] == 0:
-            raise DropRow("the conversation begins with the assistant: nothing to reply to")
-        hidden, disguise = _hidden(messages, tokenizer)
-        before = _render(tokenizer, [hidden[:turn] for turn in turns], True)
-        after = _render(tokenizer, [hidden[: turn + 1] for turn in turns], False)
-        if not all(messages[turn]["content"].strip() for turn in turns):
-            raise EmptyReply("empty reply")
-        segments = _cut(before, after, disguise, tokenizer.eos_token)
-        if row.get("messages"):
-            return segments
-        start = [segment.trained for segment in segments].index(True)
-        return segments[:start] + reply_prefix_of(row) + segments[start:]
+        messages = conversation(row, whole=True)
+        turns = self._trained(messages)
+        prefix = "" if row.get("messages") else optional_text(row, "reply_prefix")
+        return self._replies(row, messages, turns, prefix, tokenizer)
 
     def prompt(self, row: Row, number: int, tokenizer: Any) -> list[Segment]:
-        messages = self._messages(row, whole=False)
-        hidden, disguise = _hidden(messages, tokenizer)
-        (text,) = _render(tokenizer, [hidden], True)
-        return disguise.segments(text, False) + reply_prefix_of(row)
+        messages = conversation(row, whole=False)
+        return self._conversation(row, messages, optional_text(row, "reply_prefix"), tokenizer).prompt()
 
-    def _messages(self, row: Row, whole: bool) -> list[dict[str, Any]]:
-        messages = _conversation(row, whole)
+    def answered(self, row: Row, reply_text: Reply, number: int, tokenizer: Any) -> list[Segment]:
+        asked = conversation(row, whole=False)
+        message = {"role": "assistant", "content": reply_text} if isinstance(reply_text, str) else reply_text
+        messages = [*asked, checked(message)]
+        return self._replies(row, messages, [len(asked)], optional_text(row, "reply_prefix"), tokenizer)
+
+    def changes(self, row: Row, number: int, asked: bool) -> list[str]:
+        if not row.get("messages"):
+            return []
+        if asked:
+            return ["a chat's answer left out of its prompt"] if ends_with_answer(row) else []
+        replies = [m for m in row["messages"] if m["role"] == "assistant"]
+        replies = replies if self.train_on == "all" else replies[-1:]
+        changes = ["an assistant's turn of weight 0 not trained"] if not all(map(weight, replies)) else []
+        begins = row["messages"][0]["role"] == "assistant" and self.train_on == "all"
+        return changes + (["an assistant's turn that begins a chat not trained"] if begins else [])
+
+    def _trained(self, messages: list[Message]) -> list[int]:
+        """The turns to train, by their places."""
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if not turns:
+            raise DropRow("no assistant turn")
+        turns = [i for i in turns if i]
+        if not turns:
+            raise DropRow("the conversation begins with the assistant: nothing to reply to")
+        turns = turns[-1:] if self.train_on == "last" else turns
+        turns = [turn for turn in turns if weight(messages[turn])]
+        if not turns:
+            raise DropRow("every assistant turn has weight 0")
+        return turns
+
+    def _replies(
+        self, row: Row, messages: list[Message], turns: list[int], prefix: str, tokenizer: Any
+    ) -> list[Segment]:
+        if any(says_nothing(messages[turn]) for turn in turns):
+            raise EmptyReply("empty reply")
+        end = turn_end(tokenizer)
+        ends = [] if end is None else [tokenizer.convert_ids_to_tokens(end)]
+        last = {**messages[turns[-1]]}
+        if prefix:
+            last["content"] = prefix + (last.get("content") or "")
+        written = [*messages[: turns[-1]], last]
+        chat = self._conversation(row, written, prefix, tokenizer)
+        before = len(chat.messages) - len(written)  # a system message of ours
+        return chat.replies([turn + before for turn in turns], [*ends, tokenizer.eos_token])
+
+    def _conversation(self, row: Row, messages: list[Message], prefix: str, tokenizer: Any) -> Conversation:
         system = system_of(row, self.system)
-        if not system or any(message["role"] == "system" for message in messages):
-            return messages
-        return [{"role": "system", "content": system}, *messages]
+        if system and not any(message["role"] == "system" for message in messages):
+            messages = [{"role": "system", "content": system}, *messages]
+        return Conversation(messages, tools_of(row), prefix, tokenizer, self._day())
+
+    def _day(self) -> date:
+        return _today() if self.date is None else date.fromisoformat(self.date)
 
 
-def _conversation(row: Row, whole: bool) -> list[dict[str, Any]]:
-    """A row's messages; `whole`: with the reply where they come from `instruction` and `output`."""
-    messages = row.get("messages")
-    if not messages and row.get("instruction") is not None:
-        asked = [{"role": "user", "content": content_of(row, "\n")}]
-        return [*asked, {"role": "assistant", "content": reply_of(row)}] if whole else asked
-    if messages is None:
-        raise BadRow(f"no `messages` (it has {present_in(row)})")
-    if not isinstance(messages, list):
-        raise BadRow(f"`messages` is {type(messages).__name__}, not a list")
-    if not messages:
-        raise DropRow("empty `messages`")
-    for message in messages:
-        _check_message(message)
-    return messages
-
-
-def _check_message(message: Any) -> None:
-    if not isinstance(message, dict):
-        raise BadRow(f"`messages` holds {type(message).__name__}, not role and content")
-    for key in ("role", "content"):
-        if message.get(key) is None:
-            raise DropRow(f"a message without {key}")
-        if not isinstance(message[key], str):
-            raise BadRow(f"`{key}` of a message is {type(message[key]).__name__}, not text")
-
-
-def _hidden(messages: list[dict[str, Any]], tokenizer: Any) -> tuple[list[dict[str, Any]], Disguise]:
-    texts: list[str] = []
-    _mapped(messages, texts.append)
-    disguise = Disguise(tokenizer, texts, [str(tokenizer.chat_template)])
-    return (_mapped(messages, disguise.put_on) if disguise.tokens else messages), disguise
-
-
-def _render(tokenizer: Any, conversations: list[list[dict[str, Any]]], open_reply: bool) -> list[str]:
-    if not tokenizer.chat_template:
-        raise BadRow("the tokenizer has no chat template: use InstructionTemplate, or give it one")
-    try:
-        return tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=open_reply)
-    except (TemplateError, TypeError) as error:  # a template raises on roles that it does not know
-        raise DropRow(str(error)) from error
-
-
-def _cut(before: list[str], after: list[str], disguise: Disguise, eos: str) -> list[Segment]:
-    """Alternating given and trained text, from each reply's conversation `before` and `after` it."""
-    segments, done = [], ""
-    for given, all_of_it in zip(before, after, strict=True):
-        if not (given.startswith(done) and all_of_it.startswith(given)):
-            raise DropRow("the chat template changes earlier turns, so the reply's boundary is unknown")
-        text, end, rest = all_of_it[len(given) :].rpartition(eos)
-        text, rest = (text, rest) if end else (rest, "")
-        segments += disguise.segments(given[len(done) :], False) + disguise.segments(text, True)
-        segments += [Segment(eos, True, True)] if end else []
-        done = all_of_it[: len(all_of_it) - len(rest)]
-    return segments
-
-
-def _mapped(value: Any, change: Callable[[str], Any]) -> Any:
-    """The same lists and dicts with every text in them changed."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, list):
-        return [_mapped(item, change) for item in value]
-    return {key: _mapped(item, change) for key, item in value.items()} if isinstance(value, dict) else value
+@lru_cache(maxsize=1)
+def _today() -> date:
+    """The day on which this process first asked, so that all of a run's texts have one date."""
+    return date.today()

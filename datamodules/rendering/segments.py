@@ -5,16 +5,20 @@ from typing import Any, NamedTuple
 from datamodules.errors import UserError
 
 Row = dict[str, Any]
+Reply = str | dict[str, Any]
+"""a text, or a chat's message where it holds more than text"""
 
 
 class Segment(NamedTuple):
-    """A piece of a conversation, tokenised on its own so that no token spans a boundary."""
+    """A piece of a conversation's text."""
 
     text: str
     trained: bool
     """True: the loss is on it (a reply and the eos that ends it)"""
     special: bool = False
     """True: special tokens in it are tokens, for the template wrote them; False: they stay plain text"""
+    starts_reply: bool = False
+    """a reply that is not trained begins here, at which no token may span (nor where one that is begins)"""
 
 
 class DropRow(UserError):
@@ -75,7 +79,7 @@ def system_of(row: Row, default: str | None) -> str:
 
 def reply_prefix_of(row: Row) -> list[Segment]:
     text = optional_text(row, "reply_prefix")
-    return [Segment(text, False)] if text else []
+    return [Segment(text, False, starts_reply=True)] if text else []
 
 
 def reply_of(row: Row) -> str:

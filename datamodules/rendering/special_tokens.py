@@ -1,6 +1,7 @@
 """Special tokens that people wrote: they must stay text where a template's own become tokens."""
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -20,10 +21,18 @@ class Disguise:
     def __init__(self, tokenizer: Any, texts: list[str], others: list[str]):
         self.special = special_tokens(tokenizer)
         written = sorted({token for text in texts for token in self.special.findall(text)})
-        taken = set("".join([*texts, *others, self.special.pattern])) if written else set()
-        free = (chr(code) for code in chain(*PRIVATE_USE) if chr(code) not in taken)
-        self.characters = dict(zip(written, free, strict=False))
+        self.texts = [*texts, *others, self.special.pattern]
+        self.free = self._free()
+        self.characters = dict(zip(written, self.free, strict=False))
         self.tokens = {character: token for token, character in self.characters.items()}
+
+    def unused(self) -> str:
+        """Another such character, which hides nothing."""
+        return next(self.free)
+
+    def _free(self) -> Iterator[str]:
+        taken = set("".join(self.texts))  # only where one is asked for
+        return (chr(code) for code in chain(*PRIVATE_USE) if chr(code) not in taken)
 
     def put_on(self, text: str) -> str:
         """A text of people with its special tokens hidden."""
@@ -45,4 +54,5 @@ def special_tokens(tokenizer: Any) -> re.Pattern[str]:
 @lru_cache(maxsize=8)
 def _pattern(tokenizer: Any, size: int) -> re.Pattern[str]:
     tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return re.compile("|".join(map(re.escape, sorted(tokens))) or "(?!)")
+    longest_first = sorted(tokens, key=lambda token: (-len(token), token))  # as the tokenizer reads them
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")

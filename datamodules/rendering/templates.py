@@ -9,6 +9,9 @@ from random import Random
 from typing import Any, Literal, NamedTuple, get_args
 
 from datamodules.rendering.segments import (
+    BadRow,
+    EmptyReply,
+    Reply,
     Row,
     Segment,
     content_of,
@@ -31,6 +34,10 @@ class Template(ABC):
     @abstractmethod
     def __repr__(self) -> str: ...
 
+    def key(self, tokenizer: Any) -> str:
+        """Everything that its texts depend on, rows and tokenizer apart; `repr` where that is all."""
+        return repr(self)
+
     @abstractmethod
     def segments(self, row: Row, number: int, tokenizer: Any) -> list[Segment]:
         """The whole conversation; a reply ends with the segment of the eos token.
@@ -49,6 +56,20 @@ class Template(ABC):
     def prompt(self, row: Row, number: int, tokenizer: Any) -> list[Segment]:
         """What a reply continues, none of it trained; it ends with the row's `reply_prefix`, if any, which is
         the given start of the reply. Arguments and errors as in `segments`; the row needs no reply."""
+
+    def answered(self, row: Row, reply_text: Reply, number: int, tokenizer: Any) -> list[Segment]:
+        """What `prompt` gives and a reply to it, which alone is trained and is written as in `segments`.
+        Arguments and errors as there."""
+        if not isinstance(reply_text, str):
+            raise BadRow("a reply is a message of a chat, not text: use ChatTemplate")
+        if not reply_text.strip():
+            raise EmptyReply("empty reply")
+        return self.prompt(row, number, tokenizer) + reply(reply_text, tokenizer)
+
+    def changes(self, row: Row, number: int, asked: bool) -> list[str]:
+        """What is left out of a row's text, or not trained in it, against what one would expect, in words for
+        the receipt. `asked`: of its `prompt`, else of its `segments`."""
+        return []
 
 
 class Style(NamedTuple):
@@ -192,6 +213,15 @@ class MixedTemplates(Template):
 
     def prompt(self, row: Row, number: int, tokenizer: Any) -> list[Segment]:
         return self.templates[self.choice(number)].prompt(row, number, tokenizer)
+
+    def answered(self, row: Row, reply_text: Reply, number: int, tokenizer: Any) -> list[Segment]:
+        return self.templates[self.choice(number)].answered(row, reply_text, number, tokenizer)
+
+    def changes(self, row: Row, number: int, asked: bool) -> list[str]:
+        return self.templates[self.choice(number)].changes(row, number, asked)
+
+    def key(self, tokenizer: Any) -> str:
+        return "\0".join([repr(self), *(self.templates[name].key(tokenizer) for name in self.names)])
 
     def choice(self, number: int) -> str:
         """The name of the template of the row with this number."""

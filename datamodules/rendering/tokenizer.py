@@ -1,20 +1,18 @@
-"""A tokenizer that can end a sequence and pad it, and many rows' segments → token ids on all cores."""
+"""A tokenizer that can end a sequence and pad it, and what its special tokens say of a row."""
 
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
-from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from datamodules.errors import UserError
-from datamodules.rendering.segments import Segment
+from datamodules.rendering.whole_text import Tokens
 
 REMEDY = ": give a directory with tokenizer.json, or make one with `trivium tokenizer`"
 SPARE = [
@@ -105,61 +103,15 @@ def tokenize(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
-class Tokens(NamedTuple):
-    """A row's tokens."""
-
-    ids: np.ndarray
-    """(T,) int32"""
-    trained: np.ndarray
-    """(T,) bool: the loss is on it"""
-
-
-def encode_batch(tokenizer: Any, rows: Sequence[Sequence[Segment]]) -> list[Tokens]:
-    """The ids of every row, each segment on its own and no token added.
-
-    They are those of `tokenizer(text, add_special_tokens=False, split_special_tokens=not special)` on each
-    segment, but all come from two calls of the fast tokenizer, whose threads share the texts.
-    """
-    plain = [segment.text for row in rows for segment in row if not segment.special]
-    special = list(dict.fromkeys(segment.text for row in rows for segment in row if segment.special))
-    plain_ids = iter(encode_texts(tokenizer, plain))
-    special_ids = dict(zip(special, encode_texts(tokenizer, special, special=True), strict=True))
-    tokens = []
-    for row in rows:
-        ids = [special_ids[segment.text] if segment.special else next(plain_ids) for segment in row]
-        trained, end = np.empty(sum(map(len, ids)), bool), 0
-        for segment, part in zip(row, ids, strict=True):  # few and short: `np.repeat` would cost more
-            start, end = end, end + len(part)
-            trained[start:end] = segment.trained
-        tokens.append(Tokens(np.fromiter(chain(*ids), np.int32, end), trained))
-    return tokens
-
-
 def double_bos(ids: Sequence[int] | np.ndarray, tokenizer: Any) -> bool:
     """Whether a sequence begins with two bos tokens, such as a template's and a tokenizer's."""
     bos = tokenizer.bos_token_id
     return bos is not None and len(ids) > 1 and bool(ids[0] == bos and ids[1] == bos)
 
 
-def missing_eos(tokens: Tokens, tokenizer: Any) -> np.ndarray:
-    """The places at which an eos is missing, since a run of trained tokens ends before them without one."""
-    ends = np.flatnonzero(tokens.trained & ~np.append(tokens.trained[1:], False))
-    return ends[tokens.ids[ends] != tokenizer.eos_token_id] + 1
-
-
-def encode_texts(tokenizer: Any, texts: list[str], special: bool = False) -> list[list[int]]:
-    """The ids of every text, nothing added, cut or padded; safe to call from several threads. Special tokens
-    written in them stay plain text unless `special`."""
-    backend = _backend(tokenizer, len(tokenizer), special)
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
-
-
-@lru_cache(maxsize=8)
-def _backend(tokenizer: Any, size: int, special: bool) -> Tokenizer:
-    """A copy of the tokenizer's backend with settings of its own, so that no other use can disturb it;
-    another where tokens have been added since, so that the tokenizer's size differs."""
-    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    copy.encode_special_tokens = not special
-    copy.no_truncation()
-    copy.no_padding()
-    return copy
+def missing_eos(tokens: Tokens, tokenizer: Any, turn_end: int | None = None) -> np.ndarray:
+    """The places at which an eos, or the end of a turn, is missing, since a run of trained tokens ends before
+    them without one."""
+    last = np.flatnonzero(tokens.trained & ~np.append(tokens.trained[1:], False))
+    ends = [tokenizer.eos_token_id, *([] if turn_end is None else [turn_end])]
+    return last[~np.isin(tokens.ids[last], ends)] + 1

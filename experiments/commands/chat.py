@@ -7,7 +7,8 @@ from datamodules.receipt import printable
 from datamodules.rendering.chat_template import ChatTemplate
 from datamodules.rendering.stop_tokens import stop_tokens
 from datamodules.rendering.templates import InstructionTemplate
-from datamodules.rendering.tokenizer import encode_batch, load_tokenizer, vocabulary_size
+from datamodules.rendering.tokenizer import load_tokenizer, vocabulary_size
+from datamodules.rendering.whole_text import encode_batch
 from experiments.cli.user_errors import UserError
 from modules.hf_load import parent_problem
 

@@ -3,6 +3,7 @@
 import os
 import random
 import socket
+from contextlib import suppress
 from typing import NamedTuple
 
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
@@ -39,10 +40,10 @@ def started_place() -> Place | None:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at. One that the system names might be given to a connection
-    before it is opened."""
+    """A port of this machine that can be opened: nobody listens at it, and no connection of before lingers at
+    it. One that the system names might be given to a connection before it is opened."""
     for port in random.SystemRandom().sample(PORTS, 100):
-        with socket.socket() as candidate:
-            if candidate.connect_ex(("127.0.0.1", port)) != 0:
-                return port
+        with socket.socket() as candidate, suppress(OSError):
+            candidate.bind(("", port))
+            return port
     raise OSError(f"no port of this machine is free between {PORTS[0]} and {PORTS[-1]}")

@@ -12,7 +12,7 @@ from datamodules.collate import IGNORED, token_rows
 from datamodules.rendering.chat_template import ChatTemplate
 from datamodules.rendering.segments import Segment
 from datamodules.rendering.templates import InstructionTemplate
-from datamodules.rendering.tokenizer import encode_batch
+from datamodules.rendering.whole_text import encode_batch
 from experiments.docs.drawing import CENTRED, EMPTY, GIVEN, MONO, TRAINED, WIDTH, box
 
 INSTRUCTION = {"instruction": "Add the numbers.", "input": "12 + 7", "output": "19"}
