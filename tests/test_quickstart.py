@@ -39,15 +39,21 @@ def test_the_quickstart_runs_reports_and_does_not_run_a_finished_stage_again(qui
         assert stage["tokens"] > 0
         assert (folder / stage["export"] / "model.safetensors").is_file()
     for source in report["mixture"].values():
-        assert source["realised"] == pytest.approx(
-            source["weight"], abs=1 / (64 * 8)
-        )  # one block of 64 steps of 8
+        blocks = report["stages"]["pretrain"]["steps"] * 8
+        assert source["realised"] == pytest.approx(source["weight"], abs=1 / blocks)
     assert set(report["judge"]) == {"before", "after", "stderr", "kl"}
     assert {"torch", "lightning", "transformers"} <= set(report["versions"])
     improvement = report["stages"]["pretrain"]["metrics"]
     assert all(improvement[f"val/loss/{name}"] < 8.0 for name in report["mixture"])  # ln 4096 = 8.3
     assert "<html" in (folder / "report.html").read_text()
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
+
+    chosen = json.loads((folder / "quickstart.json").read_text())["steps"]
+    assert chosen == {name: stage["steps"] for name, stage in report["stages"].items()}
+    assert report["repeat"].endswith("--steps " + ",".join(map(str, chosen.values())))
+    assert (
+        "--minutes" in done.stdout.split("its bars want")[1]
+    )  # a minute is too short: it says what would do
 
     weights = {
         name: (folder / name / "export/model.safetensors").stat().st_mtime for name in report["stages"]

@@ -1,13 +1,40 @@
 """The quickstart's steps follow from its minutes and the machine's pace."""
 
+import json
 import math
 
 import pytest
 
 from experiments.cli.program import main
+from experiments.quickstart.collect import read_curves
 from experiments.quickstart.pace import BUDGETS, EVALUATION, choose, fixed_steps, least_minutes, slowness
 
 TAKES = {each.name: each.seconds for each in BUDGETS}
+
+
+def curve(run, name):
+    """A metric's values over all parts of a run."""
+    return [value for _, value in read_curves(run)[name]]
+
+
+def test_first_steps_that_are_timed_and_gone_on_from_are_those_of_the_whole_run(tiny_stages):
+    """They end one step after the warm-up, where the learning rate does not yet know how many follow."""
+    line = [*tiny_stages.stage("pretrain", run="whole"), "--model.init_args.warmup_steps=5"]
+    line += ["--trainer.log_every_n_steps=1", "--trainer.limit_val_batches=1"]
+    assert main([*line, "--trainer.max_steps=14"]) == 0
+    parts, file = tiny_stages.out / "parts", tiny_stages.out / "parts/pace.json"
+    pace = {"class_path": "experiments.quickstart.pace.Pace", "init_args": {"file": str(file)}}
+    first = [
+        "--trainer.max_steps=6",
+        "--trainer.limit_val_batches=0",
+        f"--trainer.callbacks+={json.dumps(pace)}",
+    ]
+    assert main([*line, "--run", str(parts), *first]) == 0
+    assert 0 < json.loads(file.read_text()) < 10
+    assert main([*line, "--run", str(parts), "--trainer.max_steps=14", "--ckpt_path=last"]) == 0
+    for name in ("train/loss", "train/learning_rate"):
+        assert curve(parts, name) == curve(tiny_stages.out / "whole", name)
+        assert len(curve(parts, name)) == 14
 
 
 class Machine:
