@@ -67,6 +67,9 @@ def documents_attention(
             )
         return _weighted(query, key, value, attention_mask, **options).transpose(1, 2).contiguous(), None
     documents.calls += 1
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # as for torch's own attention: rotary embeddings leave fp32 behind
+        query, key, value = (x.to(torch.get_autocast_dtype(device)) for x in (query, key, value))
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
     if documents.keys is not None:
         key, value = key[documents.keys], value[documents.keys]

@@ -210,13 +210,15 @@ class LanguageModel(_Backbone):
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """(…, D) → (…, V) logits of a linear head."""
+        inputs = self._head_inputs(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.head.logits(*self._head_inputs(hidden))
+            return self.head.logits(*inputs)
 
     def token_losses(self, hidden: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
         """(N, D) hidden states and (N,) labels → (N,) fp32 losses through the chunked linear head."""
+        inputs = self._head_inputs(hidden)  # in autocast's dtype
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.head.losses(*self._head_inputs(hidden), labels, temperature)
+            return self.head.losses(*inputs, labels, temperature)
 
     def _head_inputs(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Hidden states, weight and bias in the dtype of the head's matrix products."""

@@ -65,7 +65,7 @@ SMALL_FIELDS = (
         """num_attention_heads n_head n_heads num_heads attention_heads decoder_attention_heads
         encoder_attention_heads swa_num_attention_heads num_decoder_attention_heads linear_num_heads
         num_encoder_attention_heads linear_num_key_heads num_experts num_local_experts n_routed_experts
-        moe_num_experts zero_expert_num""",
+        moe_num_experts zero_expert_num query_pre_attn_scalar""",
     ),
     (
         2,

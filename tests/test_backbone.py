@@ -99,6 +99,9 @@ def test_bf16_loss_is_within_a_thousandth_of_fp32_cross_entropy_on_the_same_hidd
         autocast = model.token_losses(hidden, labels)
     expected = F.cross_entropy(hidden.float() @ head.T, labels, reduction="sum")
     assert losses.dtype == autocast.dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # the products are in bf16 there, whatever comes in
+        from_fp32 = model.token_losses(hidden.float(), labels)
+    assert torch.equal(from_fp32, autocast)
     assert abs(autocast.sum() / expected - 1) < 1e-3  # the design's promise
 
 
@@ -221,7 +224,10 @@ DECODERS = {
     "mixtral": ("MixtralDecoderLayer", {**EIGHT, "num_local_experts": 5}),
     "longcat_flash": (
         "LongcatFlashDecoderLayer",
-        {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 6, "n_routed_experts": 3},
+        {
+            **{"hidden_size": 16, "num_attention_heads": 2, "n_routed_experts": 3},
+            **{"num_hidden_layers": 6, "num_layers": 3},  # older transformers read the second alone
+        },
     ),
     "gpt_neox": ("GPTNeoXLayer", {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}),
     "gpt2": ("GPT2Block", {"n_embd": 16, "n_head": 2}),

@@ -38,13 +38,13 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "stages": Part("gpu_stages", 110),
+    "stages": Part("gpu_stages", 130),
     "strategies": Part("gpu_stages", 110),
     "attention": Part("gpu_networks", 40),
     "sampling": Part("gpu_networks", 40),
     "packed": Part("gpu_networks", 40),
     "memory": Part("gpu_stages", 60),
-    "ppo": Part("gpu_stages", 60),
+    "ppo": Part("gpu_stages", 110),
     "speed": Part("gpu_networks", 150),
 }
 

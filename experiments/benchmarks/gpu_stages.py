@@ -79,6 +79,7 @@ def memory(report: Report) -> None:
                 rows = 4 if report.tiny else 8
                 options += [
                     f"--model.init_args.config={json.dumps(config)}",
+                    "--model.init_args.pretrained=null",
                     f"--data.init_args.sequence_length={64 if report.tiny else 2048}",
                     f"--data.init_args.global_batch_size={rows}",
                     f"--data.init_args.micro_batch_size={rows}",
@@ -221,10 +222,13 @@ def _line(
     sft, tokenizer = str(folder / "sft/export"), str(folder / "tokenizer")
     kinds = {"sft": "instructions", "reward": "preferences", "ppo": "prompts"}
     corpus = {split: str(folder / f"corpus.{split}.jsonl") for split in ("train", "val")}
-    config = {k: v for k, v in (TINY if report.tiny else SMALL).items() if k != "vocab_size"}
+    start = folder / "actor"  # from scratch, a GPU would draw other weights than a CPU
+    if not start.is_dir():
+        save_networks(TINY if report.tiny else SMALL, folder / "tokenizer", folder)
     of_stage: dict[str, dict[str, Any]] = {
         "pretrain": {
-            "model.init_args.config": json.dumps(config),
+            "model.init_args.config": "null",
+            "model.init_args.pretrained": str(start),
             "data.init_args.tokenizer": tokenizer,
             "data.init_args.sequence_length": 64 if report.tiny else 256,
             "data.init_args.sources": json.dumps({"words": {**corpus, "weight": 1.0}}),

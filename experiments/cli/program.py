@@ -22,7 +22,7 @@ COMMANDS = {
     "chat": Command("talk to a checkpoint", "experiments.commands.chat"),
     "tokenizer": Command("train a tokenizer on JSON lines", "experiments.commands.tokenizer"),
     "quickstart": Command(
-        "all four stages on real data, with a report, in about ten minutes", "experiments.quickstart.run"
+        "all four stages on real data, with a report, in ten minutes", "experiments.quickstart.run"
     ),
 }
 
