@@ -80,6 +80,8 @@ SMALL_FIELDS = (
         num_nextn_predict_layers mamba_n_groups mamba_ngroups""",
     ),
 )
+VOCABULARIES = SMALL_FIELDS[0][1].split()
+"""set even where the network's own is smaller, so that one set of documents does for all"""
 WINDOWS = dict.fromkeys(WINDOW_FIELDS.split(), WINDOW)
 SIZES = {name: size for size, names in SMALL_FIELDS for name in names.split()} | WINDOWS
 """a field → its size, where it is larger"""
@@ -170,7 +172,7 @@ def _small_value(
         return min(value, 4 if value == heads else 2)
     if name in SPECIAL_IDS and sizes is SIZES:
         return SPECIAL_IDS[name]
-    return min(value, sizes.get(name, value))
+    return sizes[name] if name in VOCABULARIES and name in sizes else min(value, sizes.get(name, value))
 
 
 def _agreeing(few: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
