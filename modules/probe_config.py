@@ -172,7 +172,9 @@ def _small_value(
         return min(value, 4 if value == heads else 2)
     if name in SPECIAL_IDS and sizes is SIZES:
         return SPECIAL_IDS[name]
-    return sizes[name] if name in VOCABULARIES and name in sizes else min(value, sizes.get(name, value))
+    if value and name in VOCABULARIES:
+        return sizes.get(name, value)
+    return min(value, sizes.get(name, value))
 
 
 def _agreeing(few: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
