@@ -6,7 +6,7 @@ the time says how many do.
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from experiments.atomic import write_text
+from experiments.cli.user_errors import UserError
 
 
 class StageBudget(NamedTuple):
@@ -124,10 +125,14 @@ def fixed_steps(text: str) -> dict[str, int]:
     """Steps by stage, of a text such as `640,320,300,200`.
 
     Raises:
-        ValueError: it is something else.
+        UserError: it is something else.
     """
-    numbers: Sequence[int] = [int(part) for part in text.split(",")]
-    steps = {each.name: number for each, number in zip(BUDGETS, numbers, strict=True)}
-    if any(steps[each.name] < each.fewest or steps[each.name] % each.unit for each in BUDGETS):
-        raise ValueError
-    return steps
+    parts = text.split(",")
+    numbers = [int(part) for part in parts if part.isdecimal()]
+    pairs = list(zip(BUDGETS, numbers, strict=False))
+    if not len(parts) == len(pairs) == len(BUDGETS) or any(n < b.fewest or n % b.unit for b, n in pairs):
+        fewest = ",".join(str(each.fewest) for each in BUDGETS)
+        raise UserError(
+            f"--steps is {text}: give four numbers, PPO's a multiple of 8, none below those of {fewest}"
+        )
+    return {each.name: number for each, number in pairs}
