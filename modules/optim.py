@@ -70,6 +70,13 @@ def warmup_cosine(optimizer: Optimizer, warmup: int, total: int, floor: float) -
     return LambdaLR(optimizer, factor)
 
 
+def set_rates(scheduler: LambdaLR) -> None:
+    """Sets the learning rates of the step that a schedule stands at, as a step of it would have."""
+    schedules = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    for group, peak, factor in schedules:
+        group["lr"] = peak * factor(scheduler.last_epoch)
+
+
 def endless_warmup(warmup_steps: int, steps: int) -> str:
     """The line that refuses a warm-up longer than the run."""
     return (

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import chain
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import lightning as L
 import torch
@@ -20,7 +20,14 @@ from modules.clipping import check_scaler, clip_to_norm
 from modules.errors import UserError
 from modules.hf_export import mend_generation, write_export
 from modules.hf_load import parent_problem
-from modules.optim import decay_groups, endless_warmup, optimizer_errors, schedule_errors, warmup_cosine
+from modules.optim import (
+    decay_groups,
+    endless_warmup,
+    optimizer_errors,
+    schedule_errors,
+    set_rates,
+    warmup_cosine,
+)
 from modules.probe import network_errors
 from modules.rng_state import random_states, restore_random_state
 from modules.sharding import Sharding, Unsharded
@@ -307,6 +314,9 @@ class Stage(L.LightningModule):
         if self.random_before is not None:
             restore_random_state(self.random_before)
             self.random_before = None
+            # the rates in the checkpoint are those of a run of the length that it had then
+            for config in self.trainer.lr_scheduler_configs:
+                set_rates(cast(LambdaLR, config.scheduler))
 
     def export(self, directory: str, provenance: dict[str, Any]) -> None:
         """Writes the Hugging Face directory that hands this stage's result on; every rank must ask."""

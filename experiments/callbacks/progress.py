@@ -14,6 +14,17 @@ from experiments.callbacks.upstream import data_of, logs_now
 class ProgressBar(RichProgressBar):
     """Lightning's, which would count to epoch −2 where steps end the run."""
 
+    @property
+    def total_train_batches(self) -> int | float:
+        """Micro-batches of this epoch, of which the bar counts those before a resumption too; Lightning takes
+        the optimizer steps that are left for them."""
+        trainer, batches = self.trainer, self.trainer.num_training_batches
+        if trainer.max_steps <= 0 or trainer.max_epochs != -1:
+            return batches
+        updates = trainer.lightning_module.updates_per_batch
+        whole = -(-trainer.max_steps // int(updates)) * trainer.accumulate_grad_batches  # type: ignore[arg-type]
+        return min(batches, whole - int(min(batches, whole)) * trainer.current_epoch)
+
     def _get_train_description(self, current_epoch: int) -> str:  # it has no public hook for the text
         epochs = self.trainer.max_epochs or -1
         return f"Epoch {current_epoch}" + (f"/{epochs - 1}" if epochs > 0 else "")

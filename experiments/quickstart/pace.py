@@ -127,11 +127,12 @@ def fixed_steps(text: str) -> dict[str, int]:
     Raises:
         UserError: it is something else.
     """
-    try:
-        steps = {each.name: int(part) for each, part in zip(BUDGETS, text.split(","), strict=True)}
-    except ValueError:
-        steps = {}
-    if not steps or any(steps[each.name] < each.fewest or steps[each.name] % each.unit for each in BUDGETS):
+    parts = text.split(",")
+    numbers = [int(part) for part in parts if part.isdecimal()]
+    pairs = list(zip(BUDGETS, numbers, strict=False))
+    if not len(parts) == len(pairs) == len(BUDGETS) or any(n < b.fewest or n % b.unit for b, n in pairs):
         fewest = ",".join(str(each.fewest) for each in BUDGETS)
-        raise UserError(f"--steps is {text}: give four numbers, PPO's a multiple of 8, none below {fewest}")
-    return steps
+        raise UserError(
+            f"--steps is {text}: give four numbers, PPO's a multiple of 8, none below those of {fewest}"
+        )
+    return {each.name: number for each, number in pairs}
