@@ -17,7 +17,9 @@ from modules.documents import Route
 from modules.errors import UserError
 from modules.head import Head
 from modules.hf_config import new_config
+from modules.hf_load import new_causal_lm
 from modules.probe import (
+    _probe,
     alone,
     compare,
     compare_decoding,
@@ -150,6 +152,15 @@ def test_a_stage_refuses_its_network_before_anything_is_built():
     (line,) = CausalLM(config={"model_type": "doge"}).config_errors()
     assert line.startswith("model.config: `doge` is no causal language model with this config")
     assert CausalLM(config={"model_type": "gemma2", "head_dim": 8}).config_errors() == []
+
+
+def test_a_network_is_probed_once_before_it_is_built():
+    options = {"model_type": "llama", "hidden_size": 48, "num_attention_heads": 3, "num_hidden_layers": 2}
+    assert CausalLM(config={**options, "intermediate_size": 64}).config_errors() == []
+    probed = _probe.cache_info().misses
+    ids = {"pad_token_id": 5, "bos_token_id": None, "eos_token_id": 6}
+    language_model(new_causal_lm({**options, "intermediate_size": 64}, 330, ids))
+    assert _probe.cache_info().misses == probed
 
 
 def test_a_network_without_a_scalar_head_cannot_be_a_reward_model():
