@@ -105,8 +105,12 @@ STATES = (
 """heads of a state layer, their width, and what their product is to the hidden size"""
 
 
-NOT_THE_NETWORK = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version")
-"""fields of a config that the network's computation does not depend on"""
+NOT_THE_NETWORK = (
+    *("_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version"),
+    *("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id"),
+)
+"""fields of a config on which it does not depend how a network is computed: what a tokenizer fills in, under
+some strategies only when the network is being cut, must not make it probed again"""
 
 
 def fields_of(config: PretrainedConfig) -> str:

@@ -3,6 +3,7 @@ gradients too."""
 
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,13 +12,26 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from modules import attention
 from modules.backbone import LanguageModel
+from modules.causal_lm import CausalLM
 from modules.documents import Route
 from modules.errors import UserError
 from modules.head import Head
 from modules.hf_config import new_config
-from modules.probe import alone, compare, compare_decoding, documents, network_errors, probe, small_network
+from modules.hf_load import new_causal_lm
+from modules.probe import (
+    _probe,
+    alone,
+    compare,
+    compare_decoding,
+    documents,
+    language_model,
+    network_errors,
+    probe,
+    small_network,
+)
 from modules.probe_config import small_configs
 from modules.specs import NetworkSpec
+from modules.training_data import check_model
 from tests.test_networks import faults
 
 LLAMA = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
@@ -134,6 +148,21 @@ def test_a_network_that_is_not_exact_is_named_with_its_argument(options, line):
     assert "\n" not in found
 
 
+def test_a_stage_refuses_its_network_before_anything_is_built():
+    (line,) = CausalLM(config={"model_type": "doge"}).config_errors()
+    assert line.startswith("model.config: `doge` is no causal language model with this config")
+    assert CausalLM(config={"model_type": "gemma2", "head_dim": 8}).config_errors() == []
+
+
+def test_a_network_is_probed_once_before_it_is_built():
+    options = {"model_type": "llama", "hidden_size": 48, "num_attention_heads": 3, "num_hidden_layers": 2}
+    assert CausalLM(config={**options, "intermediate_size": 64}).config_errors() == []
+    probed = _probe.cache_info().misses
+    ids = {"pad_token_id": 5, "bos_token_id": None, "eos_token_id": 6}
+    language_model(new_causal_lm({**options, "intermediate_size": 64}, 330, ids))
+    assert _probe.cache_info().misses == probed
+
+
 def test_a_network_without_a_scalar_head_cannot_be_a_reward_model():
     spec = NetworkSpec("reward", "pretrained", {"model_type": "cohere"}, head="scalar", trained=True)
     assert network_errors([spec]) == [
@@ -149,6 +178,39 @@ def test_a_balance_loss_is_refused_and_without_one_experts_are_exact():
         new_config({"model_type": "mixtral", "output_router_logits": True}, 97, "model.config")
     options = {"output_router_logits": True, "router_aux_loss_coef": 0.0}
     assert probe(new_config({"model_type": "mixtral", **options}, 97, "model.config")) == Route()
+
+
+def test_the_log_tells_the_route_once(caplog):
+    model = AutoModelForCausalLM.from_config(next(small_configs(config("bloom")))())
+    with caplog.at_level("INFO"):
+        networks = [language_model(model), language_model(model)]
+    assert {network.route.rows for network in networks} == {"documents"}
+    told = [line for line in caplog.messages if "bloom" in line]
+    assert told == ["`bloom` is exact here with documents rows, linear head, cached decoding"]
+
+
+@pytest.mark.parametrize(("switch", "fits"), [(32, True), (16, False)])
+def test_rows_that_would_switch_a_longrope_are_refused(switch, fits):
+    factors = [1.0] * 8
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": factors, "long_factor": factors}
+    small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    phi3 = config(
+        "phi3",
+        **{**small, "num_key_value_heads": 4, "vocab_size": 97, "pad_token_id": 0},
+        rope_parameters={**rope, "original_max_position_embeddings": switch},
+        max_position_embeddings=64,
+        original_max_position_embeddings=switch,
+    )
+    data = SimpleNamespace(vocabulary=97, tokenizer_path="tokenizer", longest_row=20)
+    model = AutoModelForCausalLM.from_config(phi3)
+    if fits:
+        check_model(model, data, "model.pretrained")
+        return
+    line = (
+        r"^model.pretrained has other positions \(longrope\) in a text of more than 16 tokens, but the long"
+    )
+    with pytest.raises(UserError, match=line):
+        check_model(model, data, "model.pretrained")
 
 
 def test_the_small_copy_keeps_what_makes_a_network_special():
