@@ -91,11 +91,12 @@ def _grouped(
     laid_out = documents.groups
     query = _Spread.apply(query, laid_out.queries)
     key, value = _Spread.apply(key, laid_out.keys), _Spread.apply(value, laid_out.keys)
-    outputs, first_query, first_key = [], 0, 0
-    for group in laid_out.groups:
-        places, key_places = group.rows * group.queries, group.rows * group.keys
-        parts = (query, first_query, places), (key, first_key, key_places), (value, first_key, key_places)
-        q, k, v = (x[a : a + n].unflatten(0, (group.rows, -1)).transpose(1, 2) for x, a, n in parts)
+    # cut by `split`, whose gradient is one copy; each slice's would be a row of zeros and an addition
+    queries = query.split([group.rows * group.queries for group in laid_out.groups])
+    sizes = [group.rows * group.keys for group in laid_out.groups]
+    outputs = []
+    for group, *parts in zip(laid_out.groups, queries, key.split(sizes), value.split(sizes), strict=True):
+        q, k, v = (part.unflatten(0, (group.rows, -1)).transpose(1, 2) for part in parts)
         if special:
             output = _weighted(q, k, v, group.mask(window), **options)
         else:
@@ -105,7 +106,6 @@ def _grouped(
                 q, k, v, mask, options["dropout"], causal, scale=options["scaling"], enable_gqa=gqa
             )
         outputs.append(output.transpose(1, 2).flatten(0, 1))
-        first_query, first_key = first_query + places, first_key + key_places
     return _Collect.apply(torch.cat(outputs), laid_out.queries)
 
 

@@ -76,7 +76,7 @@ class CausalLM(Stage):
         else:
             names = ("pad_token_id", "bos_token_id", "eos_token_id")
             ids = {name: getattr(self.tokenizer, name) for name in names}
-            model = new_causal_lm(self.config or {}, len(self.tokenizer), ids)
+            model = new_causal_lm(self.config or {}, self.data.vocabulary, ids)
         if self._trainer is not None:
             check_model(model, self.data, "model.pretrained" if self.pretrained else "model.config")
         self.network = self.shard(language_model(model).train())

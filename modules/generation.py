@@ -30,6 +30,7 @@ def generate(
     temperature: float = 1.0,
     noise: Tensor | None = None,
     any_rank: Callable[[Tensor], bool] = bool,
+    max_positions: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Continues every prompt until a stop token or the limit.
 
@@ -46,6 +47,7 @@ def generate(
         temperature: the logits are divided by it before sampling.
         noise: (B, R) in [0, 1) to sample with by inverting the distribution function; None = greedy.
         any_rank: `Sharding.any_rank`: whether a flag is true on any rank that must take as many steps.
+        max_positions: that the network has; a response ends where they do. None = they suffice.
 
     Returns:
         response_ids (B, R) int64 and response_mask (B, R) bool, True up to and with the stop token.
@@ -65,9 +67,12 @@ def generate(
         responses[:, step] = torch.where(alive, chosen, pad_token_id)
         mask[:, step] = alive
         alive = alive & ~torch.isin(chosen, stops)
+        added, place = chosen[:, None], positions[:, -1:] + 1
+        if max_positions is not None:
+            alive = alive & (place[:, 0] < max_positions)
+            place = place.clamp(max=max_positions - 1)  # of rows that have ended: any position will do
         if not any_rank(alive.any()):
             break
-        added, place = chosen[:, None], positions[:, -1:] + 1
         if cached:
             tokens, positions = added, place
         else:

@@ -134,8 +134,8 @@ def mend_generation(generation: Any) -> None:
     beams = (generation.num_beams or 1) > 1
     no_beams: dict[str, Any] = {} if beams else {"early_stopping": None, "length_penalty": None}
     for changes in ({}, no_beams, {"do_sample": True}):
-        generation.update(**changes)
         try:
+            generation.update(**changes)
             return generation.validate(strict=True)
         except ValueError as error:
             problem = error

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -32,9 +33,9 @@ from modules.probe_config import VOCABULARY, WINDOW, config_of, fields_of, small
 from modules.specs import NetworkSpec
 
 ROUTES = [Route(rows, head) for rows in ("flat", "documents") for head in ("linear", "own")]
-TOLERANCE = 2e-4
-"""nats: sums in fp32 in another order differ by less than a tenth of it here; a window or a bias that is left
-out, or a state that leaks, by more than ten times as much"""
+TOLERANCE = 1e-4
+"""nats: sums in fp32 in another order differ by less than 3e-5 for each of transformers' types; the smallest
+fault among them, a cache that reads a little of its padding, is 2e-4, a window or a bias left out 1e-2"""
 LARGEST = 30_000_000  # parameters of a network that is probed
 TEMPERATURE = 0.5
 FIRST_ID = 10  # special ids are below
@@ -148,9 +149,15 @@ def small_network(config: PretrainedConfig, scalar: bool = False) -> PreTrainedM
             model = auto_class.from_config(small, dtype=torch.float32).eval()
             randomize(model)
             model(input_ids=torch.arange(FIRST_ID, FIRST_ID + 2 * WINDOW)[None], use_cache=False)
-            return model
         except Exception as error:  # whatever transformers raises on a network it cannot run
             problem = problem or error
+            continue
+        if scalar or type(model.config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+            return model
+        raise UserError(
+            f"transformers takes the text part of `{config.model_type}` alone, which it could not load again "
+            f"as `{model.config.model_type}`: give another network"
+        )
     reason = "it cannot be made small" if problem is None else in_a_line(problem)
     kind = "sequence classifier" if scalar else "causal language model"
     raise UserError(
@@ -195,11 +202,13 @@ def _exact_route(model: PreTrainedModel, texts: list[Tensor], scalar: bool) -> R
 
 def alone(model: PreTrainedModel, ids: Tensor, scalar: bool) -> Tensor:
     """What the plain network gives for one document: (T, V) logits, or (T,) values, the value at t being that
-    of the tokens up to it."""
+    of the tokens up to it; NaN at most t, since each takes a forward."""
     if not scalar:
         return model(input_ids=ids[None], use_cache=False).logits[0].float()
-    values = [model(input_ids=ids[None, : t + 1], use_cache=False).logits.flatten() for t in range(len(ids))]
-    return torch.cat(values).float()
+    values = torch.full((len(ids),), math.nan)
+    for t in {*range(0, len(ids), 5), len(ids) - 1}:
+        values[t] = model(input_ids=ids[None, : t + 1], use_cache=False).logits.float()
+    return values
 
 
 def _check_causal(model: PreTrainedModel, ids: Tensor, logits: Tensor) -> None:
@@ -234,6 +243,7 @@ def compare(
             if scalar:
                 computed = network(ids, positions, owners, groups)[owners >= 0]
                 wanted = torch.cat([plain[i] for i in order])
+                computed, wanted = computed[~wanted.isnan()], wanted[~wanted.isnan()]
             else:
                 labels = torch.where((owners >= 0) & (positions > 0), ids, -100)
                 losses = network(ids, labels, positions, owners, temperature, groups)

@@ -65,7 +65,7 @@ SMALL_FIELDS = (
         """num_attention_heads n_head n_heads num_heads attention_heads decoder_attention_heads
         encoder_attention_heads swa_num_attention_heads num_decoder_attention_heads linear_num_heads
         num_encoder_attention_heads linear_num_key_heads num_experts num_local_experts n_routed_experts
-        moe_num_experts zero_expert_num""",
+        moe_num_experts zero_expert_num query_pre_attn_scalar""",
     ),
     (
         2,
@@ -80,6 +80,8 @@ SMALL_FIELDS = (
         num_nextn_predict_layers mamba_n_groups mamba_ngroups""",
     ),
 )
+VOCABULARIES = SMALL_FIELDS[0][1].split()
+"""set even where the network's own is smaller, so that one set of documents does for all"""
 WINDOWS = dict.fromkeys(WINDOW_FIELDS.split(), WINDOW)
 SIZES = {name: size for size, names in SMALL_FIELDS for name in names.split()} | WINDOWS
 """a field → its size, where it is larger"""
@@ -103,8 +105,12 @@ STATES = (
 """heads of a state layer, their width, and what their product is to the hidden size"""
 
 
-NOT_THE_NETWORK = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version")
-"""fields of a config that the network's computation does not depend on"""
+NOT_THE_NETWORK = (
+    *("_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version"),
+    *("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id"),
+)
+"""fields of a config on which it does not depend how a network is computed: what a tokenizer fills in, under
+some strategies only when the network is being cut, must not make it probed again"""
 
 
 def fields_of(config: PretrainedConfig) -> str:
@@ -170,6 +176,8 @@ def _small_value(
         return min(value, 4 if value == heads else 2)
     if name in SPECIAL_IDS and sizes is SIZES:
         return SPECIAL_IDS[name]
+    if value and name in VOCABULARIES:
+        return sizes.get(name, value)
     return min(value, sizes.get(name, value))
 
 

@@ -9,6 +9,7 @@ from modules.causal_lm import CausalLM
 from modules.generation import generate
 from modules.optim import AdamW
 from modules.stage import Batch
+from modules.training_data import positions_of
 
 
 class SFTModule(CausalLM):
@@ -54,6 +55,7 @@ class SFTModule(CausalLM):
                 pad_token_id=tokenizer.pad_token_id,
                 vocabulary=self.data.vocabulary,
                 any_rank=self.sharding.any_rank,
+                max_positions=positions_of(self.network.model),
             )
         rows = []
         for row, ids, kept in zip(batch["rows"].tolist(), replies, mask, strict=True):

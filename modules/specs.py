@@ -63,7 +63,8 @@ class ExportSpec(NamedTuple):
 
     def with_configs_of(self, model: Any, stop_token_ids: Sequence[int]) -> "ExportSpec":
         """The same, with what the `transformers` model itself says, and what ends its replies."""
-        config = json.loads(model.config.to_json_string())
+        # transformers' own text of a config writes infinity in a way that its reader refuses
+        config = json.loads(json.dumps(model.config.to_dict(), default=str))
         if not model.can_generate():
             return self._replace(config=config)
         generation = json.loads(model.generation_config.to_json_string())

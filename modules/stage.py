@@ -33,7 +33,7 @@ from modules.rng_state import random_states, restore_random_state
 from modules.sharding import Sharding, Unsharded
 from modules.specs import ExportSpec, NetworkSpec, SamplingSpec
 from modules.training_data import Batch, TrainingData, own_stop_tokens
-from modules.vocabulary import vocabulary_errors
+from modules.vocabulary import vocabulary_digest, vocabulary_errors
 
 __all__ = ["Batch", "ExportSpec", "NetworkSpec", "SamplingSpec", "Stage"]
 
@@ -288,6 +288,7 @@ class Stage(L.LightningModule):
         checkpoint["random"] = random_states()
         checkpoint["accumulate"] = self.trainer.accumulate_grad_batches
         checkpoint["tokenizer"] = self.data.tokenizer_path
+        checkpoint["vocabulary"] = vocabulary_digest(self.tokenizer)
         checkpoint["exports"] = [spec._asdict() for spec in self._exports()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -299,6 +300,7 @@ class Stage(L.LightningModule):
                 "directory"
             )
         if self._trainer is not None:
+            _check_vocabulary(checkpoint, self.data)
             _count_batches_anew(checkpoint, self.trainer.accumulate_grad_batches)
         self.tokens_before = checkpoint["tokens"]
         self.random_before = checkpoint["random"]
@@ -326,6 +328,15 @@ class Stage(L.LightningModule):
     def _exports(self) -> list[ExportSpec]:
         specs, stops = self.exports(), self.stop_token_ids
         return [spec.with_configs_of(self.get_submodule(spec.module), stops) for spec in specs]
+
+
+def _check_vocabulary(checkpoint: dict[str, Any], data: TrainingData) -> None:
+    digest = vocabulary_digest(data.tokenizer)
+    if checkpoint.get("vocabulary", digest) != digest:
+        raise UserError(
+            f"data.tokenizer: {data.tokenizer_path} has another vocabulary than the run of ckpt_path had: "
+            f"give that run's, which was in {checkpoint['tokenizer']}"
+        )
 
 
 def _count_batches_anew(checkpoint: dict[str, Any], accumulate: int) -> None:

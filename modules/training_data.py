@@ -63,6 +63,11 @@ def own_stop_tokens(model: PreTrainedModel, tokenizer: Any) -> list[int]:
     return ids
 
 
+def positions_of(model: PreTrainedModel) -> int | None:
+    """How many positions a model has; None where they are relative."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
 def check_model(model: PreTrainedModel, data: TrainingData, name: str, generated: int = 0) -> None:
     """Refuses data that a model cannot read.
 
@@ -80,15 +85,14 @@ def check_model(model: PreTrainedModel, data: TrainingData, name: str, generated
             f"{where} has {embeddings} embeddings, but data.tokenizer {data.tokenizer_path} has ids up to "
             f"{data.vocabulary - 1}: give the tokenizer that belongs to it"
         )
-    config = model.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None)  # none where positions are relative
+    positions = positions_of(model)
     longest = data.longest_row + generated
     if positions is not None and longest > positions:
         raise UserError(
             f"{where} has {positions} positions, but the longest row has {longest} tokens"
             f"{' with the response' if generated else ''}: lower the data's length limit"
         )
-    rope = getattr(config, "rope_parameters", None) or {}
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     for kind in (rope, *(value for value in rope.values() if isinstance(value, dict))):
         # the longest position of a whole batch decides which frequencies all of its documents get
         switch = kind.get("original_max_position_embeddings")

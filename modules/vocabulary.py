@@ -1,7 +1,10 @@
 """Whether a run's networks and its data have one vocabulary, compared token by token and never by size or
 name."""
 
+import hashlib
+import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,17 @@ def vocabulary_errors(parents: Sequence[tuple[str, str]], path: str, tokenizer: 
                 "networks and data of one tokenizer"
             )
     return errors
+
+
+def vocabulary_digest(tokenizer: Any) -> str:
+    """The same for tokenizers with the same tokens, ids, bos and eos, and for no others."""
+    return _digest(tokenizer, len(tokenizer), *(getattr(tokenizer, name) for name in SPECIAL))
+
+
+@lru_cache(maxsize=8)
+def _digest(tokenizer: Any, size: int, *special: str | None) -> str:
+    content = [sorted(tokenizer.get_vocab().items()), special]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def difference(theirs: Any, ours: Any) -> str | None:

@@ -1,10 +1,11 @@
 """Chat templates that imitate those of well-known models, and tokenizers of several kinds."""
 
-TOKENS = (
+NAMES = (
     "<pad> <s> </s> <unk> <|im_start|> <|im_end|> <start_of_turn> <end_of_turn> <|begin|> <|eot|> <|head|> "
-    "<|/head|> <|User|> <|Assistant|> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_CALLS] [TOOL_RESULTS] "
-    "[/TOOL_RESULTS] <|end|>"
-).split()
+    "<|/head|> <|User|> <|Assistant|> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_CALLS] "
+    "[TOOL_RESULTS] [/TOOL_RESULTS] <|end|>"
+)
+TOKENS = NAMES.split()
 OPEN = "{% if add_generation_prompt %}{{ START }}{% endif %}"
 LLAMA2 = (
     "{% if messages[0].role == 'system' %}{% set system = '<<SYS>>\n' + messages[0].content"

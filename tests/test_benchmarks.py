@@ -22,6 +22,8 @@ def run(stage, **options):
 @pytest.fixture
 def computed(monkeypatch):
     """A list of how many tokens each forward embeds."""
+    for stage in ("sft", "reward"):
+        run(stage)  # so that the networks are probed before
     tokens = []
 
     def count(module, inputs):

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from modules.backbone import LanguageModel, ScalarModel
 from modules.generation import generate, uniforms
 from modules.rollout import Rollout, join, logprobs, values
+from tests.checkpoints import TYPES
 
 EOS, PAD, VOCABULARY = 2, 0, 40
 
@@ -91,6 +92,21 @@ def test_a_stop_token_that_only_pads_has_ended_nothing():
     mask = torch.tensor([[True, True, False], [True, True, False], [True, True, True]])
     rollout = Rollout.sampled(*padded([[5], [5], [5]]), ids, mask)
     assert rollout.ended((0, 7)).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_response_ends_where_the_positions_do(kind):
+    """Each row by its own prompt, and what it says until then is what transformers says."""
+    sizes = TYPES[kind]
+    torch.manual_seed(2)
+    config = AutoConfig.for_model(kind, vocab_size=40, max_position_embeddings=9, pad_token_id=None, **sizes)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    ids, mask = generate(LanguageModel(model), *padded(PROMPTS), 12, [], PAD, VOCABULARY, max_positions=9)
+    assert mask.sum(1).tolist() == [9 - len(prompt) + 1 for prompt in PROMPTS]
+    for row, kept, prompt in zip(ids, mask, PROMPTS, strict=True):
+        tokens = torch.tensor([prompt])
+        plain = model.generate(tokens, max_new_tokens=int(kept.sum()), do_sample=False, eos_token_id=None)
+        assert row[kept].tolist() == plain[0, len(prompt) :].tolist()
 
 
 @pytest.mark.parametrize("sampled", [True, False])

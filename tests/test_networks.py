@@ -1,7 +1,8 @@
-"""Every causal language model that transformers has is computed as it would compute alone, or refused in a line.
+"""Every causal language model that transformers has is computed as it would compute alone, or refused in a
+line.
 
-The reference is the plain network's logits on each document by itself. Documents, weights and layout are not the
-probe's.
+The reference is the plain network's logits on each document by itself. Documents, weights and layout are not
+the probe's.
 """
 
 import copy
@@ -113,8 +114,8 @@ def worst_loss(plain, computed, rows, temperature=1.0, groups=None):
 
 
 def greedy(plain, prompt):
-    """What the plain network says after a prompt, a forward of all tokens for each, and by how much each token
-    is likelier than the next."""
+    """What the plain network says after a prompt, a forward of all tokens for each, and by how much each
+    token is likelier than the next."""
     ids, margins = prompt, []
     for _ in range(NEW_TOKENS):
         logits = plain(input_ids=ids[None], use_cache=False).logits[0, -1].float()

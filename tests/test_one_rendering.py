@@ -1,5 +1,5 @@
-"""SFT, preferences and prompts read a conversation as the same ids, those of the whole text that the chat template
-writes; by templates and tokenizers of many kinds."""
+"""SFT, preferences and prompts read a conversation as the same ids, those of the whole text that its chat
+template writes; by templates and tokenizers of many kinds."""
 
 import numpy as np
 import pytest
@@ -202,3 +202,30 @@ def test_a_token_that_would_span_a_replys_beginning_is_cut_there(made):
     assert tokenizer.decode(sft.ids[sft.trained]) == "\n\n.<|im_end|>\n\n12<|im_end|>"
     alone = tokenizer.apply_chat_template(row["messages"][:3], add_generation_prompt=True, return_dict=False)
     assert tokenizer.decode(prompt.ids) == tokenizer.decode(alone)
+
+
+@pytest.mark.parametrize("kind", ["metaspace", "legacy", "byte level"])
+def test_nothing_is_put_in_front_of_a_reply_where_a_text_is_cut(kind):
+    """`:y` is one token, so that the text is cut between `A:` and `yes`."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    space = "Ġ" if kind == "byte level" else "▁"
+    names = ["<pad>", "<s>", "</s>", *sorted({*"Q:2Ayes", space}), ":y"]
+    bpe = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, [(":", "y")]))
+    if kind == "legacy":
+        bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    elif kind == "metaspace":
+        bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    else:
+        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+    template = InstructionTemplate("Q:{content}A:")
+    row = {"instruction": "2", "output": "yes"}
+    (sft,) = encode_batch(tokenizer, [template.segments(row, 0, tokenizer)])
+    assert tokenizer.convert_ids_to_tokens(sft.ids) == ["<s>", space, *"Q:2A:", *"yes", "</s>"]
+    assert sft.trained.tolist() == [False] * 7 + [True] * 4
+    (prompt,) = encode_batch(tokenizer, [template.prompt(row, 0, tokenizer)])
+    assert prompt.ids.tolist() == sft.ids[:7].tolist()

@@ -18,6 +18,7 @@ from transformers import (
 
 from datamodules import InstructionData, MixedCorpusData, PreferenceData, PromptData, Source
 from datamodules.rendering.tokenizer import load_tokenizer
+from experiments.cli.program import main
 from modules import CausalLM, PPOModule, RewardModule, SFTModule
 from modules.hf_load import load_causal_lm
 from tests.checkpoints import QUIET, TYPES, byte_tokenizer, gpt2_like, saved_model
@@ -119,7 +120,11 @@ def test_the_exported_reward_model_of_one_special_token_scores_in_transformers_a
     trainer.fit(stage, datamodule=data)
     stage.export(str(tmp_path / "export"), {})
     found = L.Trainer(**QUIET).predict(stage, datamodule=data)[0][0]["scores"]
-    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "export").eval()
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    assert main(["export", str(tmp_path / "run.ckpt"), str(tmp_path / "other")]) == 0
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "other").eval()
+    own = AutoModelForSequenceClassification.from_pretrained(tmp_path / "export")
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), own.parameters(), strict=True))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "export")
     assert tokenizer.pad_token_id == plain.config.pad_token_id not in (None, tokenizer.eos_token_id)
     assert plain.config.vocab_size == size + max(1, spare_rows)

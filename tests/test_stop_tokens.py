@@ -79,9 +79,25 @@ def test_an_export_names_every_stop_token_and_the_next_stage_finds_them_there(st
     told = json.loads((tmp_path / "export" / "generation_config.json").read_text())
     assert told["eos_token_id"] == stops
     assert json.loads((tmp_path / "export" / "config.json").read_text())["eos_token_id"] == stops[0]
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    assert main(["export", str(tmp_path / "run.ckpt"), str(tmp_path / "other")]) == 0
+    assert json.loads((tmp_path / "other" / "generation_config.json").read_text()) == told
     again = SFTModule(str(tmp_path / "export"), **STEPS)
     L.Trainer(max_steps=1, **QUIET).fit(again, datamodule=replies(rows, tmp_path, tmp_path / "export"))
     assert again.stop_token_ids == tuple(stops)
+
+
+def test_a_generation_config_that_transformers_does_not_write_fails_no_export(rows, tmp_path):
+    folder = tmp_path / "base"
+    tokenizer = byte_tokenizer(folder, SPECIAL, eos_token="<|endoftext|>", pad_token="<|pad|>")
+    saved_model(folder, "llama", len(tokenizer))
+    told = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [5, 6]}
+    (folder / "generation_config.json").write_text(json.dumps(told))
+    stage = SFTModule(str(folder), **STEPS)
+    L.Trainer(max_steps=1, **QUIET).fit(stage, datamodule=replies(rows, tmp_path, folder))
+    stage.export(str(tmp_path / "export"), {})
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "export")
+    assert model.generation_config.eos_token_id == [tokenizer.eos_token_id, 5, 6]
 
 
 def test_one_stop_token_stays_a_number_in_an_export(rows, tmp_path):

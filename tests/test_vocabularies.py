@@ -146,6 +146,31 @@ def test_the_command_line_tells_it_before_any_row_is_read(models, rows, capsys):
     assert "token 'Ġ" in told
 
 
+def test_a_run_goes_on_and_is_exported_with_the_vocabulary_it_began_with(models, rows, capsys):
+    """The directory is the same and so is the number of tokens; what the ids mean has changed."""
+    (models / "actor" / "tokenizer.json").unlink()
+    (models / "actor" / "tokenizer_config.json").unlink()
+    file = rows(models / "x.jsonl", [{"instruction": "Write", "output": "good"}] * 8)
+
+    def fit(steps, **more):
+        data = InstructionData(file, str(models / "data"), global_batch_size=4, micro_batch_size=4)
+        trainer = L.Trainer(max_steps=steps, **QUIET)
+        trainer.fit(SFTModule(str(models / "actor"), warmup_steps=0), datamodule=data, **more)
+        return trainer
+
+    checkpoint = str(models / "run.ckpt")
+    fit(1).save_checkpoint(checkpoint)
+    assert main(["export", checkpoint, str(models / "out")]) == 0
+    assert fit(2, ckpt_path=checkpoint).global_step == 2
+    swap(models / "data", "Ġf", "Ġg")
+    assert "has another vocabulary than the run of ckpt_path had" in refusal(fit, 3, ckpt_path=checkpoint)
+    capsys.readouterr()
+    assert main(["export", checkpoint, str(models / "other")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has another vocabulary than the run had" in line
+    assert main(["export", checkpoint, str(models / "other"), "--tokenizer", str(models / "reward")]) == 0
+
+
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("part", PARTS)
 def test_fewer_embeddings_than_the_data_has_ids_are_refused_for_every_network(models, rows, part, kind):

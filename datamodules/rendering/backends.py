@@ -12,10 +12,15 @@ from tokenizers import Encoding, Tokenizer
 
 from datamodules.rendering.special_tokens import special_tokens
 
-PROBE = "Ж"  # stands for a reply: a letter that no tokenizer joins to the end of a prompt
 Offsets = list[tuple[int, int]]
 """where each token is in the text, in characters"""
 MARKS = "\ue000{}:{}\ue001"  # in place of a special token: of Unicode's private use, with what numbers it
+
+
+def probe(prompt: str) -> str:
+    """What stands for a reply, to see how a prompt is read in front of one: a letter where it ends with white
+    space, of which some tokenizers read the last character apart if something follows."""
+    return "Ж" if prompt[-1:].isspace() else ""  # a letter that no tokenizer joins to it
 
 
 class Backend:
@@ -47,7 +52,7 @@ class Backend:
         """The ids that each has in front of a reply; where even a letter is joined to it, those that it has
         alone."""
         found = []
-        for prompt, encoding in zip(prompts, self.encodings([p + PROBE for p in prompts]), strict=True):
+        for prompt, encoding in zip(prompts, self.encodings([p + probe(p) for p in prompts]), strict=True):
             ids, offsets = encoding.ids, encoding.offsets
             place = bisect_left(offsets, (len(prompt), -1))
             joined = place and offsets[place - 1][1] > len(prompt)
@@ -61,19 +66,19 @@ class Backend:
         ids: list[int] = []
         offsets: Offsets = []
         for start, end in pairwise([0, *cuts, len(text)]):
-            for probe in (PROBE, "") if end < len(text) or reply_follows else ("",):
-                more, places = self._piece(text[start:end], probe, start > 0)
+            for reply in (probe(text[start:end]), "") if end < len(text) or reply_follows else ("",):
+                more, places = self._piece(text[start:end], reply, start > 0)
                 kept = bisect_left(places, (end - start, -1))
-                if not kept or places[kept - 1][1] <= end - start:  # else the probe is joined to it
+                if not kept or places[kept - 1][1] <= end - start:  # else the letter is joined to it
                     break
             ids += more[:kept]
             offsets += [(start + first, start + last) for first, last in places[:kept]]
         return ids, offsets
 
-    def _piece(self, text: str, probe: str, goes_on: bool) -> tuple[list[int], Offsets]:
+    def _piece(self, text: str, reply: str, goes_on: bool) -> tuple[list[int], Offsets]:
         match = self.special.search(text)
-        middle = match.start() if match else len(text) + len(probe)  # where a tokenizer begins anew
-        text += probe
+        middle = match.start() if match else len(text) + len(reply)  # where a tokenizer begins anew
+        text += reply
         parts = [(self.continuing, 0, middle), (self.whole, middle, len(text))]
         ids: list[int] = []
         offsets: Offsets = []

@@ -31,7 +31,7 @@ class Disguise:
         return next(self.free)
 
     def _free(self) -> Iterator[str]:
-        taken = set("".join(self.texts))  # only where one is asked for
+        taken = "".join(self.texts)
         return (chr(code) for code in chain(*PRIVATE_USE) if chr(code) not in taken)
 
     def put_on(self, text: str) -> str:

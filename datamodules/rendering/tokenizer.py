@@ -113,5 +113,5 @@ def missing_eos(tokens: Tokens, tokenizer: Any, turn_end: int | None = None) -> 
     """The places at which an eos, or the end of a turn, is missing, since a run of trained tokens ends before
     them without one."""
     last = np.flatnonzero(tokens.trained & ~np.append(tokens.trained[1:], False))
-    ends = [tokenizer.eos_token_id, *([] if turn_end is None else [turn_end])]
-    return last[~np.isin(tokens.ids[last], ends)] + 1
+    ids = tokens.ids[last]
+    return last[(ids != tokenizer.eos_token_id) & (ids != (-1 if turn_end is None else turn_end))] + 1

@@ -9,11 +9,11 @@ import numpy as np
 
 from datamodules.rendering.backends import (
     MARKS,
-    PROBE,
     Backend,
     Offsets,
     marked_backend,
     marks,
+    probe,
     special_backend,
 )
 from datamodules.rendering.segments import Segment
@@ -100,11 +100,16 @@ def _joined(row: Sequence[Segment], parts: list[str]) -> WholeText:
 
 def _all_special(row: Sequence[Segment], spans: list[tuple[int, int]]) -> bool:
     """Whether every special token in the text, at these places, is in a segment of special tokens."""
-    ends = np.cumsum([len(segment.text) for segment in row])
-    return all(
-        row[i].special and end <= ends[i]
-        for (_, end), i in zip(spans, np.searchsorted(ends, [s for s, _ in spans], "right"), strict=True)
-    )
+    stretches = iter(row)
+    start = end = 0
+    special = False
+    for first, last in spans:
+        while first >= end:
+            segment = next(stretches)
+            start, end, special = end, end + len(segment.text), segment.special
+        if not (special and start <= first and last <= end):
+            return False
+    return True
 
 
 def _encoded(backend: Backend, texts: list[WholeText]) -> list[Tokens]:
@@ -113,7 +118,7 @@ def _encoded(backend: Backend, texts: list[WholeText]) -> list[Tokens]:
     prompts = [_prompts(backend, text) for text in others]
     different = list({prompt: None for row in prompts for prompt in row})
     known = dict(zip(different, backend.prompt_ids(different), strict=True))
-    probed = [text.text + PROBE * text.is_prompt for text in others]
+    probed = [text.text + (probe(text.text) if text.is_prompt else "") for text in others]
     full = iter(zip(backend.encodings(probed), prompts, strict=True))
     tokens = []
     for text in texts:

@@ -43,7 +43,7 @@ PARTS = {
     "attention": Part("gpu_networks", 40),
     "sampling": Part("gpu_networks", 40),
     "packed": Part("gpu_networks", 40),
-    "memory": Part("gpu_stages", 60),
+    "memory": Part("gpu_stages", 110),
     "ppo": Part("gpu_stages", 110),
     "speed": Part("gpu_networks", 150),
 }

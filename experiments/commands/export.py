@@ -75,6 +75,7 @@ def export(
     from experiments.commands.mapped_weights import MappedWeights
     from modules.hf_export import write_export
     from modules.specs import ExportSpec
+    from modules.vocabulary import vocabulary_digest
     from strategies.checkpoints.checkpoint import open_checkpoint
 
     content = open_checkpoint(Path(checkpoint))
@@ -93,6 +94,11 @@ def export(
     counts = {"steps": metadata["global_step"], "tokens": metadata["tokens"]}
     provenance = metadata.get("provenance") or counts
     vocabulary = _tokenizer(tokenizer, metadata["tokenizer"])
+    if metadata.get("vocabulary", vocabulary_digest(vocabulary)) != vocabulary_digest(vocabulary):
+        raise UserError(
+            f"export: {tokenizer or metadata['tokenizer']} has another vocabulary than the run had: name the "
+            "run's tokenizer with --tokenizer DIR"
+        )
     specs = [_measured(spec, Path(checkpoint), provenance) for spec in exports]
     states = [weights.state(module) for module in modules]
     write_export(specs, states, vocabulary, directory, provenance, file_size=max_shard_size)

@@ -8,7 +8,7 @@ It says what the probe finds for the transformers that is installed; half a minu
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import transformers
 from transformers import CONFIG_MAPPING, PretrainedConfig
@@ -28,7 +28,7 @@ INDEXER = {
     "indexer_budget": 512,
     "indexer_compress_ratio": 2,
 }
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [9, 18, 27]},
     "cohere_compass_text": {
         "layer_types": ["sliding_attention", "full_attention"] * 20,
@@ -75,7 +75,8 @@ def default_config(model_type: str) -> PretrainedConfig:
     """The config of a type, as a decoder where it may be an encoder."""
     known = CONFIG_MAPPING[model_type]
     decoder = {"is_decoder": True} if getattr(known, "is_decoder", None) is False else {}
-    return known(**decoder, **OPTIONS.get(model_type, {}))
+    options: dict[str, Any] = {**decoder, **OPTIONS.get(model_type, {})}
+    return known(**options)
 
 
 def table_row(model_type: str) -> Row:
@@ -86,10 +87,9 @@ def table_row(model_type: str) -> Row:
     except UserError as error:
         return Row(model_type, "", "", "", "", str(error))
     try:
-        scalar = probe(config, scalar=True).rows
+        return Row(model_type, *route, probe(config, scalar=True).rows, "")
     except UserError:
-        scalar = "–"
-    return Row(model_type, *route, scalar, "")
+        return Row(model_type, *route, "–", "")
 
 
 def tally(rows: Sequence[Row]) -> str:
@@ -97,9 +97,9 @@ def tally(rows: Sequence[Row]) -> str:
     counts = Counter(row.rows or "refused" for row in rows)
     scalar = sum(row.scalar in ("flat", "documents") for row in rows)
     return (
-        f"transformers {transformers.__version__}: of {len(rows)} types {counts['flat']} are exact in flat rows, "
-        f"{counts['documents']} with each document in a row of its own, {counts['refused']} are refused; "
-        f"{scalar} can be reward models and critics."
+        f"transformers {transformers.__version__}: of {len(rows)} types {counts['flat']} are exact in flat "
+        f"rows, {counts['documents']} with each document in a row of its own, {counts['refused']} are "
+        f"refused; {scalar} can be reward models and critics."
     )
 
 
