@@ -40,7 +40,7 @@ class StageBudget(NamedTuple):
     """seconds beside the steps, there: building, validation, export"""
 
 
-# seconds: in the proportion of CPU time on one core of a Xeon with AMX, in bf16, at about its two cores' speed
+# seconds in the proportion of CPU time on a Xeon core with AMX, in bf16, scaled to about what two take
 BUDGETS = (
     StageBudget("pretrain", "Pretraining", 640, 51, 1, 60, 480, 6400, 0.23, 12),
     StageBudget("sft", "Supervised fine-tuning", 320, 21, 1, 30, 240, 3200, 0.31, 10),
