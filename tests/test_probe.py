@@ -20,6 +20,7 @@ from modules.hf_config import new_config
 from modules.hf_load import new_causal_lm
 from modules.probe import (
     _probe,
+    _tell,
     alone,
     compare,
     compare_decoding,
@@ -181,6 +182,7 @@ def test_a_balance_loss_is_refused_and_without_one_experts_are_exact():
 
 
 def test_the_log_tells_the_route_once(caplog):
+    _tell.cache_clear()  # another test of this process may have built one
     model = AutoModelForCausalLM.from_config(next(small_configs(config("bloom")))())
     with caplog.at_level("INFO"):
         networks = [language_model(model), language_model(model)]
