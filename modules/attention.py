@@ -179,10 +179,12 @@ def _varlen_fits(query: Tensor, value: Tensor, window: int | None) -> bool:
 @cache
 def _varlen_kernel(device: torch.device) -> Callable | None:
     """torch's attention for documents of any length, or None where this GPU or torch has none; told once."""
-    kernel = None
+    kernel: Callable | None = None
     if torch.cuda.get_device_capability(device) >= (8, 0):
         with suppress(ImportError):
-            from torch.nn.attention.varlen import varlen_attn as kernel
+            from torch.nn.attention.varlen import varlen_attn
+
+            kernel = varlen_attn
     name = "torch.nn.attention.varlen" if kernel else "grouped scaled_dot_product_attention"
     rank_zero_info(f"Attention within documents: {name}")
     return kernel
@@ -208,11 +210,11 @@ def _varlen(
     return kernel(query.contiguous(), key, value, *documents.boundaries, *longest, scale=scaling, **causal)
 
 
-def _mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """No mask for a row of documents; while decoding, that of torch's attention, never left out."""
-    if attention_mask is None:
+    if kwargs.get("attention_mask") is None:
         return None
-    return sdpa_mask(*args, attention_mask=attention_mask, **{**kwargs, "allow_is_causal_skip": False})
+    return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
 
 
 AttentionInterface.register(NAME, documents_attention)

@@ -203,7 +203,7 @@ class LanguageModel(_Backbone):
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=True,
-            **{_cache_argument(type(network)): cache},
+            **{_cache_argument(network.__class__): cache},
             **({"logits_to_keep": 1} if self.keeps_logits and not linear else {}),
         )
         return self._logits(output.last_hidden_state[:, -1]) if linear else output.logits[:, -1]
@@ -261,8 +261,8 @@ class ScalarModel(_Backbone):
 
 
 @cache
-def _cache_argument(network: type[nn.Module]) -> str:
-    """What a network calls its cache; transformers has renamed it since 5.24."""
+def _cache_argument(network: Any) -> str:
+    """What a class of networks calls its cache; transformers has renamed it since 5.24."""
     named = inspect.signature(network.forward).parameters
     return "cache" if "cache" in named else "past_key_values"
 

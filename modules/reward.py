@@ -86,9 +86,10 @@ class RewardModule(Stage):
 
     def draw_head(self, weight: nn.Parameter) -> None:
         """A new head, N(0, 1 / (D + 1)) as in Stiennon et al. 2020, where the weights hold none."""
-        drawn = torch.empty(weight.shape, dtype=weight.dtype, device="cpu")  # the same on every device
+        own = torch.Generator().manual_seed(torch.initial_seed())  # the same on every device
+        std = 1 / math.sqrt(weight.shape[-1] + 1)
         with torch.no_grad():
-            weight.copy_(nn.init.normal_(drawn, std=1 / math.sqrt(weight.shape[-1] + 1)))
+            weight.copy_(std * torch.randn(weight.shape, generator=own, device="cpu"))
         self.new_head = True
         rank_zero_info(
             f"model.pretrained: {self.pretrained} has no reward head in its weights: a new one is drawn."

@@ -19,6 +19,7 @@ import torch
 from experiments.benchmarks.gpu_data import LARGE, SMALL, TINY, save_networks, write_data
 from experiments.benchmarks.gpu_report import Report
 from experiments.cli.program import main as program
+from experiments.cli.user_errors import REPORT
 from experiments.plan.config import read_run
 from experiments.plan.estimate import estimate_memory
 from modules import PPOModule
@@ -39,7 +40,9 @@ def stages(report: Report) -> None:
             name = f"{stage} {precision}, {CURVES[stage]} against the CPU's"
             with report.guarded(name):
                 curve = fit(report, stage, report.device.type, precision, run=f"{stage}-{precision}")
-                report.at_most(name, farthest(curve, expected), tolerance)
+                # in bf16 PPO samples other tokens now and then, and goes on from them
+                samples = stage == "ppo" and precision != "32-true"
+                report.at_most(name, farthest(curve, expected), tolerance * (5 if samples else 1))
 
 
 def strategies(report: Report) -> None:
@@ -203,7 +206,7 @@ def _run(line: list[str]) -> None:
         code = program(line)
     print(errors.getvalue(), file=sys.stderr)
     if code:
-        said = [text for text in errors.getvalue().splitlines() if text.strip()]
+        said = [text for text in errors.getvalue().splitlines() if text.strip() and REPORT not in text]
         raise RuntimeError(said[-1] if said else f"`trivium {line[0]}` ended with {code}")
 
 
