@@ -89,8 +89,10 @@ def _grouped(
 ) -> Tensor:
     """(T′, H, D), documents of like length in one dense call."""
     laid_out = documents.groups
-    query = _Spread.apply(query, laid_out.queries)
-    key, value = _Spread.apply(key, laid_out.keys), _Spread.apply(value, laid_out.keys)
+    if laid_out.queries is not None:
+        query = _Spread.apply(query, laid_out.queries)
+    if laid_out.keys is not None:
+        key, value = _Spread.apply(key, laid_out.keys), _Spread.apply(value, laid_out.keys)
     # cut by `split`, whose gradient is one copy; each slice's would be a row of zeros and an addition
     queries = query.split([group.rows * group.queries for group in laid_out.groups])
     sizes = [group.rows * group.keys for group in laid_out.groups]
@@ -106,7 +108,8 @@ def _grouped(
                 q, k, v, mask, options["dropout"], causal, scale=options["scaling"], enable_gqa=gqa
             )
         outputs.append(output.transpose(1, 2).flatten(0, 1))
-    return _Collect.apply(torch.cat(outputs), laid_out.queries)
+    output = torch.cat(outputs)
+    return output if laid_out.queries is None else _Collect.apply(output, laid_out.queries)
 
 
 def _weighted(

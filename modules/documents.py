@@ -15,6 +15,8 @@ SHORTEST_PREFIX = 16
 """tokens that replies must have in common to be worth an attention call with a mask"""
 PADDING = 1.12
 """what attention calls on documents of like length may compute, as a multiple of their tokens"""
+CALL = 32
+"""tokens whose way into groups and back costs a CPU as much as an attention call of their own"""
 
 
 class Route(NamedTuple):
@@ -67,8 +69,9 @@ class Groups(NamedTuple):
     """All documents of a row in groups, and how their tokens get there."""
 
     groups: list[Group]
-    queries: Spread
-    keys: Spread
+    queries: Spread | None
+    """None where they are the row as it is"""
+    keys: Spread | None
 
 
 class Documents:
@@ -157,16 +160,7 @@ class Documents:
     def groups(self) -> Groups:
         """Documents of like length together, so that dense attention calls compute little padding."""
         lengths = self.prefixes + self.lengths
-        order = np.lexsort((self.lengths, lengths, self.prefixes > 0))
-        order = order[self.lengths[order] > 0]
-        members, start, real = [], 0, 0
-        for end, document in enumerate(order):
-            real += lengths[document]
-            mixed = (self.prefixes[order[start]] > 0) != (self.prefixes[document] > 0)
-            if mixed or lengths[document] * (end - start + 1) > PADDING * real:
-                members.append(order[start:end])
-                start, real = end, lengths[document]
-        members += [order[start:]]
+        members = self._members(lengths)
         groups = []
         for rows in members:
             prefixes = self._on_device(self.prefixes[rows])
@@ -177,7 +171,26 @@ class Documents:
             return Groups(groups, queries, queries)
         return Groups(groups, queries, self._spread(members, np.cumsum(lengths) - lengths, lengths))
 
-    def _spread(self, members: list[np.ndarray], starts: np.ndarray, lengths: np.ndarray) -> Spread:
+    def _members(self, lengths: np.ndarray) -> list[np.ndarray]:
+        """The documents of each attention call; `lengths` with prefix."""
+        some = np.flatnonzero(self.lengths)
+        changes = (np.diff(lengths[some]) != 0) | (np.diff(self.prefixes[some]) != 0)
+        runs = np.split(some, np.flatnonzero(changes) + 1)
+        on_cpu = self.input_ids.device.type == "cpu"  # where calls are cheap
+        if len(runs) == 1 or (on_cpu and len(runs) * CALL <= self.lengths.sum()):
+            return runs
+        order = np.lexsort((self.lengths, lengths, self.prefixes > 0))
+        order = order[self.lengths[order] > 0]
+        members, start, real = [], 0, 0
+        for end, document in enumerate(order):
+            real += lengths[document]
+            mixed = (self.prefixes[order[start]] > 0) != (self.prefixes[document] > 0)
+            if mixed or lengths[document] * (end - start + 1) > PADDING * real:
+                members.append(order[start:end])
+                start, real = end, lengths[document]
+        return [*members, order[start:]]
+
+    def _spread(self, members: list[np.ndarray], starts: np.ndarray, lengths: np.ndarray) -> Spread | None:
         tokens, ended = [], []
         for rows in members:
             offsets = np.arange(lengths[rows].max())
@@ -185,6 +198,8 @@ class Documents:
             tokens.append((starts[rows, None] + np.minimum(offsets, last)).ravel())
             ended.append((offsets > last).ravel())
         laid_out, real = np.concatenate(tokens), ~np.concatenate(ended)
+        if np.array_equal(laid_out, np.arange(lengths.sum())):
+            return None
         places = np.zeros(int(lengths.sum()), np.int64)
         places[laid_out[real]] = np.flatnonzero(real)
         return Spread(self._on_device(laid_out), self._on_device(places))

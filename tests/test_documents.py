@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from datamodules.collate import documents_in_rows, ranked_replies, token_rows
+from modules import documents as layout
 from modules.backbone import LanguageModel, ScalarModel
 from modules.documents import SHORTEST_PREFIX, Documents
 
@@ -60,6 +61,13 @@ def inputs(batch):
     return [batch[key] for key in ("input_ids", "labels", "position_ids", "document_ids")]
 
 
+@pytest.fixture(params=["in groups", "one by one"])
+def calls(request, monkeypatch):
+    """Whether attention calls take documents of like length together or, as they lie, one after the other."""
+    monkeypatch.setattr(layout, "CALL", 0 if request.param == "one by one" else 10**6)
+
+
+@pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 @pytest.mark.parametrize("model_type", NETWORKS)
 def test_documents_have_the_losses_and_gradients_they_have_alone(model_type, temperature):
@@ -135,6 +143,7 @@ def test_two_layouts_in_flight_keep_their_own_documents_when_blocks_are_computed
         torch.testing.assert_close(again, kept, rtol=0, atol=1e-6)  # the same operations, in the same order
 
 
+@pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("model_type", ["llama", "mistral"])
 def test_replies_that_share_their_prompt_score_as_if_each_had_its_own(model_type, packed):
@@ -179,10 +188,20 @@ def test_a_prompts_tokens_are_computed_once_for_all_its_replies():
         assert row.input_ids[0][places[: 40 + len(reply)]].tolist() == [*prompt, *reply]
 
 
-def test_documents_of_like_length_are_computed_together():
-    lengths = [3, 100, 90, 3, 4, 95, 50]
+def attention_calls(lengths):
     rows = documents_in_rows([[ids] for ids in documents(lengths)], pad_id=0)
-    groups = Documents(rows["input_ids"], rows["position_ids"], rows["document_ids"]).groups.groups
+    return Documents(rows["input_ids"], rows["position_ids"], rows["document_ids"]).groups
+
+
+def test_short_documents_of_like_length_are_computed_together():
+    lengths = [3, 30, 27, 3, 4, 29, 15]
+    groups = attention_calls(lengths).groups
     assert sum(group.rows * group.keys for group in groups) <= 1.12 * sum(lengths)
     assert len(groups) < len(lengths)
     assert sum(group.rows for group in groups) == len(lengths)
+
+
+def test_long_documents_stay_where_they_are():
+    calls = attention_calls([100, 90, 90, 95, 3])
+    assert [(group.rows, group.keys) for group in calls.groups] == [(1, 100), (2, 90), (1, 95), (1, 3)]
+    assert calls.queries is calls.keys is None
