@@ -93,6 +93,8 @@ class Documents:
         """of the attention function; none of them says that the network does not hand the documents on"""
         width, owners = input_ids.shape[1], document_ids.flatten()
         kept = (owners >= 0).nonzero().squeeze(1)
+        if not len(kept):  # one token all the same, for other ranks may wait for this one's forward
+            kept, groups = kept.new_zeros(1), None
         rows, owners = kept // width, owners[kept]
         first = torch.ones_like(rows, dtype=torch.bool)
         first[1:] = (owners[1:] != owners[:-1]) | (rows[1:] != rows[:-1])
