@@ -108,7 +108,7 @@ def _grouped(
                 q, k, v, mask, options["dropout"], causal, scale=options["scaling"], enable_gqa=gqa
             )
         outputs.append(output.transpose(1, 2).flatten(0, 1))
-    output = torch.cat(outputs)
+    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)  # which would copy it
     return output if laid_out.queries is None else _Collect.apply(output, laid_out.queries)
 
 

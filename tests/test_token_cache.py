@@ -264,7 +264,9 @@ def test_a_write_that_fails_keeps_its_complete_shards_and_goes_on_to_the_same_ca
     encoded = []
     again = cache(source, {n: lambda n=n: encoded.append(n) for n in range(200)})
     again.write(strict=True)
-    assert encoded == list(range(rows, 200))  # goes on, and begins nothing anew
+    assert sorted(encoded) == list(
+        range(rows, 200)
+    )  # several threads at once; goes on, and begins nothing anew
     kept = [file.stat().st_mtime_ns for file in sorted(seen.folder.glob("*.arrow"))]
     assert kept[: len(shards)] == shards
     assert not list(seen.folder.glob("*.part"))
