@@ -6,14 +6,12 @@ the probe's.
 """
 
 import copy
-import logging
 from functools import cache
 
 import pytest
 import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
-from transformers.utils import logging as transformers_logging
 
 from experiments.docs.networks_table import PAGE, TYPES, default_config, table, table_row
 from modules.backbone import LanguageModel
@@ -23,21 +21,13 @@ from modules.generation import generate
 from modules.probe import probe, randomize
 from modules.probe_config import small_configs
 
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 CHUNKS = 8
 SEED = 11
 IDS = (20, 97)  # of tokens: no special ids
 NEW_TOKENS = 6
 # fp32 sums in another order; the largest seen is 3e-5, the smallest fault of a planted kind 1e-2
 TOLERANCE = 3e-4
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quiet():
-    """Slow reference kernels are announced once each."""
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    yield
-    transformers_logging.set_verbosity(level)
 
 
 @cache

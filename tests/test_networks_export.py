@@ -3,14 +3,12 @@ and critics."""
 
 import copy
 import json
-import logging
 
 import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models
 from transformers import GenerationConfig, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 
 from experiments.docs.networks_table import PAGE, TYPES, default_config
 from modules.backbone import ScalarModel
@@ -25,18 +23,11 @@ from modules.hf_export import (
 from modules.probe import small_network
 from modules.specs import ExportSpec
 
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 CHUNKS = 4
 IDS = torch.arange(20, 33)[None]
 OFFSET = 0.75
 ZEROES_THE_PAD_ROW = ("youtu",)  # transformers does, in weights that it has loaded; the head is tied to them
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quiet():
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    yield
-    transformers_logging.set_verbosity(level)
 
 
 @pytest.fixture(scope="module")
