@@ -70,6 +70,25 @@ def warmup_cosine(optimizer: Optimizer, warmup: int, total: int, floor: float) -
     return LambdaLR(optimizer, factor)
 
 
+def warmup_stable_decay(
+    optimizer: Optimizer, warmup: int, total: int, floor: float, share: float
+) -> LambdaLR:
+    """Linear warm-up, the peak, then a line down to `floor` × the peak over the last `share` of the run (Hu
+    et al. 2024, "MiniCPM", §4). Runs of several lengths have the same steps until the first of them decays.
+
+    Args:
+        optimizer, warmup, total, floor: as of `warmup_cosine`.
+        share: of all steps, above 0 and up to 1.
+    """
+    decay = share * total
+
+    def factor(step: int) -> float:
+        left = min(1.0, max(0.0, (total - step) / decay))
+        return min((step + 1) / (warmup + 1), floor + (1 - floor) * left)
+
+    return LambdaLR(optimizer, factor)
+
+
 def set_rates(scheduler: LambdaLR) -> None:
     """Sets the learning rates of the step that a schedule stands at, as a step of it would have."""
     schedules = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
@@ -85,7 +104,9 @@ def endless_warmup(warmup_steps: int, steps: int) -> str:
     )
 
 
-def schedule_errors(warmup_steps: int, min_lr_ratio: float, max_steps: int) -> list[str]:
+def schedule_errors(
+    warmup_steps: int, min_lr_ratio: float, decay_share: float | None, max_steps: int
+) -> list[str]:
     """What is wrong with a schedule, a line each; `max_steps` is −1 where it is not known ahead."""
     errors = []
     if warmup_steps < 0:
@@ -94,6 +115,8 @@ def schedule_errors(warmup_steps: int, min_lr_ratio: float, max_steps: int) -> l
         errors.append(endless_warmup(warmup_steps, max_steps))
     if not 0 <= min_lr_ratio <= 1:
         errors.append(f"model.min_lr_ratio is {min_lr_ratio}: give a share of the peak between 0 and 1")
+    if decay_share is not None and not 0 < decay_share <= 1:
+        errors.append(f"model.decay_share is {decay_share}: give a share of the run above 0 and up to 1")
     return errors
 
 

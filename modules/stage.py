@@ -27,6 +27,7 @@ from modules.optim import (
     schedule_errors,
     set_rates,
     warmup_cosine,
+    warmup_stable_decay,
 )
 from modules.probe import network_errors
 from modules.rng_state import random_states, restore_random_state
@@ -50,7 +51,9 @@ class Stage(L.LightningModule):
     Args:
         optimizer: makes the optimizer from parameter groups.
         warmup_steps: optimizer steps of linear warm-up.
-        min_lr_ratio: where the cosine ends, as a share of the peak; 1 keeps the learning rate constant.
+        min_lr_ratio: where the learning rate ends, as a share of the peak; 1 keeps it constant.
+        decay_share: the last share of the run, over which the rate falls in a line from the peak that it had
+            kept until then; None = it falls along a cosine from the end of the warm-up on.
         activation_checkpointing: keep only the input of each block for the backward pass and compute the
             rest again: far less memory, about a third more time.
     """
@@ -65,12 +68,14 @@ class Stage(L.LightningModule):
         optimizer: Callable[..., Optimizer],
         warmup_steps: int,
         min_lr_ratio: float = 0.1,
+        decay_share: float | None = None,
         activation_checkpointing: bool = False,
     ):
         super().__init__()
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.min_lr_ratio = min_lr_ratio
+        self.decay_share = decay_share
         self.activation_checkpointing = activation_checkpointing
         self.step_loss = SumMetric()
         # tokens that this rank has trained on since it started or resumed, padding not counted; no buffer,
@@ -124,7 +129,7 @@ class Stage(L.LightningModule):
         return [
             *(line for line in problems if line),
             *networks,
-            *schedule_errors(self.warmup_steps, self.min_lr_ratio, max_steps),
+            *schedule_errors(self.warmup_steps, self.min_lr_ratio, self.decay_share, max_steps),
             *optimizer_errors(self.make_optimizer, self.learning_rates()),
         ]
 
@@ -255,11 +260,14 @@ class Stage(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), **interval}}
 
     def schedule(self, optimizer: Optimizer) -> LambdaLR:
-        """Warm-up and cosine over the whole run, which may not end before the warm-up does."""
+        """Warm-up and decay over the whole run, which may not end before the warm-up does."""
         total = self.total_steps()
         if total <= self.warmup_steps and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise UserError(endless_warmup(self.warmup_steps, total))
-        return warmup_cosine(optimizer, self.warmup_steps, total, self.min_lr_ratio)
+        steps = self.warmup_steps, total, self.min_lr_ratio
+        if self.decay_share is None:
+            return warmup_cosine(optimizer, *steps)
+        return warmup_stable_decay(optimizer, *steps, self.decay_share)
 
     def total_steps(self) -> int:
         """Optimizer steps of the whole run, from the configuration alone.
