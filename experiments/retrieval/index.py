@@ -9,10 +9,17 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from experiments.cli.user_errors import UserError
+from experiments.retrieval.bars import tracked
 from experiments.retrieval.passages import Passage
 from experiments.retrieval.terms import terms
 
 K1, B = 1.5, 0.75  # of BM25: how soon a term repeated counts no more; how much a long passage is held back
+CHUNK = 256  # passages embedded between two steps of the progress bar
+ENCODING: dict[str, Any] = {
+    "normalize_embeddings": True,
+    "show_progress_bar": False,
+    "convert_to_numpy": True,
+}
 EXTRA = "pip install 'trivium[retrieval]'"
 
 
@@ -43,7 +50,7 @@ class BM25:
     """
 
     def __init__(self, passages: Sequence[Passage]):
-        documents = [terms(passage.text) for passage in passages]
+        documents = [terms(passage.text) for passage in tracked(passages, "indexing passages")]
         vocabulary: dict[str, int] = {}  # numbered as they first occur: bm25s would number them at random
         ids = [[vocabulary.setdefault(term, len(vocabulary)) for term in document] for document in documents]
         if not vocabulary:
@@ -100,12 +107,14 @@ class Embeddings:
         self.encoder = _encoder(directory)
         if vectors is None:
             texts = [passage.text for passage in self.passages]
-            vectors = self.encoder.encode_document(texts, **_encoding())
-        self.vectors = vectors
+            chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
+            encode = self.encoder.encode_document
+            vectors = np.concatenate([encode(chunk, **ENCODING) for chunk in tracked(chunks, "embedding")])
+        self.vectors: np.ndarray = vectors
 
     def search(self, queries: Sequence[str], count: int) -> list[list[Hit]]:
         found = []
-        for question in self.encoder.encode_query(list(queries), **_encoding()):
+        for question in self.encoder.encode_query(list(queries), **ENCODING):
             scores = self.vectors @ question
             best = best_places(scores, count)
             found.append([Hit(self.passages[place], float(scores[place])) for place in best])
@@ -135,10 +144,6 @@ def _encoder(directory: str) -> Any:
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"--embeddings: {directory} cannot be loaded: {reason}") from error
-
-
-def _encoding() -> dict[str, Any]:
-    return {"normalize_embeddings": True, "show_progress_bar": False, "convert_to_numpy": True}
 
 
 def _needed(library: str) -> ModuleType:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from datamodules.errors import UserError as UnreadableFile
 from datamodules.reading.files import TEXT_ENDINGS, check_file, ending, read_file
 from experiments.cli.user_errors import UserError
+from experiments.retrieval.bars import tracked
 from experiments.retrieval.cutting import Section, pieces, sections
 
 LENGTH = 600  # bytes of UTF-8: about 100 English words or 200 Chinese characters, 130 to 200 tokens
@@ -49,8 +50,8 @@ def read_documents(paths: Sequence[str], length: int = LENGTH, name: str = "--do
     """Cuts documents into passages.
 
     Args:
-        paths: files, folders (all that is in them, hidden files apart) and globs. A file is text, Markdown, or
-            JSON with rows `text` or `title` and `text`; each may end in `.gz`.
+        paths: files, folders (all in them, hidden files apart) and globs. A file is text, Markdown, or JSON
+            with rows `text` or `title` and `text`; each may end in `.gz`.
         length: bytes of UTF-8 in a passage, at most.
         name: the option that gave the paths, for messages.
 
@@ -62,7 +63,7 @@ def read_documents(paths: Sequence[str], length: int = LENGTH, name: str = "--do
         raise UserError(f"{name}: passages of {length} bytes hold no sentence: give {SHORTEST} or more")
     passages: list[Passage] = []
     files, left_out = 0, []
-    for file, is_named in document_files(paths, name):
+    for file, is_named in tracked(document_files(paths, name), "reading documents"):
         try:
             passages += list(_passages_of(file, length, name))
             files += 1
