@@ -9,9 +9,10 @@ from experiments.html.charts import number, visible
 
 
 def page_template(file: Path, **functions: Any) -> Template:
-    """The template of a page, which may call `functions`, as functions or as filters, beside `number`."""
+    """The template of a page, which may call `functions`, as functions or as filters, beside `number`, and
+    include `page.css`."""
     environment = Environment(
-        loader=FileSystemLoader(file.parent),
+        loader=FileSystemLoader([file.parent, Path(__file__).parent]),
         autoescape=True,
         finalize=lambda value: "–" if value is None else visible(value) if isinstance(value, str) else value,
         undefined=StrictUndefined,

@@ -136,7 +136,8 @@ def _lines(series: Mapping[str, Curve], unit: str, step: str) -> Axes:
     charts.ticks(axes.xaxis, 4, whole=True)
     charts.ticks(axes.yaxis, 5)
     low, high = axes.get_ylim()
-    places = spread([(values[-1] - low) / (high - low) for values in smooth.values()], 14 / charts.LINES)
+    ends_at = [(values[-1] - low) / (high - low) for values in smooth.values()]
+    places = charts.spread(ends_at, 14 / charts.LINES)
     for colour, place, label in zip(itertools.cycle(charts.SERIES), places, labels, strict=False):
         charts.beside(axes, label, place, colour)
     return axes
@@ -184,12 +185,3 @@ def running_mean(values: Sequence[float]) -> np.ndarray:
     sums, at = np.cumsum([0.0, *values]), np.arange(len(values))
     low, high = np.maximum(at - width, 0), np.minimum(at + width + 1, len(values))
     return (sums[high] - sums[low]) / (high - low)
-
-
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    """The places, moved apart so that two are never closer than `gap`; their order stays."""
-    order, moved = np.argsort(places, kind="stable"), list(places)
-    for before, after in itertools.pairwise(order):
-        moved[after] = max(moved[after], moved[before] + gap)
-    shift = sum(new - old for new, old in zip(moved, places, strict=True)) / max(len(places), 1)
-    return [place - shift for place in moved]
