@@ -1,5 +1,7 @@
 """Pages from Jinja templates: all text in them is escaped, and its control characters are made visible."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,3 +24,12 @@ def page_template(file: Path, **functions: Any) -> Template:
     environment.filters |= {"number": number, **functions}
     environment.globals |= functions
     return environment.get_template(file.name)
+
+
+def finite(value: Any) -> Any:
+    """The same data with None for each number that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from experiments.atomic import write_text
 from experiments.html import charts
 from experiments.html.charts import number
-from experiments.html.pages import page_template
+from experiments.html.pages import finite, page_template
 from experiments.quickstart.instructions import REVIEW_PROMPT
 
 Curve = list[tuple[int, float]]  # (step, value)
@@ -45,15 +45,6 @@ def write_report(report: dict[str, Any], curves: Mapping[str, Mapping[str, Curve
     template = page_template(Path(__file__).with_name("report.html.j2"), **functions)
     content = {"report": report, "folder": folder, "charts": Charts(curves)}
     write_text(folder / "report.html", template.render(**content, review_prompt=REVIEW_PROMPT))
-
-
-def finite(value: Any) -> Any:
-    """The same data with None for each number that JSON cannot hold."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def duration(seconds: float) -> str:
