@@ -129,8 +129,8 @@ def _network(width: int) -> dict[str, Any]:
 
 
 def head(width: int) -> int:
-    """Half the width, made even for rotary positions."""
-    return width // 4 * 2 + (2 if width % 4 else 0)
+    """Half the width, or as much less as makes it even for rotary positions."""
+    return width // 4 * 2
 
 
 def inner(width: int) -> int:

@@ -53,14 +53,19 @@ def _emergence(results: Mapping[str, Any], folders: Folders, draw: Charts) -> li
         (
             "Is it only the metric?",
             draw.curves(both, "Exact match and digits by size", "share", "parameters", logarithmic=True),
-            f"Breakthroughness: exact match {sudden['exact']:.3g}, digits {sudden['digits']:.3g}.",
+            f"Breakthroughness: exact match {_sudden(sudden['exact'])}, digits {_sudden(sudden['digits'])}.",
         ),
         (
             "The loss on the same answers",
             draw.curves(loss, "Loss by size", "nats a digit", "parameters", logarithmic=True),
-            f"Breakthroughness of the loss {sudden['nll']:.3g}: it has its plateaus and its fall too.",
+            f"Breakthroughness of the loss {_sudden(sudden['nll'])}: it has its plateaus and its fall too.",
         ),
     ]
+
+
+def _sudden(value: float | None) -> str:
+    """Breakthroughness for people; it is infinite where most steps of a curve are 0."""
+    return "infinite" if value is None else f"{value:.3g}"
 
 
 def _in_context(results: Mapping[str, Any], folders: Folders, draw: Charts) -> list[Figure]:

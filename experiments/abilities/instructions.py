@@ -26,7 +26,8 @@ from experiments.statistics import mcnemar, rate
 LETTERS, TEXT, HELD_OUT = 8, 8, 500
 INTO, BAR, EQUALS = LETTERS, LETTERS + 1, LETTERS + 2
 RULES = (30, 100, 300, 1000, 3000)
-ROWS = 100_000
+ROWS, PRESENT = 100_000, 0.9
+"""training rows, and the share of those in which there is something to replace"""
 NEW, TRAINED = "new instructions", "trained instructions"
 
 
@@ -73,7 +74,7 @@ class Instructions(Ability):
     def rows(self, arm: str, seed: int) -> Iterator[Block]:
         rng = np.random.default_rng((1, seed))
         rules = rng.permutation(all_rules()[HELD_OUT:])[: int(arm.split()[0])]
-        ids = rewritten(rng, rules[rng.integers(0, len(rules), ROWS)], present=0.5)
+        ids = rewritten(rng, rules[rng.integers(0, len(rules), ROWS)], PRESENT)
         yield Block(ids, np.arange(ids.shape[1]) >= ids.shape[1] - TEXT)
 
     def questions(self, arm: str) -> list[Question]:

@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from experiments.cli.user_errors import UserError
+
 if TYPE_CHECKING:
     from experiments.abilities.catalogue import Job
     from experiments.abilities.lexicon import Language
@@ -38,7 +40,7 @@ def work(
     attempts included; models that two experiments share count for both.
 
     Raises:
-        RuntimeError: a model could not be trained; where its log is.
+        UserError: a model could not be trained, and why.
     """
     every = [job for of_ability in jobs.values() for job in of_ability]
     folders: dict[Path, list[Job]] = {}
@@ -88,6 +90,8 @@ def do(jobs: Sequence["Job"], language: "Language") -> None:
         try:
             did = run(ability, arm, job.seed, folder)
         except SystemExit as error:
-            raise RuntimeError(f"abilities: {job.ability}, {job.arm}: see {folder / 'log.txt'}") from error
+            log = folder / "log.txt"
+            last = log.read_text(encoding="utf-8").strip().splitlines()[-1].removeprefix("trivium: ")
+            raise UserError(f"abilities: {job.ability}, {job.arm}: {last} (all of it in {log})") from error
         if did:
             write_text(file, f"{before + time.perf_counter() - start:.1f}\n")
