@@ -10,7 +10,7 @@ from experiments.retrieval.index import Hit, Retriever
 from experiments.retrieval.library import open_library
 from experiments.retrieval.passages import LENGTH
 from experiments.retrieval.prompts import RESTRICTIONS, language_of, with_passages
-from experiments.retrieval.terms import terms
+from experiments.retrieval.terms import query_terms, terms
 
 PASSAGES = 3
 REMEDY = "give a shorter question or a smaller --max-new-tokens"
@@ -72,7 +72,7 @@ def sources(hits: Sequence[Hit], reply: str) -> list[str]:
     words it has (in Chinese, pairs of characters); `>` stands before the one with the most."""
     if not hits:
         return ["  no passage has a word of the question"]
-    words = set(terms(reply, is_query=True))
+    words = set(query_terms(reply))
     shared = [len(words & set(terms(hit.passage.text))) for hit in hits]
     most = shared.index(max(shared)) if any(shared) else None
     return [

@@ -11,7 +11,7 @@ import numpy as np
 from experiments.cli.user_errors import UserError
 from experiments.retrieval.bars import tracked
 from experiments.retrieval.passages import Passage
-from experiments.retrieval.terms import terms
+from experiments.retrieval.terms import query_terms, terms
 
 K1, B = 1.5, 0.75  # of BM25: how soon a term repeated counts no more; how much a long passage is held back
 CHUNK = 256  # passages embedded between two steps of the progress bar
@@ -62,7 +62,7 @@ class BM25:
     def search(self, queries: Sequence[str], count: int) -> list[list[Hit]]:
         found = []
         for query in queries:
-            known = [self.vocabulary[t] for t in terms(query, is_query=True) if t in self.vocabulary]
+            known = [self.vocabulary[t] for t in query_terms(query) if t in self.vocabulary]
             scores = self.scorer.get_scores_from_ids(known)
             best = [place for place in best_places(scores, count) if scores[place] > 0]
             found.append([Hit(self.passages[place], float(scores[place])) for place in best])
