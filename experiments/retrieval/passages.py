@@ -104,7 +104,9 @@ def _inside(folder: str) -> list[str]:
     found = []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(inner for inner in folders if not inner.startswith("."))
-        found += [os.path.join(place, file) for file in sorted(files) if not file.startswith(".")]
+        found += [
+            os.path.normpath(os.path.join(place, file)) for file in sorted(files) if not file.startswith(".")
+        ]
     return found
 
 
