@@ -82,7 +82,9 @@ def test_equal_passages_come_in_the_order_of_the_documents():
     same = [Passage("tea", str(n)) for n in range(40)]
     (hits,) = BM25(same).search(["tea"], 7)
     assert [hit.passage.source for hit in hits] == [str(n) for n in range(7)]
-    assert best_places(np.array([1.0, 3.0, 2.0, 3.0, 2.0]), 3) == [1, 3, 2]
+    scores = np.random.default_rng(0).integers(0, 3, 5000).astype(np.float32)
+    in_order = sorted(range(5000), key=lambda place: (-scores[place], place))
+    assert [best_places(scores, count) for count in (1, 30, 4000)] == [in_order[:n] for n in (1, 30, 4000)]
 
 
 def test_an_index_without_words_is_refused():

@@ -1,5 +1,6 @@
 """Passages that a question finds: by its words (BM25), or by the direction of its embedding."""
 
+import logging
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -132,7 +133,9 @@ def best_places(scores: np.ndarray, count: int) -> list[int]:
 
 
 def _scorer() -> Any:
-    return _needed("bm25s").BM25(k1=K1, b=B, method="lucene", backend="numpy")
+    library = _needed("bm25s")
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG, for every root handler
+    return library.BM25(k1=K1, b=B, method="lucene", backend="numpy")
 
 
 def _encoder(directory: str) -> Any:
