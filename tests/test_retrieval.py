@@ -201,3 +201,16 @@ def test_a_folder_that_cannot_be_written_is_no_error(notes, tmp_path, monkeypatc
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TRIVIUM_CACHE", str(tmp_path / "file"))
     assert len(open_library([str(notes)]).documents.passages) == 5
+
+
+def test_the_benchmark_counts_questions_whose_text_is_found(tmp_path, rows, capsys):
+    """Three of four are found first, two of them since their texts are the same; one shares no word."""
+    from experiments.benchmarks.retrieval import measure
+
+    texts = ["Tea is green.", "Tea is green.", "Milk is white.", "Salt is dry."]
+    questions = ["green tea", "tea", "milk", "zebra"]
+    asked = [{"question": q, "text": t} for q, t in zip(questions, texts, strict=True)]
+    measure(rows(tmp_path / "asked.jsonl", asked), 600, None)
+    out = capsys.readouterr().out
+    assert out.startswith("asked.jsonl, BM25: 4 passages, 4 questions\n")
+    assert [line.split()[1] for line in out.splitlines()[1:4]] == ["0.750"] * 3
