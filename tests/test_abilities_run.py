@@ -141,18 +141,53 @@ def test_the_page_tells_every_claim_with_its_pictures_and_needs_nothing_else(fin
     assert [*report["claims"]] == [*NAMES]
 
 
+@pytest.fixture
+def fits(monkeypatch):
+    """The command lines of fits since."""
+    import experiments.cli.program as commands
+
+    lines = []
+    whole = commands.main
+
+    def noted(arguments):
+        if arguments[0] == "fit":
+            lines.append(arguments)
+        return whole(arguments)
+
+    monkeypatch.setattr(commands, "main", noted)
+    return lines
+
+
 @pytest.mark.slow
-def test_what_is_done_is_not_done_again_and_an_interrupted_model_goes_on(finished, small, monkeypatch):
+def test_what_is_done_is_not_done_again_and_what_is_missing_is(finished, fits):
     (job, *_) = jobs_of(made("instructions", "en"), 1, finished.folder)
-    trained = []
-    monkeypatch.setattr(arm, "train", lambda *arguments: trained.append(arguments))
+    asked = ["abilities", "instructions", "--seeds", "1", "--output", str(finished.folder.parent)]
+    answers, stamp = job.folder / "answers-instructions.jsonl", job.folder / "answered-instructions"
+    before = answers.read_text()
+    assert program(asked) == 0
+    assert fits == []
+    answers.unlink()
+    stamp.unlink()
+    assert program(asked) == 0  # its export is there: it is only asked
+    assert fits == []
+    assert answers.read_text() == before
+
+
+@pytest.mark.slow
+def test_a_model_of_another_recipe_is_trained_anew(finished, fits, monkeypatch, tmp_path):
+    (job, *_) = jobs_of(made("instructions", "en"), 1, finished.folder)
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    for file in arm.CONFIGS.iterdir():
+        config = yaml.safe_load(file.read_text())
+        if "steps" in config:
+            config["steps"] = 3
+        (configs / file.name).write_text(yaml.safe_dump(config))
+    monkeypatch.setattr(arm, "CONFIGS", configs)
     asked = ["abilities", "instructions", "--seeds", "1", "--output", str(finished.folder.parent)]
     assert program(asked) == 0
-    assert trained == []
-    (job.folder / "answers-instructions.jsonl").unlink()
-    assert program(asked) == 0  # only asked again: its export is there
-    assert trained == []
-    assert (job.folder / "answers-instructions.jsonl").is_file()
+    assert len(fits) == 2  # two arms here
+    assert yaml.safe_load((job.folder / "config.yaml").read_text())["trainer"]["max_steps"] == 3
 
 
 @pytest.mark.slow

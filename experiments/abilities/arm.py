@@ -1,7 +1,10 @@
 """One arm of an experiment with one seed: rows, training through the program's own `fit`, and its answers."""
 
 import contextlib
+import inspect
+import shutil
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -47,20 +50,33 @@ def arm_config(ability: Ability, arm: Arm, seed: int, folder: Path) -> dict[str,
     return merged(config, own)
 
 
+def recipe(ability: Ability, arm: Arm, seed: int, folder: Path) -> str:
+    """The YAML that an arm is trained with, and what makes its rows: of another comes another model."""
+    source = Path(inspect.getfile(type(ability).rows)).read_bytes()
+    config = yaml.safe_dump(arm_config(ability, arm, seed, folder), sort_keys=False)
+    return f"# rows made by code of sha256 {sha256(source).hexdigest()}\n{config}"
+
+
 def train(ability: Ability, arm: Arm, seed: int, folder: Path) -> None:
-    """Trains an arm into `folder`, going on from its last checkpoint where it was interrupted.
+    """Trains an arm into `folder`, going on from its last checkpoint where it was interrupted, and from
+    nothing where the recipe was another.
 
     Raises:
         SystemExit: the fit failed; its output says why.
     """
     from experiments.cli.program import main as program
 
-    folder.mkdir(parents=True, exist_ok=True)
+    config, wanted = folder / "arm.yaml", recipe(ability, arm, seed, folder)
+    if config.is_file() and config.read_text(encoding="utf-8") != wanted:
+        for name in ("export", "checkpoints", "metrics", "words"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / "rows.parquet").unlink(missing_ok=True)
+    if (folder / "export" / "provenance.json").is_file():
+        return
+    write_text(config, wanted)
     if not (folder / "rows.parquet").is_file():
         write_tokenizer(ability.vocabulary(), folder / "words")
         write_rows(ability.rows(arm.name, seed), folder / "rows.parquet")
-    config = folder / "arm.yaml"
-    write_text(config, yaml.safe_dump(arm_config(ability, arm, seed, folder), sort_keys=False))
     arguments = ["fit", "--config", str(config)]
     if (folder / "checkpoints" / "last.ckpt").is_file():
         arguments += ["--ckpt_path", "last"]
@@ -82,7 +98,12 @@ def run(ability: Ability, arm: Arm, seed: int, folder: Path) -> bool:
     `log.txt` in its folder."""
     import torch
 
-    if answers_file(ability, folder).is_file():
+    from experiments.abilities.asking import items_sha256
+
+    # what the answers in the folder belong to: the model's recipe, and the items
+    asked, stamp = items_sha256(ability.questions(arm.name)), folder / f"answered-{ability.name}"
+    done = sha256((recipe(ability, arm, seed, folder) + asked).encode()).hexdigest()
+    if stamp.is_file() and stamp.read_text() == done:
         return False
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,9 +112,9 @@ def run(ability: Ability, arm: Arm, seed: int, folder: Path) -> bool:
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
-        if not (folder / "export" / "provenance.json").is_file():
-            train(ability, arm, seed, folder)
+        train(ability, arm, seed, folder)
         answer(ability, arm, folder)
+    write_text(stamp, done)
     return True
 
 

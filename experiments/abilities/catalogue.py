@@ -56,14 +56,12 @@ def jobs_of(ability: "Ability", seeds: int, folder: Path) -> list[Job]:
     def needed(arm: "Arm") -> int:
         return -(-seeds * MORE_SEEDS // SEEDS) if arm.more_seeds and seeds > 1 else seeds
 
+    def place(arm: str, seed: int) -> Path:
+        return folder / ability.training / f"{arm} seed {seed}".replace(" = ", "").replace(" ", "-")
+
     arms = ability.arms()
     return [
-        Job(
-            ability.name,
-            arm.name,
-            seed,
-            folder / ability.training / f"{arm.name} seed {seed}".replace(" ", "-"),
-        )
+        Job(ability.name, arm.name, seed, place(arm.name, seed))
         for seed in range(max(map(needed, arms)))
         for arm in arms
         if seed < needed(arm)

@@ -1,4 +1,4 @@
-"""Writes `abilities.json` and `abilities.html`: each claim with pictures, an item, controls and verdict."""
+"""Writes `abilities.json`, `abilities.html` and `abilities.png`: what became of each claim."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.abilities.figures import figures
+from experiments.abilities.picture import draw as draw_all
 from experiments.abilities.pictures import Charts
 from experiments.abilities.stories import STORIES
 from experiments.atomic import write_text
@@ -15,7 +16,7 @@ from experiments.html.pages import page_template
 def write_page(
     report: Mapping[str, Any], folders: Mapping[str, Mapping[str, Sequence[Path]]], folder: Path
 ) -> None:
-    """Writes both files into `folder`.
+    """Writes all three into `folder`.
 
     Args:
         report: as `run.collect` gives it.
@@ -29,6 +30,7 @@ def write_page(
     shown = sum(claim["verdict"] == "shown" for claim in claims.values())
     content = {"report": report, "stories": STORIES, "figures": drawn, "shown": shown}
     write_text(folder / "abilities.html", template.render(**content))
+    draw_all(claims, folder / "abilities.png")
 
 
 def p_value(p: float) -> str:
