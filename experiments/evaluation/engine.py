@@ -23,7 +23,7 @@ from modules.hf_load import load_causal_lm, parent_problem
 from modules.probe import language_model
 from modules.training_data import own_stop_tokens, positions_of
 
-TOKENS = 4096  # computed together, at most, where one text is not longer
+TOKENS = 8192  # computed together, at most, where one text is not longer
 KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 SAYS_NOTHING = ("provenance.json", "README.md")  # of what a model computes
 Tick = Callable[[int], Any]
@@ -42,11 +42,18 @@ class Model:
         tokenizer: a Hugging Face tokenizer with an eos and a pad token.
         name: what refusals call it.
         any_rank: of the strategy that has cut the network, as `generate` needs it.
+        device: where it computes; None = where its weights are.
     """
 
     def __init__(
-        self, network: LanguageModel, tokenizer: Any, name: str, any_rank: Callable[[Tensor], bool] = bool
+        self,
+        network: LanguageModel,
+        tokenizer: Any,
+        name: str,
+        any_rank: Callable[[Tensor], bool] = bool,
+        device: torch.device | None = None,
     ):
+        self.device = device or network.model.device
         self.network, self.tokenizer, self.name, self.any_rank = network, tokenizer, name, any_rank
         self.positions = positions_of(network.model)
         own = own_stop_tokens(network.model, tokenizer)
@@ -148,9 +155,8 @@ class Model:
             groups.setdefault(tuple(context), len(groups))
         positions = torch.arange(shape[1]).expand(shape)
         shared = torch.tensor([groups[tuple(context)] for context, _ in pairs])
-        device = self.network.model.device
         with self.forward_context():
-            tensors = [tensor.to(device) for tensor in (ids, labels, positions, owners, shared)]
+            tensors = [tensor.to(self.device) for tensor in (ids, labels, positions, owners, shared)]
             losses, greedy = (part.cpu() for part in self.network.judge(*tensors))
         counts = [len(continuation) for _, continuation in pairs]
         return [
@@ -184,7 +190,7 @@ class Model:
         return [answers[i] for i in range(len(ids))]
 
     def _replies(self, prompts: Sequence[list[int]], max_new_tokens: int) -> Iterator[tuple[str, bool]]:
-        device, tokenizer = self.network.model.device, self.tokenizer
+        device, tokenizer = self.device, self.tokenizer
         batch = prompt_batch([torch.tensor(ids).numpy() for ids in prompts], tokenizer.pad_token_id, None)
         with self.forward_context():
             written, kept = generate(

@@ -9,7 +9,7 @@ from experiments.evaluation.task import Question, Row, Task, Transformer
 
 STEPS = {"en": "Let's think step by step.", "zh": "先分析，再给答案。"}
 """Kojima et al. 2022 (2205.11916), and the Chinese phrase of the tutorial that is followed here"""
-THINKING = 128  # tokens of a reply with steps, at most
+THINKING = 96  # tokens of a reply with steps, at most
 PASSAGES = 3  # shown with a question
 
 
