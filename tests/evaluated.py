@@ -1,9 +1,10 @@
-"""Tiny models in directories, for what evaluates them."""
+"""Tiny models in directories and a tiny task, for what evaluates."""
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from datamodules.rendering.tokenizer import load_tokenizer, vocabulary_size
+from experiments.evaluation import Question, Task
 from modules.hf_tokenizer import save_tokenizer
 
 
@@ -36,3 +37,22 @@ def save_model(
         LlamaForCausalLM(config(tokenizer, positions)).save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
     return str(folder)
+
+
+class Likely(Task):
+    """How likely texts are: a number that moves with every step of training."""
+
+    name = "likely"
+    metrics = ("logprob",)
+
+    def rows(self):
+        return [{"text": f"the film {number} is"} for number in range(6)]
+
+    def prompt(self, row):
+        return Question(spans=((row["text"], " very good"),))
+
+    def answer(self, row):
+        return ""
+
+    def score(self, row, answer):
+        return {"logprob": answer.likelihoods[0].logprob}

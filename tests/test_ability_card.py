@@ -15,20 +15,17 @@ from experiments.evaluation import AbilityCard
 from experiments.evaluation.engine import Model
 from experiments.evaluation.measure import measure, units
 from experiments.evaluation.registry import asked
-
-CHOICES = ["good", "bad", "dull"]
+from tests.ranks import run_ranks
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
-    """A task file that fits into 128 positions: one task that chooses, one that writes."""
-    folder = tmp_path_factory.mktemp("task")
-    rows = [{"q": f"the film {i % 4}", "a": CHOICES[i % 3]} for i in range(12)]
-    chosen = {"rows": rows, "template": "{q} is", "answer": "{a}", "metric": "choice", "choices": CHOICES}
+    """Two tasks that fit into 128 positions: one of likelihoods, one that writes."""
+    rows = [{"q": f"the film {i % 4}", "a": "good"} for i in range(12)]
     written = {"rows": rows, "template": "Write {q}", "answer": "{a}", "metric": "chrf", "max_new_tokens": 6}
-    for name, content in (("chosen", chosen), ("written", written)):
-        (folder / f"{name}.yaml").write_text(json.dumps(content))
-    return [str(folder / "chosen.yaml"), str(folder / "written.yaml")]
+    file = tmp_path_factory.mktemp("task") / "written.yaml"
+    file.write_text(json.dumps(written))
+    return ["tests.evaluated.Likely", str(file)]
 
 
 def callback(tasks, every):
@@ -40,17 +37,34 @@ def callback(tasks, every):
     )
 
 
-def logged(run: Path) -> dict[int, dict[str, float]]:
+def logged(run: Path) -> list[dict[str, float]]:
+    """What was logged of abilities, each time."""
     (file,) = run.glob("metrics/version_*/metrics.csv")
     with file.open() as lines:
-        rows = list(csv.DictReader(lines))
-    names = [name for name in rows[0] if name.startswith("ability/")] if rows else []
-    found: dict[int, dict[str, float]] = {}
-    for row in rows:
-        values = {name: float(row[name]) for name in names if row[name]}
-        if values:
-            found[int(row["step"])] = values
-    return found
+        rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(lines)]
+    rows = [{name: float(value) for name, value in row.items() if name[:8] == "ability/"} for row in rows]
+    return [row for row in rows if row]
+
+
+def measured_again(run: Path, tasks: list[str]) -> dict[str, float]:
+    """What the run's export can do, in this process."""
+    model = Model.load(str(run / "export"), "export")
+    kinds = units([asked(each) for each in tasks], None, 12)
+    return {
+        f"ability/{unit.label}": next(iter(measure(model, unit).metrics.values())).value for unit in kinds
+    }
+
+
+@pytest.mark.slow
+def test_a_sharded_network_is_measured_as_it_is(tiny_stages, task, tmp_path):
+    run = tmp_path / "fsdp"
+    strategy = json.dumps({"class_path": "strategies.fsdp", "init_args": {}})
+    line = [*tiny_stages.stage("sft", run=str(run)), "--trainer.max_steps", "2", "--trainer.devices", "2"]
+    line += [f"--trainer.strategy={strategy}", f"--trainer.callbacks+={callback(task, 1)}"]
+    run_ranks(tmp_path / "ranks", [[*line, "--trainer.logger", json.dumps(csv_logger(run))]])
+    values = logged(run)
+    assert len(values) == 3
+    assert values[-1] == pytest.approx(measured_again(run, task), abs=1e-4)  # fp32 in another order
 
 
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
@@ -69,11 +83,8 @@ def test_abilities_are_logged_and_training_is_what_it_is_without(stage, tiny_sta
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     values = logged(runs[1])
     assert len(values) == 3  # before the first step, half way, at the end
-    last = values[max(values)]
-    model = Model.load(str(runs[1] / "export"), "export")
-    for unit in units([asked(each) for each in task], None, 12):
-        wanted = next(iter(measure(model, unit).metrics.values())).value
-        assert last[f"ability/{unit.label}"] == pytest.approx(wanted, abs=1e-6)
+    assert len({row["ability/likely"] for row in values}) == 3
+    assert values[-1] == pytest.approx(measured_again(runs[1], task), abs=1e-6)
 
 
 def csv_logger(run: Path) -> dict:
@@ -116,3 +127,17 @@ def test_the_quickstarts_card_has_a_row_for_each_task(tmp_path, tiny_tokenizer, 
     assert rows[1]["p"] is None
     save_model(tmp_path / "sft/export", tiny_tokenizer, 9)  # a run that begins again has other models
     assert len(abilities.card()) == 2
+
+
+def test_the_report_shows_the_card_and_does_without_one(tmp_path):
+    from experiments.quickstart.page import write_report
+
+    row = {"task": "maths", "metric": "right", "words": "Sums", "items": 50, "p": 0.0001}
+    estimates = {"pretrained": "0.000 [0.000, 0.071]", "tuned": "0.500 [0.366, 0.634]", "after PPO": "0.400"}
+    for abilities in ([], [{**row, "estimates": estimates}]):
+        write_report({"stages": {}, "abilities": abilities}, {}, tmp_path)
+        page = (tmp_path / "report.html").read_text()
+        assert ("What it can do" in page) is bool(abilities)
+    assert "maths: Sums" in page
+    assert "0.500 [0.366, 0.634]" in page
+    assert "&lt; 0.001" in page

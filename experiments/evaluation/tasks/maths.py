@@ -30,7 +30,7 @@ class Maths(Task):
         return [row for row in _problems("examples", 2 * SHOWN) if row["text"] not in asked]
 
     def prompt(self, row: Row) -> Question:
-        return Question(row["text"], language=row["language"], max_new_tokens=12)
+        return Question(row["text"], language=row["language"], max_new_tokens=24)
 
     def answer(self, row: Row) -> str:
         return str(row["answer"])
