@@ -61,7 +61,7 @@ def test_a_line_for_each_model_task_and_way_with_its_interval(folder, tmp_path, 
         wanted = rate([item["scores"]["right"] for item in items])
         assert line["metrics"]["right"] == pytest.approx(wanted._asdict())
     shown = (tmp_path / "out/one/words.2-shot.jsonl").read_text().splitlines()[5]
-    assert json.loads(shown)["question"] == "0 the film isgood\n\n1 the film isbad\n\n5 the film is"
+    assert json.loads(shown)["question"] == "0 the film isgood\n\n1 the film isgood\n\n5 the film is"
 
 
 def test_an_interrupted_command_goes_on_and_what_has_ended_is_not_repeated(
@@ -135,6 +135,14 @@ def test_another_model_of_the_same_name_is_refused(folder, tmp_path, evaluate, c
     assert "holds results of another model named `one`" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_two_tasks_of_one_name_are_refused(folder, tmp_path, capsys):
+    (tmp_path / "sums.yaml").write_text((folder / "sums.yaml").read_text())
+    tasks = f"{folder / 'sums.yaml'},{tmp_path / 'sums.yaml'}"
+    assert main(["evaluate", str(folder / "one"), "--tasks", tasks, "--output", str(tmp_path / "out")]) == 2
+    assert "two are named `sums`" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_task_without_room_is_refused_by_name_and_left_out_of_all(tmp_path, tiny_tokenizer, capsys):
     small = save_model(tmp_path / "small", tiny_tokenizer, positions=96)
     out = str(tmp_path / "out")
@@ -181,8 +189,9 @@ def test_models_are_named_by_their_folders():
         "old": "runs/old",
     }
     assert shot_counts("0,4,4") == [0, 4]
-    with pytest.raises(UserError):
-        named_models(["=x"])
+    for nameless in ("=x", "..=x", "a/b=x"):
+        with pytest.raises(UserError, match="is no model: give DIR or NAME=DIR"):
+            named_models([nameless])
 
 
 def test_lm_eval_runs_a_local_task_offline(folder, tmp_path, rows, capsys):
@@ -212,7 +221,7 @@ metric_list: [{{metric: acc}}]
         "--json",
     ]
     assert main(line) == 0
-    (found,) = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    (found,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert found["task"] == "lm-eval:trivium_films"
     assert found["metrics"]["acc,none"] == 0.5  # one answer to one question, right for half of the items
     assert main(["evaluate", str(folder / "one"), "--lm-eval", "missing.yaml"]) == 2

@@ -122,7 +122,7 @@ def named_models(given: Sequence[str]) -> dict[str, str]:
             parts = [part for part in Path(each).parts if part not in ("/", ".", "..")]
             parts = parts[:-1] if parts[1:] and parts[-1] == "export" else parts
             name = parts[-1] if parts else Path(each).resolve().name
-        if not name or "/" in name or not path:
+        if not name.strip(".") or "/" in name or not path:
             raise UserError(f"evaluate: `{each}` is no model: give DIR or NAME=DIR")
         if name in models:
             raise UserError(f"evaluate: two models are named `{name}`: name them apart, as other={path}")

@@ -6,6 +6,7 @@ from functools import partial
 from rich.console import Console
 from rich.progress import Progress
 
+from experiments.cli.user_errors import UserError
 from experiments.evaluation.engine import Model, NoRoom, digest
 from experiments.evaluation.measure import Unit, check_room, identity, measure, units
 from experiments.evaluation.registry import Asked
@@ -38,6 +39,11 @@ def evaluate(
         UserError: a model or a task that cannot be evaluated; a name that another model's results have.
     """
     wanted = [(unit, identity(unit)) for unit in units(tasks, shots, limit)]
+    labels = [unit.label for unit, _ in wanted]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise UserError(
+            f"--tasks: two are named `{twice[0]}`: name a task once, and two files apart by `name`"
+        )
     digests = {name: digest(path) for name, path in models.items()}
     for name, path in models.items():
         store.claim(name, path, digests[name])

@@ -1,7 +1,7 @@
 """What can be done to a question of any task: examples before it, steps, passages, a restriction to them."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from experiments.cli.user_errors import UserError
@@ -20,14 +20,20 @@ class FewShot(Transformer):
         self.count = count
 
     def __call__(self, question: Question, row: Row, task: Task) -> Question:
-        asked = [(each, task.prompt(each)) for each in task.examples()]
-        shown = [(q.text, task.answer(each)) for each, q in asked if q.language == question.language]
+        shown = [pair for language, *pair in _examples(task) if language == question.language]
         if len(shown) < self.count:
             raise UserError(
                 f"--shots is {self.count}, but {task.name} has {len(shown)} examples"
                 f"{' in ' + question.language if shown else ''}: give {len(shown)} or fewer"
             )
-        return question._replace(examples=tuple(shown[: self.count]))
+        return question._replace(examples=tuple((text, answer) for text, answer in shown[: self.count]))
+
+
+@lru_cache(maxsize=16)
+def _examples(task: Task) -> list[tuple[str, str, str]]:
+    """Language, question and answer of a task's examples; some tasks draw theirs anew at every call."""
+    asked = [(row, task.prompt(row)) for row in task.examples()]
+    return [(question.language, question.text, task.answer(row)) for row, question in asked]
 
 
 class Phrase(Transformer):
