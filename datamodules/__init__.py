@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datamodules.rendering.templates import InstructionTemplate as InstructionTemplate
     from datamodules.rendering.templates import MixedTemplates as MixedTemplates
     from datamodules.sampling.mixture import Source as Source
+    from datamodules.tokens import TokenData as TokenData
 
 FILES = {
     "ChatTemplate": "rendering.chat_template",
@@ -29,6 +30,7 @@ FILES = {
     "PreferenceData": "preference",
     "PromptData": "prompts",
     "Source": "sampling.mixture",
+    "TokenData": "tokens",
 }
 
 __all__ = [*FILES]

@@ -24,7 +24,7 @@ from datamodules.sampling.step_sampler import StepSampler
 
 OnBadRow = Literal["error", "skip"]
 MAKERS = {
-    "tokens": "MixedCorpusData or datamodules.InstructionData",
+    "tokens": "MixedCorpusData or datamodules.InstructionData or datamodules.TokenData",
     "ranked_replies": "PreferenceData",
     "prompts": "PromptData",
 }

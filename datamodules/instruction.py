@@ -125,11 +125,14 @@ class InstructionData(TextDataModule):
             splits["val"] = self._rows("data.val", self.val, self.template)
         return splits
 
-    def _rows(self, name: str, path: Any, template: Template) -> EncodedRows:
-        encoder = InstructionEncoder(
+    def encoder(self, template: Template) -> RowEncoder:
+        """What makes tokens of a source's rows."""
+        return InstructionEncoder(
             self.tokenizer, template, self.group_by or [], self.max_length, self.policies
         )
-        rows = self.encode(path, name, encoder)
+
+    def _rows(self, name: str, path: Any, template: Template) -> EncodedRows:
+        rows = self.encode(path, name, self.encoder(template))
         rows.receipt.sample = sample(self.tokenizer, rows[0]["input_ids"], rows[0]["trained"])
         self._groups |= rows.distinct("group")
         return rows
@@ -194,17 +197,15 @@ class InstructionEncoder(RowEncoder):
         return self.template.changes(row, number, asked=False)
 
     def finish(self, row: Row, tokens: list[Tokens]) -> Row:
-        missing = [column for column in self.group_by if row.get(column) is None]
-        if missing:
-            raise BadRow(f"no `{missing[0]}`, which data.group_by asks for")
+        group = group_of(row, self.group_by)
         conversation, ended = self.policies.with_eos(tokens[0], self.tokenizer, self.turn_end)
         conversation, one_bos = self.policies.with_one_bos(conversation, self.tokenizer)
         conversation, cut = self._fitting(conversation)
         return {
             "input_ids": conversation.ids,
             "trained": conversation.trained,
-            "prompt_length": _last_reply(conversation.trained),
-            "group": "/".join(str(row.get(column)) for column in self.group_by) or "data",
+            "prompt_length": last_reply(conversation.trained),
+            "group": group,
             "length": len(conversation.ids),
             "weight": int(conversation.trained[1:].sum()),  # nothing predicts the first token
             "changed": [change for change in (ended, one_bos, cut) if change],
@@ -215,7 +216,7 @@ class InstructionEncoder(RowEncoder):
         limit, over = self.max_length, len(tokens.ids) - self.max_length
         if over <= 0:
             return tokens, ""
-        start = _last_reply(tokens.trained)
+        start = last_reply(tokens.trained)
         if start >= limit:
             policy, reason = "long_prompt", f"prompt fills max_length {limit}"
         else:
@@ -230,7 +231,19 @@ class InstructionEncoder(RowEncoder):
         return Tokens(ids, trained), "prompt cut from the left"
 
 
-def _last_reply(trained: np.ndarray) -> int:
+def group_of(row: Row, group_by: list[str]) -> str:
+    """What the columns of `group_by` say of a row.
+
+    Raises:
+        BadRow: one is missing.
+    """
+    missing = [column for column in group_by if row.get(column) is None]
+    if missing:
+        raise BadRow(f"no `{missing[0]}`, which data.group_by asks for")
+    return "/".join(str(row[column]) for column in group_by) or "data"
+
+
+def last_reply(trained: np.ndarray) -> int:
     """Where the last reply begins."""
     given = np.flatnonzero(~trained[: np.flatnonzero(trained)[-1]])
     return int(given[-1]) + 1 if len(given) else 0

@@ -5,7 +5,7 @@ import lightning as L
 import pytest
 
 import datamodules.base
-from datamodules import InstructionData, MixedCorpusData, PreferenceData, PromptData, Source
+from datamodules import InstructionData, MixedCorpusData, PreferenceData, PromptData, Source, TokenData
 from modules import CausalLM, PPOModule, RewardModule, SFTModule
 
 NOWHERE = "nowhere/rows.jsonl"
@@ -20,6 +20,7 @@ TRAINER = {
 DATA = {
     "MixedCorpusData": lambda tokenizer: MixedCorpusData({"a": Source(NOWHERE)}, tokenizer),
     "InstructionData": lambda tokenizer: InstructionData(NOWHERE, tokenizer),
+    "TokenData": lambda tokenizer: TokenData(NOWHERE, tokenizer),
     "PreferenceData": lambda tokenizer: PreferenceData(NOWHERE, tokenizer),
     "PromptData": lambda tokenizer: PromptData(NOWHERE, tokenizer),
 }
@@ -32,19 +33,24 @@ STAGES = {
 RIGHT = {
     ("CausalLM", "MixedCorpusData"),
     ("CausalLM", "InstructionData"),
+    ("CausalLM", "TokenData"),
     ("SFTModule", "MixedCorpusData"),
     ("SFTModule", "InstructionData"),
+    ("SFTModule", "TokenData"),
     ("RewardModule", "PreferenceData"),
     ("PPOModule", "PromptData"),
 }
 KINDS = {
     "MixedCorpusData": "tokens",
     "InstructionData": "tokens",
+    "TokenData": "tokens",
     "PreferenceData": "ranked_replies",
     "PromptData": "prompts",
 }
 READS = {stage: KINDS[data] for stage, data in RIGHT}
-MODULES = {cls.__name__: cls for cls in (MixedCorpusData, InstructionData, PreferenceData, PromptData)}
+MODULES = {
+    cls.__name__: cls for cls in (MixedCorpusData, InstructionData, TokenData, PreferenceData, PromptData)
+}
 PAIRS = [(stage, data) for stage in STAGES for data in DATA]
 
 

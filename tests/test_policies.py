@@ -120,14 +120,6 @@ def test_a_missing_eos_is_appended_to_every_trained_turn(rows, tmp_path, folder)
     assert mask == [0] * 6 + [1] * 7
 
 
-def test_a_reply_without_eos_can_be_kept_as_it_is(rows, tmp_path, folder):
-    other = with_chat_template(folder, tmp_path, NO_EOS)
-    options = {"template": ChatTemplate(), "policies": Policies(missing_eos="keep")}
-    data = instruction_data(rows, tmp_path, other, [chat("2", "yes")], **options)
-    assert outcome(data) == (1, 0, {})
-    assert tokens_and_mask(data, 0) == (["<s>", *"Q:2A:", *"yes"], [0] * 6 + [1] * 3)
-
-
 def test_the_templates_own_end_of_a_turn_is_an_end(rows, tmp_path, folder):
     """ChatML on a base model: turns end with <|im_end|>, which is not the tokenizer's eos."""
     chatml = (

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.html.charts import number, visible
-from experiments.quickstart.page import duration, finite, pivot, running_mean, spread, verdict, write_report
+from experiments.html.charts import number, spread, visible
+from experiments.quickstart.page import duration, finite, pivot, running_mean, verdict, write_report
 
 STAGES = ("pretrain", "sft", "reward", "ppo")
 ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"

@@ -24,14 +24,14 @@ class Policies:
             would lose its end.
         empty_reply: `drop` or `error`.
         missing_eos: a chat template that ends a reply with neither the tokenizer's eos nor another token:
-            `append` it, `drop` the row, stop, or `keep` it so, where replies have a known length.
+            `append` it, `drop` the row, or stop.
         double_bos: the row begins with two bos tokens: `drop`, `truncate_left` (one of them), or stop.
     """
 
     long_prompt: CutOrDrop = "drop"
     long_reply: CutOrDrop = "drop"
     empty_reply: Literal["drop", "error"] = "drop"
-    missing_eos: Literal["append", "drop", "error", "keep"] = "error"
+    missing_eos: Literal["append", "drop", "error"] = "error"
     double_bos: CutOrDrop = "error"
 
     def left_out(self, policy: str, reason: str) -> DropRow | StopRun:
@@ -45,7 +45,7 @@ class Policies:
     def with_eos(self, tokens: Tokens, tokenizer: Any, turn_end: int | None) -> tuple[Tokens, str]:
         """Every run of trained tokens with an end."""
         places = missing_eos(tokens, tokenizer, turn_end)
-        if self.missing_eos == "keep" or not len(places):
+        if not len(places):
             return tokens, ""
         if self.missing_eos != "append":
             raise self.left_out("missing_eos", f"a reply without {tokenizer.eos_token} at its end")

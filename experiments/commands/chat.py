@@ -10,6 +10,7 @@ from datamodules.rendering.templates import InstructionTemplate
 from datamodules.rendering.tokenizer import load_tokenizer, vocabulary_size
 from datamodules.rendering.whole_text import encode_batch
 from experiments.cli.user_errors import UserError
+from experiments.commands.chat_documents import Reading, add_options, reading_of, sources
 from modules.hf_load import parent_problem
 
 
@@ -26,14 +27,16 @@ def main(argv: list[str]) -> int:
     option("--max-new-tokens", type=int, default=128, help="limit of a reply, in tokens (128)")
     option("--temperature", type=float, default=0.7, help="0 takes the likeliest token every time (0.7)")
     option("--seed", type=int, default=0, help="of the sampling (0)")
+    add_options(parser)
     options = parser.parse_args(argv)
     problem = parent_problem("directory", options.directory, ("pretrain", "sft", "ppo"))
     if problem:
         raise UserError(problem.removeprefix("model.").replace("directory:", "chat:", 1))
+    reading = reading_of(options)
     import torch
 
     torch.manual_seed(options.seed)
-    chat = Chat(options.directory, options.prefix, options.max_new_tokens, options.temperature)
+    chat = Chat(options.directory, options.prefix, options.max_new_tokens, options.temperature, reading)
     if options.prompt is None:
         converse(chat)
     elif options.prompt.strip():
@@ -57,9 +60,16 @@ def converse(chat: "Chat") -> None:
 
 class Chat:
     """A model, and what it and the user have said so far. Every reply begins with `prefix`; a `temperature`
-    of 0 takes the likeliest token."""
+    of 0 takes the likeliest token. With a `reading` each question is asked by itself, beside its passages."""
 
-    def __init__(self, directory: str, prefix: str, max_new_tokens: int, temperature: float):
+    def __init__(
+        self,
+        directory: str,
+        prefix: str,
+        max_new_tokens: int,
+        temperature: float,
+        reading: Reading | None = None,
+    ):
         from modules.hf_load import load_causal_lm
         from modules.training_data import own_stop_tokens
 
@@ -70,6 +80,7 @@ class Chat:
         self.stops = list(dict.fromkeys([*stop_tokens(self.tokenizer), *own]))
         rows = self.model.config.get_text_config().vocab_size
         self.unused = list(range(vocabulary_size(self.tokenizer), rows)) or None
+        self.reading = reading
         self.messages: list[dict[str, str]] = []
 
     def answer(self, line: str) -> None:
@@ -85,7 +96,10 @@ class Chat:
             def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
                 print(printable(text), end="\n" if stream_end else "", flush=True)
 
-        self.messages.append({"role": "user", "content": line})
+        asked = None if self.reading is None else self.reading.ask(line, self._room)
+        if asked:
+            self.messages = []
+        self.messages.append({"role": "user", "content": asked.text if asked else line})
         ids = torch.tensor([prompt_ids(self.tokenizer, self.messages, self.prefix)])
         positions = self.model.config.max_position_embeddings
         if ids.shape[1] >= positions:
@@ -106,6 +120,13 @@ class Chat:
         )
         reply = self.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
         self.messages.append({"role": "assistant", "content": self.prefix + reply})
+        if asked:
+            print(*sources(asked.hits, reply), sep="\n")
+
+    def _room(self, text: str) -> int:
+        """Positions that are left for more when `text` is the only message and the reply has its tokens."""
+        ids = prompt_ids(self.tokenizer, [{"role": "user", "content": text}], self.prefix)
+        return self.model.config.max_position_embeddings - len(ids) - self.max_new_tokens
 
 
 def prompt_ids(tokenizer: Any, messages: list[dict[str, str]], prefix: str) -> list[int]:

@@ -15,6 +15,9 @@ COMMANDS = {
     "contamination": Command(
         "which rows of evaluation files share an n-gram with training files", "experiments.data.contamination"
     ),
+    "retrieve": Command(
+        "rows that teach to answer from passages: questions beside documents", "experiments.data.retrieve"
+    ),
     "receipt": Command(
         "what a stage's configuration keeps, truncates and drops and why, and one row's mask",
         "experiments.data.receipt",

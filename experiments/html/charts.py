@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -118,3 +119,12 @@ def legend(axes: Axes) -> Axes:
     """The same axes, what their labels say above them on the right."""
     axes.figure.legend(loc="upper right", ncols=2)
     return axes
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """The places, moved apart so that two are never closer than `gap`; their order stays."""
+    order, moved = np.argsort(places, kind="stable"), list(places)
+    for before, after in itertools.pairwise(order):
+        moved[after] = max(moved[after], moved[before] + gap)
+    shift = sum(new - old for new, old in zip(moved, places, strict=True)) / max(len(places), 1)
+    return [place - shift for place in moved]

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from experiments.atomic import write_text
 from experiments.html import charts
 from experiments.html.charts import number
-from experiments.html.pages import page_template
+from experiments.html.pages import finite, page_template
 from experiments.quickstart.instructions import REVIEW_PROMPT
 
 Curve = list[tuple[int, float]]  # (step, value)
@@ -45,15 +45,6 @@ def write_report(report: dict[str, Any], curves: Mapping[str, Mapping[str, Curve
     template = page_template(Path(__file__).with_name("report.html.j2"), **functions)
     content = {"report": report, "folder": folder, "charts": Charts(curves)}
     write_text(folder / "report.html", template.render(**content, review_prompt=REVIEW_PROMPT))
-
-
-def finite(value: Any) -> Any:
-    """The same data with None for each number that JSON cannot hold."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def duration(seconds: float) -> str:
@@ -136,7 +127,8 @@ def _lines(series: Mapping[str, Curve], unit: str, step: str) -> Axes:
     charts.ticks(axes.xaxis, 4, whole=True)
     charts.ticks(axes.yaxis, 5)
     low, high = axes.get_ylim()
-    places = spread([(values[-1] - low) / (high - low) for values in smooth.values()], 14 / charts.LINES)
+    ends_at = [(values[-1] - low) / (high - low) for values in smooth.values()]
+    places = charts.spread(ends_at, 14 / charts.LINES)
     for colour, place, label in zip(itertools.cycle(charts.SERIES), places, labels, strict=False):
         charts.beside(axes, label, place, colour)
     return axes
@@ -184,12 +176,3 @@ def running_mean(values: Sequence[float]) -> np.ndarray:
     sums, at = np.cumsum([0.0, *values]), np.arange(len(values))
     low, high = np.maximum(at - width, 0), np.minimum(at + width + 1, len(values))
     return (sums[high] - sums[low]) / (high - low)
-
-
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    """The places, moved apart so that two are never closer than `gap`; their order stays."""
-    order, moved = np.argsort(places, kind="stable"), list(places)
-    for before, after in itertools.pairwise(order):
-        moved[after] = max(moved[after], moved[before] + gap)
-    shift = sum(new - old for new, old in zip(moved, places, strict=True)) / max(len(places), 1)
-    return [place - shift for place in moved]

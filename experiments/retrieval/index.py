@@ -1,5 +1,6 @@
 """Passages that a question finds: by its words (BM25), or by the direction of its embedding."""
 
+import logging
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from experiments.cli.user_errors import UserError
 from experiments.retrieval.bars import tracked
 from experiments.retrieval.passages import Passage
-from experiments.retrieval.terms import terms
+from experiments.retrieval.terms import query_terms, terms
 
 K1, B = 1.5, 0.75  # of BM25: how soon a term repeated counts no more; how much a long passage is held back
 CHUNK = 256  # passages embedded between two steps of the progress bar
@@ -62,7 +63,7 @@ class BM25:
     def search(self, queries: Sequence[str], count: int) -> list[list[Hit]]:
         found = []
         for query in queries:
-            known = [self.vocabulary[t] for t in terms(query, is_query=True) if t in self.vocabulary]
+            known = [self.vocabulary[t] for t in query_terms(query) if t in self.vocabulary]
             scores = self.scorer.get_scores_from_ids(known)
             best = [place for place in best_places(scores, count) if scores[place] > 0]
             found.append([Hit(self.passages[place], float(scores[place])) for place in best])
@@ -132,7 +133,9 @@ def best_places(scores: np.ndarray, count: int) -> list[int]:
 
 
 def _scorer() -> Any:
-    return _needed("bm25s").BM25(k1=K1, b=B, method="lucene", backend="numpy")
+    library = _needed("bm25s")
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG, for every root handler
+    return library.BM25(k1=K1, b=B, method="lucene", backend="numpy")
 
 
 def _encoder(directory: str) -> Any:

@@ -76,6 +76,7 @@ def cache_file(paths: Sequence[str], length: int, embeddings: str | None, name: 
     Raises:
         UserError: a path leads nowhere, or a file cannot be read.
     """
+    from datamodules.reading.files import TEXT_ENDINGS, ending
     from datamodules.reading.fingerprint import cache_folder, fingerprint
 
     files = [file for file, _ in document_files(paths, name)]
@@ -86,7 +87,8 @@ def cache_file(paths: Sequence[str], length: int, embeddings: str | None, name: 
         if not weights:
             raise UserError(f"--embeddings: {embeddings} is no directory of a model")
         model = fingerprint(weights, "--embeddings")
-    content = fingerprint(files, name) if files else ""
+    texts = [file for file in files if ending(file) in TEXT_ENDINGS]  # what else lies there is only named
+    content = fingerprint(texts, name) if texts else ""
     key = json.dumps([VERSION, library, _version(library), files, content, length, model])
     digest = hashlib.blake2b(key.encode("utf-8", "backslashreplace"), digest_size=12).hexdigest()
     return cache_folder().parent / "retrieval" / f"{digest}.index"

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from datamodules.errors import UserError as UnreadableFile
-from datamodules.reading.files import TEXT_ENDINGS, check_file, ending, read_file
 from experiments.cli.user_errors import UserError
 from experiments.retrieval.bars import tracked
 from experiments.retrieval.cutting import Section, pieces, sections
@@ -104,7 +103,9 @@ def _inside(folder: str) -> list[str]:
     found = []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(inner for inner in folders if not inner.startswith("."))
-        found += [os.path.join(place, file) for file in sorted(files) if not file.startswith(".")]
+        found += [
+            os.path.normpath(os.path.join(place, file)) for file in sorted(files) if not file.startswith(".")
+        ]
     return found
 
 
@@ -115,6 +116,8 @@ def _passages_of(file: str, length: int, name: str) -> Iterator[Passage]:
         UserError: it is no text, or a row cannot be read or has no `text`.
         OSError: it cannot be read.
     """
+    from datamodules.reading.files import TEXT_ENDINGS, check_file, ending, read_file
+
     kind = ending(file)
     if kind not in TEXT_ENDINGS:
         raise UserError(f"{file} is no document: give {', '.join(TEXT_ENDINGS)} (also with .gz)")

@@ -32,7 +32,7 @@ RESTRICTIONS: dict[Language, tuple[Restriction, ...]] = {
             "Use nothing but the text above to answer. Where it does not tell, reply: unknown",
             "Base your answer strictly on the given passages; if the answer is not in them, write: unknown",
             "Do not use what you know yourself. Answer with what the passages say, or else with: unknown",
-            "Your reply must be supported by a passage. Is there no such passage, then answer: unknown",
+            "Your reply must be supported by a passage. If none supports it, answer with one word: unknown",
             "Rely on the documents alone, never on memory; when they are silent, your reply is: unknown",
         )
     ),

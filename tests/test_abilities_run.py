@@ -1,0 +1,212 @@
+"""`trivium abilities`, on models and tests made small: every experiment from its rows to its page."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from experiments.abilities import (
+    ability,
+    arm,
+    chain_of_thought,
+    emergence,
+    in_context,
+    instructions,
+    knowledge,
+    workers,
+)
+from experiments.abilities import run as command
+from experiments.abilities.catalogue import NAMES, jobs_of, made
+from experiments.abilities.in_context import CHAIN, predicted
+from experiments.cli.program import main as program
+
+ITEMS = 40
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The experiments with few rows, few items, and two steps of two rows each."""
+    configs = tmp_path_factory.mktemp("configs")
+    for file in ability.CONFIGS.glob("*.yaml"):
+        config = yaml.safe_load(file.read_text())
+        if file.stem != "trainer":
+            config["steps"] = 2
+            config["model"]["init_args"]["warmup_steps"] = 0
+            config["data"]["init_args"] |= {"global_batch_size": 2, "micro_batch_size": 2}
+        (configs / file.name).write_text(yaml.safe_dump(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arm, "CONFIGS", configs)
+        patch.setattr(ability.Ability.__init__, "__defaults__", ("en", ITEMS))
+        patch.setattr(emergence, "ROWS", 30)
+        patch.setattr(emergence, "WIDTHS", (4, 48))
+        patch.setattr(in_context, "ROWS", {4: 10, 16: 10})
+        patch.setattr(in_context, "CHAINS", 20)
+        patch.setattr(instructions, "ROWS", 200)
+        patch.setattr(instructions, "RULES", (30, 3000))
+        patch.setattr(chain_of_thought, "ROWS", 40)
+        patch.setattr(chain_of_thought, "DIRECT_STEPS", 2)
+        patch.setattr(knowledge, "READING", {1: 10, 3: 10})
+        patch.setattr(knowledge, "CLOSED_BOOK", 10)
+        patch.setenv("WANDB_MODE", "disabled")
+        # here the models are trained in this process: workers of their own would not see what is patched
+        patch.setattr(workers, "ProcessPoolExecutor", Here)
+        yield
+
+
+class Here:
+    """Does work at once, as an executor."""
+
+    def __init__(self, *_):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return False
+
+    def submit(self, function, *arguments):
+        from concurrent.futures import Future
+
+        future = Future()
+        future.set_result(function(*arguments))
+        return future
+
+    def shutdown(self, **_):
+        pass
+
+
+@dataclass
+class Finished:
+    folder: Path
+    lines: list
+
+
+@pytest.fixture(scope="module")
+def finished(small, tmp_path_factory):
+    """All six, with one seed."""
+    import contextlib
+    import io
+
+    folder, out = tmp_path_factory.mktemp("abilities"), io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert program(["abilities", "--seeds", "1", "--json", "--output", str(folder)]) == 0
+    return Finished(folder / "en", [json.loads(line) for line in out.getvalue().splitlines()])
+
+
+@pytest.mark.slow
+def test_every_claim_has_a_line_with_its_figures(finished):
+    assert [line["ability"] for line in finished.lines] == [*NAMES]
+    for line in finished.lines:
+        assert {"verdict", "seeds", "results", "bars", "items_sha256", "seconds"} <= set(line)
+        assert line["seeds"] == 1
+        assert len(line["items_sha256"]) == 64
+        for bar in line["bars"].values():
+            low, high = bar["interval"]
+            assert low <= bar["value"] <= high
+            assert len(bar["seeds"]) == 1
+
+
+@pytest.mark.slow
+def test_models_that_have_learnt_nothing_show_nothing(finished):
+    assert {line["ability"]: line["verdict"] for line in finished.lines} == dict.fromkeys(NAMES, "not shown")
+
+
+@pytest.mark.slow
+def test_every_answer_is_kept(finished):
+    (line,) = [line for line in finished.lines if line["ability"] == "restriction"]
+    rows = [json.loads(text) for text in (Path(line["folders"][0]) / "answers-restriction.jsonl").open()]
+    conditions = {row["condition"] for row in rows}
+    assert len(conditions) == 9
+    assert len(rows) == 9 * ITEMS
+    right = np.mean(
+        [row["answer"] == row["expected"] for row in rows if row["condition"] == "unseen, gold, free"]
+    )
+    assert line["results"]["right: unseen, gold, free"][0] == pytest.approx(right)
+
+
+@pytest.mark.slow
+def test_the_page_tells_every_claim_with_its_pictures_and_needs_nothing_else(finished):
+    page = (finished.folder / "abilities.html").read_text()
+    for line in finished.lines:
+        section = page.partition(f'<section id="{line["ability"]}">')[2].partition("</section>")[0]
+        assert section.count("<svg") >= 2
+        assert "not shown" in section
+        assert f"trivium abilities {line['ability']}" in section
+    assert "http" not in page.replace("http://www.w3.org", "")
+    report = json.loads((finished.folder / "abilities.json").read_text())
+    assert [*report["claims"]] == [*NAMES]
+
+
+@pytest.mark.slow
+def test_what_is_done_is_not_done_again_and_an_interrupted_model_goes_on(finished, small, monkeypatch):
+    (job, *_) = jobs_of(made("instructions", "en"), 1, finished.folder)
+    trained = []
+    monkeypatch.setattr(arm, "train", lambda *arguments: trained.append(arguments))
+    asked = ["abilities", "instructions", "--seeds", "1", "--output", str(finished.folder.parent)]
+    assert program(asked) == 0
+    assert trained == []
+    (job.folder / "answers-instructions.jsonl").unlink()
+    assert program(asked) == 0  # only asked again: its export is there
+    assert trained == []
+    assert (job.folder / "answers-instructions.jsonl").is_file()
+
+
+@pytest.mark.slow
+def test_a_model_learns_to_answer_in_steps_and_cannot_answer_at_once(small, tmp_path, monkeypatch):
+    """The chain of thought made smaller: programs of two and four lines."""
+    config = yaml.safe_load((ability.CONFIGS / "chain-of-thought.yaml").read_text())
+    (tmp_path / "trainer.yaml").write_text((ability.CONFIGS / "trainer.yaml").read_text())
+    (tmp_path / "chain-of-thought.yaml").write_text(yaml.safe_dump(config | {"steps": 250}))
+    monkeypatch.setattr(arm, "CONFIGS", tmp_path)
+    monkeypatch.setattr(chain_of_thought, "LENGTHS", (4, 4))
+    monkeypatch.setattr(chain_of_thought, "SHARES", dict.fromkeys(chain_of_thought.SHARES, (0.5, 0.5)))
+    monkeypatch.setattr(chain_of_thought, "ROWS", 16_000)
+    experiment = made("chain-of-thought", "en", items=200)
+    both = experiment.arms()[0]
+    arm.run(experiment, both, 0, tmp_path / "run")
+    from experiments.abilities.asking import load
+
+    answers = load(arm.answers_file(experiment, tmp_path / "run"), experiment)
+    assert answers["steps 4"].right.mean() >= 0.9
+    assert answers["direct 4"].right.mean() <= 0.25  # chance is 1/11; a step can be undone or do nothing
+
+
+def test_a_perfect_predictor_has_no_divergence():
+    """The best prediction itself, as a model would give it."""
+    import torch
+
+    question = made("in-context", "en", items=5).questions(CHAIN)[0]
+
+    class Best:
+        def logits(self, ids):
+            best, _, _ = in_context.best_predictions(ids)
+            last = np.full((len(ids), 1, 4), 0.25)
+            return torch.from_numpy(np.log(np.concatenate([best, last], 1)))
+
+    columns = predicted(Best(), question).columns
+    assert np.abs(columns["kl"]).max() < 1e-12
+    assert columns["kl_unigram"].mean() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["emergance"], "abilities: no claim `emergance`: there are emergence, in-context"),
+        (["--seeds", "0"], "--seeds is 0: give 1 or more"),
+        (["--workers", "-1"], "--workers is -1: give 1 or more"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_a_line(capsys, arguments, line):
+    assert program(["abilities", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"trivium: {line}")
+
+
+def test_help_lists_the_claims(capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--help"])
+    assert ended.value.code == 0
+    assert all(name in capsys.readouterr().out for name in NAMES)
