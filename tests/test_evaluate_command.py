@@ -94,6 +94,17 @@ def test_an_interrupted_command_goes_on_and_what_has_ended_is_not_repeated(
         evaluate(str(folder / "one"), "--limit", "3")
 
 
+def test_a_task_that_scores_otherwise_is_measured_again(folder, tmp_path, evaluate):
+    content = json.loads((folder / "sums.yaml").read_text())
+    mine = folder / "mine.yaml"
+    mine.write_text(json.dumps(content))
+    (before,) = evaluate(str(folder / "one"), tasks="mine.yaml")
+    mine.write_text(json.dumps({**content, "metric": "contains"}))
+    (after,) = evaluate(str(folder / "one"), tasks="mine.yaml")
+    assert before["items_sha256"] != after["items_sha256"]
+    assert before["rows_sha256"] == after["rows_sha256"]
+
+
 def test_models_are_compared_item_by_item_also_across_runs(folder, tmp_path, evaluate, capsys):
     for name in ("one", "two"):
         evaluate(str(folder / name))

@@ -51,7 +51,7 @@ class Identity(NamedTuple):
     """What was measured on, by content."""
 
     items: str
-    """sha256 of the items and of how they are asked"""
+    """sha256 of the items, and of how they are asked and scored"""
     rows: str
     """sha256 of the items alone"""
 
@@ -80,7 +80,8 @@ def identity(unit: Unit) -> Identity:
     """What is asked, and about what."""
     rows = unit.rows()
     asked = [[question.laid_out(), *question[1:]] for question in unit.questions(rows)]
-    return Identity(_sha256([rows, asked]), _sha256(rows))
+    answers = [unit.task.answer(row) for row in rows]
+    return Identity(_sha256([rows, answers, asked, unit.task.scoring()]), _sha256(rows))
 
 
 def _sha256(content: Any) -> str:

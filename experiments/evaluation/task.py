@@ -1,6 +1,7 @@
 """A task: rows, what a model is asked about one, and how its answer is scored; how a question is laid out as
 text."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -111,6 +112,13 @@ class Task(ABC):
     @abstractmethod
     def score(self, row: Row, answer: Answer) -> Scores:
         """An item's value of every metric."""
+
+    def scoring(self) -> str:
+        """The same where the same answers get the same scores: the task's code."""
+        try:
+            return inspect.getsource(type(self))
+        except (OSError, TypeError):  # written where no file is, as in a notebook
+            return type(self).__qualname__
 
     def note(self) -> str:
         """What the reader of a result must know, such as data that was missing."""

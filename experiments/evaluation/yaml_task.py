@@ -119,6 +119,9 @@ class YamlTask(Task):
             if self.answer(row) not in self.prompt(row).choices:
                 raise UserError(f"{self.path}: rows, row {number}: the answer is none of the choices")
 
+    def scoring(self) -> str:
+        return self.metric
+
     def rows(self) -> list[Row]:
         return self.items
 

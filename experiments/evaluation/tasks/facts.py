@@ -147,7 +147,7 @@ class Facts(Task):
             "right": right,
             "right_known": right if known else None,
             "right_invented": None if known else right,
-            "passage_shown": row["passage"] in answer.passages,
+            "passage_shown": row["passage"] in answer.passages if answer.passages else None,
         }
 
     def variants(self) -> Mapping[str, tuple[Transformer, ...]]:
