@@ -10,6 +10,9 @@ import torch
 from experiments.cli.program import main
 from experiments.cli.user_errors import UserError
 from experiments.evaluation.engine import Model, NoRoom, batches, check_path, digest
+from modules.backbone import LanguageModel
+from modules.documents import Route
+from modules.hf_load import load_causal_lm
 from tests.evaluated import save_model
 
 REQUESTS = [
@@ -82,6 +85,20 @@ def test_a_likelihood_is_the_sum_that_the_plain_network_gives(model):
     logprobs = model.network.model(torch.tensor([before + after]), use_cache=False).logits[0].log_softmax(-1)
     wanted = sum(float(logprobs.detach()[len(before) + i - 1, token]) for i, token in enumerate(after))
     assert model.loglikelihoods([(context, continuation)])[0].logprob == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("rows", ["flat", "documents"])
+@pytest.mark.parametrize("head", ["linear", "own"])
+def test_every_route_judges_as_the_plain_network(directory, rows, head):
+    network = LanguageModel(load_causal_lm(directory).float(), False, Route(rows, head)).eval()
+    ids = torch.randint(10, 300, (2, 9), generator=torch.Generator().manual_seed(0))
+    labels = torch.where(torch.arange(9) > 4, ids, -100)
+    owners = torch.arange(2)[:, None].expand(2, 9)
+    losses, greedy = network.judge(ids, labels, torch.arange(9).expand(2, 9), owners)
+    plain = load_causal_lm(directory).float().eval()(ids, use_cache=False).logits[:, 4:-1]
+    wanted = torch.nn.functional.cross_entropy(plain.flatten(0, 1), ids[:, 5:].flatten(), reduction="none")
+    assert torch.allclose(losses, wanted, atol=1e-4)  # fp32 sums in another order
+    assert torch.equal(greedy, (plain.argmax(-1) == ids[:, 5:]).flatten())
 
 
 def test_replies_are_those_of_the_plain_network_prompt_by_prompt(model, monkeypatch):

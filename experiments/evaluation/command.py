@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ def parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
         prog="trivium evaluate",
-        description="Puts tasks to language models and shows what they can do, each with its interval. "
-        "What has been measured is kept and not measured again, so that an interrupted command goes on.",
+        description="Puts tasks to language models and shows what they can do, each figure with its\n"
+        "interval. What has been measured is kept and not measured again: an interrupted command goes on.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -85,8 +86,8 @@ def _run(models: dict[str, str], tasks: Sequence[Asked], shots: Sequence[int] | 
     console = Console(stderr=options.json)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        explicit = options.tasks is not None
-        results = evaluate(models, tasks, shots, options.limit, store, progress, explicit, console)
+        tell = None if options.tasks else partial(console.print, "left out:", highlight=False)
+        results = evaluate(models, tasks, shots, options.limit, store, progress, tell)
     if not models:
         results = store.results()
         if not results:

@@ -12,13 +12,15 @@ from rich.table import Table
 
 from experiments.atomic import write_text
 from experiments.cli.user_errors import UserError
+from experiments.evaluation.engine import digest
+from experiments.evaluation.store import Store
 
 BATCH = 8  # requests that lm-eval computes together
 
 
 def main(models: Mapping[str, str], given: str, limit: int, output: str, as_json: bool) -> int:
     """Runs tasks of lm-eval on models and prints their metrics with standard errors; its own results go to
-    `lm-eval.json` in a model's folder.
+    `lm-eval/results.json` in a model's folder.
 
     Args:
         models: name → directory.
@@ -32,10 +34,14 @@ def main(models: Mapping[str, str], given: str, limit: int, output: str, as_json
     """
     names, folders = local_tasks([name.strip() for name in given.split(",")])
     manager = task_manager(names, folders)
-    lines = []
+    lines, store = [], Store(output)
+    digests = {model: digest(path) for model, path in models.items()}
+    for model, path in models.items():
+        store.check(model, path, digests[model])
     for model, path in models.items():
         results = run(path, names, limit, manager)
         text = json.dumps(results, indent=2, ensure_ascii=False, default=str)
+        store.claim(model, path, digests[model])
         write_text(Path(output) / model / "lm-eval" / "results.json", text + "\n")
         for task, metrics in results.items():
             numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}

@@ -54,22 +54,25 @@ class Store:
     def __init__(self, folder: str):
         self.folder = Path(folder)
 
-    def claim(self, name: str, path: str, digest: str) -> None:
-        """Gives a model its folder.
+    def check(self, name: str, path: str, digest: str) -> None:
+        """Whether a name is free for a model, or its own.
 
         Raises:
             UserError: another model's results have that name.
         """
         file = self.folder / name / MODEL
-        if file.is_file():
-            known = _read(file)
-            if known.get("digest") != digest:
-                raise UserError(
-                    f"--output: {self.folder} holds results of another model named `{name}` "
-                    f"({known.get('path')}): name this one, as other={path}, or give another --output"
-                )
-            return
-        write_text(file, json.dumps({"name": name, "path": path, "digest": digest}, indent=2) + "\n")
+        known = _read(file) if file.is_file() else {"digest": digest}
+        if known.get("digest") != digest:
+            raise UserError(
+                f"--output: {self.folder} holds results of another model named `{name}` "
+                f"({known.get('path')}): name this one, as other={path}, or give another --output"
+            )
+
+    def claim(self, name: str, path: str, digest: str) -> None:
+        """Gives a model its folder; errors as of `check`."""
+        self.check(name, path, digest)
+        text = json.dumps({"name": name, "path": path, "digest": digest}, indent=2)
+        write_text(self.folder / name / MODEL, text + "\n")
 
     def ended(self, model: str, unit: Unit, digest: str, asked: Identity) -> Result | None:
         """The result that is there already, of the same model, items and way."""
