@@ -89,6 +89,15 @@ def test_steps_passages_and_restriction_apply_to_any_question(tmp_path):
         named_transformer("retrieval", [])
 
 
+def test_an_answer_after_steps_is_what_the_reply_says_last(task_file):
+    reply = Reply("2 and 2 are two twos.\nSo the answer is 4.\nThat is 2 + 2.", True)
+    assert Answer(reply, thinks=True).text().strip() == "4."
+    assert Answer(Reply("First 3.\n\n5\n", True), thinks=True).text() == "5"
+    task = asked(task_file(metric="exact")).task
+    assert task.score(task.rows()[0], Answer(reply, thinks=True)) == {"right": True}
+    assert task.score(task.rows()[0], Answer(reply)) == {"right": False}
+
+
 def test_chrf_is_that_of_a_case_worked_out_by_hand():
     # "abc" against "abd": unigrams 2 of 3, bigrams 1 of 2, trigrams 0 of 1, so P = R = (2/3 + 1/2 + 0) / 3
     assert metrics.chrf("abc", "abd") == pytest.approx((2 / 3 + 1 / 2) / 3)

@@ -153,7 +153,8 @@ def _answers(model: Model, questions: Sequence[Question], tick: Tick) -> Iterato
     replies = dict(_replies(model, questions, nobody if thinks and _likely(questions[0]) else tick))
     likelihoods = dict(_likelihoods(model, questions, {i: reply.text for i, reply in replies.items()}, tick))
     for number, question in enumerate(questions):
-        answer = Answer(likelihoods=likelihoods.get(number, ()), passages=question.passages)
+        answer = Answer(passages=question.passages, thinks=question.thinks)
+        answer = answer._replace(likelihoods=likelihoods.get(number, ()))
         yield answer._replace(reply=replies[number]) if number in replies else answer
 
 

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from experiments.evaluation.metrics import final
+
 Row = dict[str, Any]
 Scores = Mapping[str, float | bool | None]
 """metric → an item's value: right or wrong, a number, or None where the item does not count for it"""
@@ -79,6 +81,12 @@ class Answer(NamedTuple):
     """of each choice, or each span"""
     passages: tuple[str, ...] = ()
     """that were shown"""
+    thinks: bool = False
+    """whether the reply has steps before the answer"""
+
+    def text(self) -> str:
+        """What the reply answers: all of it or, after steps, what it says last."""
+        return final(self.reply.text) if self.thinks else self.reply.text
 
     def choice(self) -> int:
         """The likeliest of the choices."""

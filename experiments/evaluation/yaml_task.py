@@ -138,7 +138,7 @@ class YamlTask(Task):
     def score(self, row: Row, answer: Answer) -> Scores:
         if self.choices:
             return {"right": self.prompt(row).choices[answer.choice()] == self.answer(row)}
-        return {self.metrics[0]: METRICS[self.metric](answer.reply.text, self.answer(row))}
+        return {self.metrics[0]: METRICS[self.metric](answer.text(), self.answer(row))}
 
 
 def _json_lines(file: Path, path: str, key: str) -> list[Row]:

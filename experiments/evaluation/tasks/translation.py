@@ -71,5 +71,5 @@ class Translation(Task):
         return row["answer"]
 
     def score(self, row: Row, answer: Answer) -> Scores:
-        reply = answer.reply.text.strip().split("\n")[0]
+        reply = answer.text().strip().split("\n")[0]
         return {"chrf": chrf(reply, row["answer"]), "exact": same(reply, row["answer"])}
