@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 from modules import attention
 from modules.documents import Documents, Route
 from modules.errors import UserError
-from modules.head import Head
+from modules.head import CHUNK, Head
 
 
 class _Backbone(nn.Module):
@@ -129,7 +129,7 @@ class LanguageModel(_Backbone):
         route: how it is computed.
     """
 
-    forwards = ("next_logits",)
+    forwards = ("next_logits", "judge")
 
     def __init__(self, model: PreTrainedModel, fp32_head: bool = False, route: Route = Route()):  # noqa: B008
         super().__init__(model, route)
@@ -173,11 +173,45 @@ class LanguageModel(_Backbone):
         """(N,) fp32 losses of labels predicted from the row's tokens at `places`."""
         if self.route.head == "linear":
             return self.token_losses(self.encode(documents).index_select(0, places), labels, temperature)
-        if self.route.rows == "flat" and self.keeps_logits:
-            logits = self._forward(self.model, documents, logits_to_keep=places).logits[0]
-        else:
-            logits = self._row(self._forward(self.model, documents).logits, documents)[places]
+        logits = self._own_logits(documents, places)
         return F.cross_entropy(logits.float() / temperature, labels, reduction="none")
+
+    def _own_logits(self, documents: Documents, places: Tensor) -> Tensor:
+        """(N, V) logits of the network's own head after the row's tokens at `places`."""
+        if self.route.rows == "flat" and self.keeps_logits:
+            return self._forward(self.model, documents, logits_to_keep=places).logits[0]
+        return self._row(self._forward(self.model, documents).logits, documents)[places]
+
+    @torch.no_grad()
+    def judge(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        position_ids: Tensor,
+        document_ids: Tensor,
+        groups: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """How likely each label is, and whether it is what greedy decoding would have chosen.
+
+        Args:
+            input_ids, labels, position_ids, document_ids, groups: as of `forward`.
+
+        Returns:
+            (N,) fp32 negative log-probabilities and (N,) bool of the N labels, row after row.
+        """
+        documents = self.documents(input_ids, position_ids, document_ids, groups)
+        trained = labels[:, 1:] != -100
+        places, wanted = documents.places[:, :-1][trained], labels[:, 1:][trained]
+        if self.route.head == "linear":
+            parts = self.encode(documents)[places].split(CHUNK)
+            logits = (self._logits(part).float() for part in parts)
+        else:
+            logits = iter(self._own_logits(documents, places).float().split(CHUNK))
+        losses, greedy = [], []
+        for part, label in zip(logits, wanted.split(CHUNK), strict=True):
+            losses.append(F.cross_entropy(part, label, reduction="none"))
+            greedy.append(part.argmax(-1) == label)
+        return torch.cat(losses), torch.cat(greedy)
 
     def next_logits(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Cache | None

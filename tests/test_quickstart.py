@@ -45,6 +45,9 @@ def test_the_quickstart_runs_reports_and_does_not_run_a_finished_stage_again(qui
     assert {"torch", "lightning", "transformers"} <= set(report["versions"])
     improvement = report["stages"]["pretrain"]["metrics"]
     assert all(improvement[f"val/loss/{name}"] < 8.0 for name in report["mixture"])  # ln 4096 = 8.3
+    tasks = ["sentiment", "choices", "maths", "instructions", "in-context"]
+    assert [row["task"] for row in report["abilities"]] == tasks
+    assert {tuple(row["estimates"]) for row in report["abilities"]} == {("pretrained", "tuned", "after PPO")}
     assert "<html" in (folder / "report.html").read_text()
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
 

@@ -16,6 +16,12 @@ def logs_now(trainer: L.Trainer) -> bool:
     return trainer._logger_connector.should_update_logs
 
 
+def log_now(trainer: L.Trainer, metrics: dict[str, Any]) -> None:
+    """Writes metrics to the run's loggers at this step, whatever `log_every_n_steps` is: `log` has no such
+    option, and a logger's own method would need Lightning's count of steps, which is not public."""
+    trainer._logger_connector.log_metrics(metrics)
+
+
 class CheckpointOnDemand(ModelCheckpoint):
     """Lightning's, which has no call to save now, and tells nobody what it has saved or when it would."""
 

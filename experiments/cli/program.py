@@ -19,6 +19,10 @@ COMMANDS = {
     "export": Command(
         "turn a checkpoint of any strategy into a Hugging Face directory", "experiments.commands.export"
     ),
+    "evaluate": Command(
+        "what models can do: few-shot, maths, instructions, facts, …, compared",
+        "experiments.evaluation.command",
+    ),
     "chat": Command("talk to a checkpoint", "experiments.commands.chat"),
     "tokenizer": Command("train a tokenizer on JSON lines", "experiments.commands.tokenizer"),
     "abilities": Command(

@@ -12,6 +12,7 @@ import yaml
 
 from experiments.cli.parser import parse_data
 from experiments.quickstart import evaluate
+from experiments.quickstart.abilities import card
 from experiments.quickstart.pace import BUDGETS
 from experiments.quickstart.page import write_report
 from experiments.quickstart.picture import draw
@@ -57,6 +58,7 @@ def collect(state: dict[str, Any]) -> dict[str, Any]:
         },
         "versions": {name: version(name) for name in PACKAGES},
         "bars": bars(metrics),
+        "abilities": card(),
         "samples": [sample for _, samples in measured.values() for sample in samples],
         "licences": _read_json("data/manifest.json")["licences"],
         "minutes": state["minutes"],

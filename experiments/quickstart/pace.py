@@ -47,7 +47,7 @@ BUDGETS = (
     StageBudget("reward", "Reward model", 300, 21, 1, 30, 225, 3000, 0.36, 16),
     StageBudget("ppo", "PPO", 200, 16, 8, 24, 152, 280, 0.53, 10),
 )
-EVALUATION = 70.0  # seconds after the last stage, on the machine of the budgets
+EVALUATION = 82.0  # seconds after the last stage, on the machine of the budgets
 
 
 class Pace(Callback):

@@ -1,0 +1,1 @@
+"""The built-in tasks, each with its seeded items."""
