@@ -136,7 +136,7 @@ def test_the_page_tells_every_claim_with_its_pictures_and_needs_nothing_else(fin
         assert section.count("<svg") >= 2
         assert "not shown" in section
         assert f"trivium abilities {line['ability']}" in section
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "://" not in page
     report = json.loads((finished.folder / "abilities.json").read_text())
     assert [*report["claims"]] == [*NAMES]
 
@@ -244,4 +244,5 @@ def test_help_lists_the_claims(capsys):
     with pytest.raises(SystemExit) as ended:
         command.main(["--help"])
     assert ended.value.code == 0
-    assert all(name in capsys.readouterr().out for name in NAMES)
+    told = capsys.readouterr().out
+    assert all(name in told for name in NAMES)

@@ -94,7 +94,7 @@ def _in_context(results: Mapping[str, Any], folders: Folders, draw: Charts) -> l
         ),
         (
             "Chains: distance to the best prediction",
-            draw.rates(rows, "Divergence from the best predictor", "nats a symbol"),
+            draw.rates(rows, "Divergence from the best", "nats a symbol", share=False),
             "The model and a predictor that only counts symbols; the model where the symbol before was "
             "seen at most once, and eight times or more.",
         ),

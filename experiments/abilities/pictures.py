@@ -21,20 +21,23 @@ class Charts(Inline):
     def curves(
         self, series: Mapping[str, Points], title: str, unit: str, x: str, logarithmic: bool = False
     ) -> Markup:
-        """The mean of the seeds at every place, and each seed as a dot."""
+        """The mean of the seeds at every place, and each seed as a dot; nothing where there are none."""
+        series = {name: points for name, points in series.items() if points}
+        if not series:
+            return Markup()
         words = [
             f"{name}: " + ", ".join(f"{number(_mean(values))} at {place}" for place, values in points.items())
             for name, points in series.items()
         ]
         return self.inline(_curves(series, unit, x, logarithmic), title, unit, words)
 
-    def rates(self, rows: Mapping[str, Sequence[float]], title: str, unit: str) -> Markup:
-        """Rows of (value, low, high), drawn with their intervals."""
+    def rates(self, rows: Mapping[str, Sequence[float]], title: str, unit: str, share: bool = True) -> Markup:
+        """Rows of (value, low, high), drawn with their intervals; a `share` is one of a whole."""
         words = [
             f"{name} {number(value)} ({number(low)} to {number(high)})"
             for name, (value, low, high, *_) in rows.items()
         ]
-        return self.inline(_rates(rows, unit), title, unit, words)
+        return self.inline(_rates(rows, unit, share), title, unit, words)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -72,11 +75,12 @@ def _curves(series: Mapping[str, Points], unit: str, x: str, logarithmic: bool) 
 
 
 @rc_context(charts.STYLE)
-def _rates(rows: Mapping[str, Sequence[float]], unit: str) -> Axes:
+def _rates(rows: Mapping[str, Sequence[float]], unit: str, share: bool) -> Axes:
     axes = charts.row_axes(list(rows), 50, unit)
     for row, (value, low, high, *_) in enumerate(rows.values()):
         axes.hlines(row, low, high, color=charts.MUTED, linewidth=1.5)
         axes.plot(value, row, "o", color=charts.SERIES[0], markersize=6)
-        charts.beside_row(axes, f"{value:.1%}", row)
-    axes.set_xlim(-0.02, 1.02)
+        charts.beside_row(axes, f"{value:.1%}" if share else number(value), row)
+    if share:
+        axes.set_xlim(-0.02, 1.02)
     return axes
