@@ -1,5 +1,6 @@
 """The picture of a fit: losses over sizes, budget by budget, and how the best size grows with compute."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from PIL import Image
 
 from experiments.atomic import whole
 from experiments.plan.scaling import TOKENS_PER_PARAMETER, Fit, loss, optimum, training_flops
@@ -36,8 +38,10 @@ def draw_law(points: Points, fit: Fit, curves: list[Parabola], file: Path) -> No
         _losses(left, points, fit, curves)
         _sizes(right, points, fit, curves)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole(file) as part:
-            figure.savefig(part, dpi=160, format="png", metadata={"Software": None})
+        drawn = BytesIO()
+        figure.savefig(drawn, dpi=160, format="png")
+        with whole(file) as part:  # in 64 colours, which halves the file
+            Image.open(drawn).convert("RGB").quantize(64).save(part, format="png", optimize=True)
 
 
 def _losses(axes: Axes, points: Points, fit: Fit, curves: list[Parabola]) -> None:
