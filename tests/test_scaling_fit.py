@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from experiments.cli.program import main
 from experiments.plan.scaling import FITS, Fit, loss, optimum
+from experiments.scaling.fit import Fitted, draw
 from experiments.scaling.isoflop import exponent, parabolas
 from experiments.scaling.law import bootstrap, fit_law, objective
 from experiments.scaling.points import Points
@@ -177,6 +179,14 @@ def test_the_largest_run_is_predicted_from_the_others(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert len(told["runs"]) == 20
     assert [run["error"] for run in told["runs"][4:]] == pytest.approx([0] * 16, abs=1e-9)
+
+
+def test_without_matplotlib_there_is_no_picture_and_a_line_says_why(noisy, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "experiments.scaling.picture", raising=False)
+    told = draw(Fitted(*noisy, parabolas(noisy[0])), tmp_path / "scaling.png")
+    assert told == "; the picture needs matplotlib: pip install 'trivium[abilities]'"
+    assert not (tmp_path / "scaling.png").exists()
 
 
 @pytest.fixture

@@ -110,6 +110,16 @@ def test_sizes_are_counted_with_and_without_embeddings(overrides):
         assert point.flops == pytest.approx(1e9, rel=0.05)
 
 
+def test_the_plan_of_a_run_offers_the_users_own_fit(overrides, tmp_path, capsys):
+    file, stage = tmp_path / "scaling.json", str(CONFIGS / "pretrain.yaml")
+    file.write_text(json.dumps({"E": 1.0, "A": 400.0, "B": 400.0, "alpha": 0.5, "beta": 0.5}))
+    assert main(["plan", "--config", stage, *overrides, "--fit", str(file), "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["scaling"]["optimal_tokens"]["own"] == pytest.approx(
+        plan["parameters"]["model"]
+    )  # N = D by it
+
+
 def test_trunks_are_shared_and_what_is_trained_adds_up():
     """10, 30 and 60 steps, of which 0.8 are trunk: 8 + 2, 16 + 6, 24 + 12 steps instead of 100."""
     size = Size("s", (), 1e-3, 100, 50, 300, 10, 1, "")

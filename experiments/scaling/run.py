@@ -134,7 +134,7 @@ def _tell(row: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(row), flush=True)
         return
-    tokens, epochs = amount(row["tokens"]), f"{row['most_epochs']:.3g} epochs of its smallest source"
+    tokens, epochs = amount(row["tokens"]), f"{row['most_epochs']:.3g} epochs of the source seen most"
     show(
         f"{row['size']} at {row['budget']:.3g} FLOPs: loss {row['loss']:.4f} after {tokens} tokens ({epochs})"
     )
