@@ -235,11 +235,28 @@ def test_a_file_that_is_not_there_is_refused(refusal, tmp_path):
     assert "no CSV in UTF-8" in refusal("scaling", "fit", str(tmp_path / "binary.csv"))
 
 
-def test_runs_of_one_size_do_not_determine_a_law(refusal, tmp_path):
-    tokens = np.geomspace(1e9, 1e11, 8)
-    points = Points(np.full(8, 1e8), tokens, EPOCH.E + 0.5 + EPOCH.B / tokens**EPOCH.beta, 6e8 * tokens)
-    line = refusal("scaling", "fit", write(tmp_path / "one.csv", points))
-    assert "8 points of 1 sizes and 8 numbers of tokens do not" in line
+@pytest.mark.parametrize("line", ["one size", "one length", "20 tokens a parameter", "one budget"])
+def test_runs_along_a_line_do_not_determine_a_law(line, refusal, tmp_path):
+    """Without noise a fit of 20 tokens a parameter would be perfect, and its β 0.81 instead of 0.37."""
+    many = np.geomspace(1e8, 1e10, 8)
+    parameters, tokens = {
+        "one size": (np.full(8, 1e8), 20 * many),
+        "one length": (many, np.full(8, 1e10)),
+        "20 tokens a parameter": (many, 20 * many),
+        "one budget": (many, 1e20 / 6 / many),
+    }[line]
+    points = Points(parameters, tokens, EPOCH.E + EPOCH.A / parameters**0.35 + EPOCH.B / tokens**0.37, tokens)
+    told = refusal("scaling", "fit", write(tmp_path / "line.csv", points))
+    assert "8 points of " in told
+    assert "lie on a line, as where all have the same tokens a parameter or one budget" in told
+
+
+def test_two_lengths_do_not_determine_a_law(refusal, tmp_path):
+    """Three unknowns, E, B and β, of two lengths: other constants fit as well."""
+    parameters, tokens = np.tile(np.geomspace(1e8, 1e10, 5), 2), np.repeat([1e9, 1e10], 5)
+    points = Points(parameters, tokens, EPOCH.E + EPOCH.A / parameters**0.35 + EPOCH.B / tokens**0.37, tokens)
+    told = refusal("scaling", "fit", write(tmp_path / "two.csv", points))
+    assert "10 points of 5 sizes and 2 numbers of tokens do not" in told
 
 
 def test_an_optimum_at_the_edge_is_refused(refusal, tmp_path):

@@ -25,6 +25,7 @@ LOGS = 3  # of x: the first three are logarithms
 ROUGHLY, EXACTLY = 1e-6, 1e-15  # relative change of the objective at which a search ends
 POLISHED = 10  # of the starts' searches, the best, are taken to the end
 EDGE = 1e-3  # this near to a bound, as a share of its range, an optimum is at the edge
+ACROSS = 0.1  # of log N and log D, how far points must spread across the line that fits them best
 DEPENDENT = 1e-7  # singular values of the law's slopes below this share of the largest: not identified
 
 
@@ -87,6 +88,7 @@ def fit_law(points: Points, step: Callable[[], Any] = lambda: None) -> Law:
         UserError: the optimum is at the edge of what is searched, or the points do not determine it.
     """
     data, rough = _logarithms(points), []
+    _refuse_a_line(data)
     for start in itertools.product(*STARTS):
         rough.append(_search(np.array(start, dtype=np.float64), data, ROUGHLY))
         step()
@@ -152,19 +154,35 @@ def _edges(x: np.ndarray) -> list[str]:
     ]
 
 
+def _refuse_a_line(data: np.ndarray) -> None:
+    """Refuses runs along a line of log N and log D, such as all with 20 tokens a parameter or all of one
+    budget: how much of the loss is size's and how much is data's, they cannot tell."""
+    centred = data[:2] - data[:2].mean(1, keepdims=True)
+    across = np.linalg.svd(centred, compute_uv=False)[-1] / data.shape[1] ** 0.5
+    if across < ACROSS:
+        raise UserError(
+            f"{_shape(data)} lie on a line, as where all have the same tokens a parameter or one budget: "
+            "they do not determine five constants; add runs in which size and tokens vary apart"
+        )
+
+
 def _refuse_unidentified(x: np.ndarray, data: np.ndarray) -> None:
-    sizes, lengths = (len(np.unique(column)) for column in data[:2])
-    shape = f"{data.shape[1]} points of {sizes} sizes and {lengths} numbers of tokens"
+    """Refuses an optimum that the points do not single out."""
     if edges := _edges(x):
         raise UserError(
-            f"the fit's optimum is at the edge of what is searched ({', '.join(edges)}): {shape} do not "
-            "show all three terms of the law; add runs of other sizes and lengths, or longer ones"
+            f"the fit's optimum is at the edge of what is searched ({', '.join(edges)}): {_shape(data)} do "
+            "not show all three terms of the law; add runs of other sizes and lengths, or longer ones"
         )
     _, shares = log_prediction(x, *data[:2])
     columns = slopes(shares, *data[:2])
     singular = np.linalg.svd(columns / np.linalg.norm(columns, axis=1, keepdims=True), compute_uv=False)
     if singular[-1] < DEPENDENT * singular[0]:
         raise UserError(
-            f"{shape} do not determine the five constants: other constants fit as well; add runs in which "
-            "size and tokens vary apart from each other, three of each or more"
+            f"{_shape(data)} do not determine the five constants: other constants fit as well; add runs of "
+            "other sizes and lengths, three of each or more"
         )
+
+
+def _shape(data: np.ndarray) -> str:
+    sizes, lengths = (len(np.unique(column)) for column in data[:2])
+    return f"{data.shape[1]} points of {sizes} sizes and {lengths} numbers of tokens"
