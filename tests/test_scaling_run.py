@@ -23,6 +23,7 @@ FAMILY = {
     "warmup_steps": 2,
     "decay_share": 0.25,
     "min_lr_ratio": 0.1,
+    "precision": "32-true",
 }
 
 
@@ -33,7 +34,7 @@ def overrides(tiny_files, tiny_tokenizer, tiny_config):
     options = {"tokenizer": tiny_tokenizer, "sequence_length": 32, "sources": json.dumps({"a": source})}
     network = f"--model.init_args.config={json.dumps(tiny_config)}"
     data = [f"--data.init_args.{name}={value}" for name, value in options.items()]
-    return [network, *data, "--trainer.precision=32-true", "--checkpoint_minutes=0.000001"]  # at every step
+    return [network, *data, "--checkpoint_minutes=0.000001"]  # at every step
 
 
 @pytest.fixture

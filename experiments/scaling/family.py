@@ -16,7 +16,17 @@ from experiments.plan.scaling import forward_flops_per_token, training_flops
 from experiments.plan.units import number
 
 QUICK = Path(__file__).resolve().parent.parent / "configs" / "scaling" / "quick.yaml"
-KEYS = ("folder", "stage", "sizes", "budgets", "learning_rate", "warmup_steps", "decay_share", "min_lr_ratio")
+KEYS = (
+    "folder",
+    "stage",
+    "sizes",
+    "budgets",
+    "learning_rate",
+    "warmup_steps",
+    "decay_share",
+    "min_lr_ratio",
+    "precision",
+)
 
 
 class Rate(NamedTuple):
@@ -44,6 +54,7 @@ class Family(NamedTuple):
     warmup_steps: int
     decay_share: float
     min_lr_ratio: float
+    precision: str  # the trainer's
 
 
 class Size(NamedTuple):
@@ -149,6 +160,7 @@ def _family(file: Path, fields: dict[str, Any], errors: list[str]) -> Family:
         rate=Rate(peak, width, float(power)),
         warmup_steps=int(number("warmup_steps", fields["warmup_steps"], errors, "optimizer steps", least=0)),
         **shares,
+        precision=str(fields["precision"]),
     )
 
 
@@ -183,7 +195,7 @@ def points_of(family: Family, overrides: Sequence[str]) -> list[Point]:
 def _size(family: Family, name: str, own: dict[str, Any], overrides: Sequence[str]) -> Size:
     from experiments.plan.config import run_of
 
-    line = ["--config", str(family.stage), *overrides]
+    line = ["--config", str(family.stage), f"--trainer.precision={family.precision}", *overrides]
     config = _parsed(line)
     _refuse_missing_data(config, family.stage)
     base = config["model"]["init_args"].get("config")

@@ -17,7 +17,7 @@ EPILOG = """\
 The YAML names a pretraining run (its corpus, batch and network), sizes that differ from it in fields of
 model.config, budgets in FLOPs, and the rule of the peak learning rate; --quick is
 experiments/configs/scaling/quick.yaml: 4 sizes x {1, 3, 6}e13 FLOPs on the quickstart's corpus (run `trivium
-quickstart` first), about an hour on two cores.
+quickstart` first), a good hour on two cores.
 
 A budget of C FLOPs gives a size of N parameters (all of them, tied ones once) C / 6N tokens; results.csv also
 has the FLOPs with attention counted. Rates warm up, stay at the peak, and fall in a line over the last
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="YAML of the family")
-    parser.add_argument("--quick", action="store_true", help="the family that is shipped, in about an hour")
+    parser.add_argument("--quick", action="store_true", help="the family that is shipped, in a good hour")
     parser.add_argument("--folder", type=Path, help="for runs and results.csv (the YAML's)")
     parser.add_argument("--plan", action="store_true", help="only tell what would be trained")
     parser.add_argument("--size", metavar="NAME", help="with --budget: train this point alone")
