@@ -32,7 +32,7 @@ Whatever `trivium fit` takes may follow.
 examples:
   trivium scaling run --quick --plan
   trivium scaling run --quick
-  trivium scaling run my-family.yaml --trainer.accelerator gpu
+  trivium scaling run my-family.yaml --trainer.accelerator=gpu
   trivium scaling run my-family.yaml --size d64 --budget 3e13
 """
 
@@ -45,14 +45,14 @@ def main(argv: list[str]) -> int:
     """
     options, overrides = _parser().parse_known_args(argv)
     if options.quick == (options.config is not None):
-        raise UserError("give either a YAML or --quick: `trivium scaling run --help` tells what is in one")
+        raise UserError("give either a YAML or --quick, and options of `trivium fit` as --NAME=VALUE")
     if overrides and not overrides[0].startswith("-"):
         raise UserError(f"{overrides[0]}: one YAML at a time; options of `trivium fit` begin with --")
     if (options.size is None) != (options.budget is None):
         raise UserError("--size and --budget name one point together: give both, or none for all points")
     from experiments.cli.quiet import hush
     from experiments.scaling.family import QUICK, points_of, read_family
-    from experiments.scaling.training import train_alone, train_family
+    from experiments.scaling.training import row, train_alone, train_family
 
     hush()
     family = read_family(QUICK if options.quick else options.config)
@@ -65,8 +65,9 @@ def main(argv: list[str]) -> int:
         return 0
     if alone is not None:
         train_alone(family, alone, points)
+        _tell(row(family, alone), options.json)
         return 0
-    train_family(family, points, lambda row: _tell(row, options.json))
+    train_family(family, points, lambda result: _tell(result, options.json))
     if not options.json:
         show(
             f"written: {family.folder / 'results.csv'}: `trivium scaling fit {family.folder / 'results.csv'}`"
@@ -130,11 +131,10 @@ def _plan(family: "Family", points: "Sequence[Point]") -> list[Any]:
     ]
 
 
-def _tell(row: dict[str, Any], as_json: bool) -> None:
+def _tell(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(row), flush=True)
+        print(json.dumps(result), flush=True)
         return
-    tokens, epochs = amount(row["tokens"]), f"{row['most_epochs']:.3g} epochs of the source seen most"
-    show(
-        f"{row['size']} at {row['budget']:.3g} FLOPs: loss {row['loss']:.4f} after {tokens} tokens ({epochs})"
-    )
+    tokens, epochs = amount(result["tokens"]), f"{result['most_epochs']:.3g} epochs of the source seen most"
+    where = f"{result['size']} at {result['budget']:.4g} FLOPs"
+    show(f"{where}: loss {result['loss']:.4f} after {tokens} tokens ({epochs})")
