@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.plan.scaling import training_flops
 from experiments.scaling.points import Points
 
 SIZES = 3  # of a budget, for a parabola
@@ -19,6 +18,7 @@ class Parabola(NamedTuple):
     smallest: float  # parameters of its runs: the least,
     largest: float  # and the most
     points: int
+    trained: tuple[tuple[float, ...], tuple[float, ...]]  # log parameters, ascending, and log tokens
 
     @property
     def parameters(self) -> float | None:
@@ -31,8 +31,11 @@ class Parabola(NamedTuple):
 
     @property
     def tokens(self) -> float | None:
-        """What the budget leaves for a model of that size."""
-        return None if self.parameters is None else self.flops / training_flops(self.parameters, 1.0)
+        """What a model of that size is trained on, between its neighbours: right too where parameters are
+        counted without embeddings and FLOPs with them."""
+        if self.parameters is None:
+            return None
+        return float(np.exp(np.interp(np.log(self.parameters), *self.trained)))
 
     def loss(self, parameters: float) -> float:
         """Of a model of so many parameters, in nats a token."""
@@ -49,7 +52,9 @@ def parabolas(points: Points) -> list[Parabola]:
         c2, c1, c0 = np.polyfit(np.log(same.parameters), same.loss, 2)
         flops = float(np.exp(np.log(same.flops).mean()))
         ends = float(same.parameters.min()), float(same.parameters.max())
-        curves.append(Parabola(flops, (float(c2), float(c1), float(c0)), *ends, len(chosen)))
+        order = np.argsort(same.parameters)
+        trained = (tuple(np.log(same.parameters[order]).tolist()), tuple(np.log(same.tokens[order]).tolist()))
+        curves.append(Parabola(flops, (float(c2), float(c1), float(c0)), *ends, len(chosen), trained))
     return curves
 
 

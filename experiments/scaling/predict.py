@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 EPILOG = """\
 The runs of the largest budget (those within 5 % of the most FLOPs) are held out, and the law is fitted to the
 others, of which six or more must be left. The error that is told first is that of the largest run: the most
-FLOPs, and among equals the most parameters. It is printed whatever it is: nothing is chosen by it.
+parameters of that budget. It is printed whatever it is: nothing is chosen by it.
 
 With --fit the law is not fitted but read, from what `trivium scaling fit` wrote, and every run of the file is
 predicted: give runs that it was not fitted to.
@@ -81,7 +81,9 @@ def held_out(points: "Points") -> "tuple[Points, Points]":
 
 def errors(fit: Fit, points: "Points") -> dict[str, Any]:
     """What a fit says of each run: predicted − measured in nats a token and as a share of what was measured;
-    the largest run first."""
+    the largest run is that with the most parameters of the largest budget."""
+    from experiments.scaling.points import BUDGET_WIDTH
+
     runs = sorted(zip(points.flops, points.parameters, points.tokens, points.loss, strict=True), reverse=True)
     told = []
     for flops, parameters, tokens, measured in (map(float, run) for run in runs):
@@ -89,7 +91,9 @@ def errors(fit: Fit, points: "Points") -> dict[str, Any]:
         run = {"flops": flops, "parameters": parameters, "tokens": tokens, "loss": measured}
         error = {"error": predicted - measured, "relative_error": (predicted - measured) / measured}
         told.append({**run, "predicted": predicted, **error})
-    return {"largest": told[0], "runs": told}
+    most = told[0]["flops"] / (1 + BUDGET_WIDTH)
+    largest = max((run for run in told if run["flops"] >= most), key=lambda run: run["parameters"])
+    return {"largest": largest, "runs": told}
 
 
 def _parts(report: dict[str, Any]) -> list[Any]:
