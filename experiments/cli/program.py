@@ -16,6 +16,9 @@ COMMANDS = {
         "look at data: a run's receipt, a file's page, duplicates, contamination", "experiments.data.program"
     ),
     "plan": Command("plan a run before it costs anything: memory, tokens, time, epochs", "experiments.plan"),
+    "scaling": Command(
+        "measure, fit and try a scaling law: loss by parameters and tokens", "experiments.scaling.program"
+    ),
     "export": Command(
         "turn a checkpoint of any strategy into a Hugging Face directory", "experiments.commands.export"
     ),

@@ -29,6 +29,7 @@ examples:
   trivium plan --config X.yaml --trainer.max_steps 1000 --flops 989e12 --mfu 0.4
   trivium plan --parameters 7.5e9 --devices 64 --json
   trivium plan --compute 5.76e23
+  trivium plan --compute 1e15 --fit runs/scaling/scaling.json
   trivium plan --mixture mixture.yaml --tokens 1.4e12
 
 With --config, whatever `trivium fit` takes may follow; neither weights nor data need to exist, but a
@@ -80,15 +81,19 @@ def _parser() -> _Parser:
     options.add_argument(
         "--layout", metavar="NAME", help="with --parameters: mixed, fp32, bf16-autocast, bf16"
     )
+    options.add_argument("--fit", metavar="FILE", help="your own scaling.json, of `trivium scaling fit`")
     options.add_argument("--read-data", action="store_true", help="encode the data to know the steps")
     options.add_argument("--json", action="store_true", help="print only JSON")
     return parser
 
 
 PLANS = {
-    "config": ("run_plan:main", ("devices", "memory", "tokens", "flops", "mfu", "read_data")),
-    "parameters": ("no_config:parameters_main", ("devices", "memory", "tokens", "flops", "mfu", "layout")),
-    "compute": ("no_config:compute_main", ("devices", "flops", "mfu")),
+    "config": ("run_plan:main", ("devices", "memory", "tokens", "flops", "mfu", "read_data", "fit")),
+    "parameters": (
+        "no_config:parameters_main",
+        ("devices", "memory", "tokens", "flops", "mfu", "layout", "fit"),
+    ),
+    "compute": ("no_config:compute_main", ("devices", "flops", "mfu", "fit")),
     "mixture": ("mixture:main", ("tokens",)),
 }
 """what can be planned → the function that does it, the options that have a meaning for it"""

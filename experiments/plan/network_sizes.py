@@ -42,6 +42,7 @@ class Sizes(NamedTuple):
     buffers: int  # bytes of what is neither weight nor activation, such as rotary frequencies
     linear: dict[str, tuple[int, int]]  # name → (in, out) of every matrix in the blocks
     head: int  # those of the language head, tied or not; 0 = it has none
+    embeddings: int  # those of embedding tables and of the head, tied ones once
     tensors: tuple[int, ...]  # numbers of each parameter tensor, tied ones once
 
 
@@ -124,6 +125,7 @@ def sizes(config: PretrainedConfig, head: Head = "language") -> Sizes:
         buffers=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
         linear=_matrices(nn.ModuleList(blocks)),
         head=head_weights,
+        embeddings=sum(weight.numel() for weight in embeddings) + (0 if tied else head_weights),
         tensors=tuple(p.numel() for p in model.parameters()),
     )
 

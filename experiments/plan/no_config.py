@@ -3,12 +3,22 @@ and the tokens that so many FLOPs are best spent on, by three fits."""
 
 import json
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from experiments.cli.user_errors import UserError
 from experiments.plan.budget import Budget, read_budget
 from experiments.plan.memory import BYTES_PER_PARAM
-from experiments.plan.scaling import TWENTY_NOTE, optima, rules_of_thumb, training_flops
+from experiments.plan.scaling import (
+    OWN,
+    TWENTY_NOTE,
+    Fit,
+    by_rule,
+    known_fits,
+    optima,
+    optimal_tokens,
+    rules_of_thumb,
+    training_flops,
+)
 from experiments.plan.strategies_memory import STRATEGIES
 from experiments.plan.units import amount, count, duration, nearest, number, show, size, table
 
@@ -24,23 +34,27 @@ def compute_main(options: Namespace, overrides: Sequence[str]) -> int:
     flops = number("--compute", options.compute, errors, "FLOPs such as 5.76e23")
     if errors:
         raise UserError(errors[0])
-    devices = budget.devices or 1
+    fits, devices = known_fits(options.fit), budget.devices or 1
     time = budget.time(flops, devices)
     if options.json:
-        print(json.dumps({"compute": flops, "optimum": optima(flops), "seconds": time}))
+        print(json.dumps({"compute": flops, "optimum": optima(flops, fits), "seconds": time}))
         return 0
     estimate = [] if time is None else [f"an estimated {duration(time)} on {devices} devices"]
-    show(*optimum_lines(flops), *estimate)
+    show(*optimum_lines(flops, fits), *estimate)
     return 0
 
 
-def optimum_lines(flops: float) -> Iterator[str]:
-    """The optima in words."""
+def optimum_lines(flops: float, fits: Mapping[str, Fit]) -> Iterator[str]:
+    """The optima in words; where the user's own fit is among them, also the rules of thumb by it."""
     yield f"the best use of {flops:.4g} FLOPs (C = 6·N·D) by L = E + A/N^α + B/D^β:"
-    for name, best in optima(flops).items():
+    uses = optima(flops, fits)
+    if OWN in fits:
+        rules = by_rule(fits[OWN], flops).items()
+        uses |= {f"{rule}, by {OWN} fit": use._asdict() for rule, use in rules}
+    for name, use in uses.items():
         yield (
-            f"  {name:<20}  {amount(best['parameters']):>8} parameters  {amount(best['tokens']):>8} tokens  "
-            f"{best['tokens_per_parameter']:.3g} tokens a parameter  loss {best['loss']:.4f}"
+            f"  {name:<20}  {amount(use['parameters']):>8} parameters  {amount(use['tokens']):>8} tokens  "
+            f"{use['tokens_per_parameter']:.3g} tokens a parameter  loss {use['loss']:.4f}"
         )
     yield f"  {TWENTY_NOTE}"
 
@@ -58,6 +72,9 @@ def parameters_main(options: Namespace, overrides: Sequence[str]) -> int:
         errors.append(f"--layout: there is no {name}: {nearest(name, BYTES_PER_PARAM)}")
     if errors:
         raise UserError("\n".join(errors))
+    fits = known_fits(options.fit)
+    tokens = rules_of_thumb(parameters)
+    tokens |= {OWN: round(optimal_tokens(fits[OWN], parameters))} if OWN in fits else {}
     devices, memory, each = budget.devices or 1, budget.memory, BYTES_PER_PARAM[name]
     states = {  # what tensor parallelism leaves depends on the network
         strategy.name: strategy(devices).states(parameters, each)
@@ -67,7 +84,7 @@ def parameters_main(options: Namespace, overrides: Sequence[str]) -> int:
     bytes_per_rank = {strategy: parts.total for strategy, parts in states.items()}
     if options.json:
         plan = {"parameters": parameters, "states_bytes_per_rank": bytes_per_rank}
-        print(json.dumps({**plan, "tokens": rules_of_thumb(parameters)}))
+        print(json.dumps({**plan, "tokens": tokens}))
         return 0
     overview = table(f"states of a rank, of {devices}", "strategy", *each._fields, "in all")
     for strategy, parts in states.items():
@@ -77,7 +94,7 @@ def parameters_main(options: Namespace, overrides: Sequence[str]) -> int:
     layout = f"{' + '.join(map(str, each))} = {each.total} bytes each for weights, gradients and Adam"
     choice = [] if memory is None else [_choice(bytes_per_rank, memory)]
     heading = f"{amount(parameters)} parameters, {name}: {layout}"
-    show(heading, overview, *choice, *_token_lines(parameters, budget))
+    show(heading, overview, *choice, *_token_lines(parameters, tokens, budget, fits))
     return 0
 
 
@@ -92,13 +109,14 @@ def _choice(bytes_per_rank: dict[str, int], memory: int) -> str:
     )
 
 
-def _token_lines(parameters: int, budget: Budget) -> Iterator[str]:
-    """Tokens by rules of thumb, what training on them takes, and the best use of as much compute."""
-    rules = rules_of_thumb(parameters)
+def _token_lines(
+    parameters: int, rules: Mapping[str, int], budget: Budget, fits: Mapping[str, Fit]
+) -> Iterator[str]:
+    """Tokens by rule, what training on them takes, and the best use of as much compute."""
     yield "tokens: " + ", ".join(f"{rule} = {amount(tokens)}" for rule, tokens in rules.items())
     tokens, devices = budget.tokens or rules["20x"], budget.devices or 1
     flops = training_flops(parameters, tokens)
     time = budget.time(flops, devices)
     estimate = "" if time is None else f", an estimated {duration(time)} on {devices} devices"
     yield f"training on {amount(tokens)} tokens: 6·N·D = {flops:.4g} FLOPs{estimate}"
-    yield from optimum_lines(flops)
+    yield from optimum_lines(flops, fits)

@@ -18,7 +18,14 @@ from experiments.plan.config import Run, read_run
 from experiments.plan.estimate import candidates, estimate_memory, growth
 from experiments.plan.memory import MemoryEstimate
 from experiments.plan.parallelism import Parallelism
-from experiments.plan.scaling import TWENTY_NOTE, low_rank_parameters, predictions, rules_of_thumb
+from experiments.plan.scaling import (
+    TWENTY_NOTE,
+    Fit,
+    known_fits,
+    low_rank_parameters,
+    predictions,
+    rules_of_thumb,
+)
 from experiments.plan.units import amount, duration, show, size
 from experiments.plan.work import Work, read_lengths, work
 
@@ -45,6 +52,7 @@ class RunPlan(NamedTuple):
     where: str  # what that memory is
     estimates: dict[str, Estimates]
     choice: Choice
+    laws: Mapping[str, Fit]  # the published ones, and the user's own
 
     @property
     def fits(self) -> dict[str, bool]:
@@ -59,8 +67,9 @@ class RunPlan(NamedTuple):
     @property
     def scaling(self) -> dict[str, Any] | None:
         """What the parametric law says of pretraining; of other stages it says nothing."""
-        is_pretraining = self.run.stage == "pretrain"
-        return predictions(self.parameters, self.work.tokens, self.work.flops_6nd) if is_pretraining else None
+        if self.run.stage != "pretrain":
+            return None
+        return predictions(self.parameters, self.work.tokens, self.work.flops_6nd, self.laws)
 
 
 def main(options: Namespace, overrides: Sequence[str]) -> int:
@@ -69,7 +78,7 @@ def main(options: Namespace, overrides: Sequence[str]) -> int:
     Raises:
         UserError: a mistake in it.
     """
-    budget = read_budget(options)
+    budget, laws = read_budget(options), known_fits(options.fit)
     warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
     transformers.logging.set_verbosity_error()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
@@ -77,7 +86,7 @@ def main(options: Namespace, overrides: Sequence[str]) -> int:
     lengths = read_lengths(options.config, overrides) if options.read_data else None
     memory, where = (budget.memory, "given") if budget.memory else machine_memory(run.local)
     todo = work(run, budget.tokens, lengths)
-    plan = RunPlan(run, budget, todo, memory, where, estimates_of(run), choose(run, memory))
+    plan = RunPlan(run, budget, todo, memory, where, estimates_of(run), choose(run, memory), laws)
     if options.json:
         print(json.dumps(as_json(plan), ensure_ascii=False))
         return 0

@@ -1,6 +1,12 @@
 """How much data and compute a model wants: token budgets, FLOPs, time, and the parametric scaling law."""
 
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from experiments.cli.user_errors import UserError
 
 TOKENS_PER_PARAMETER = {"1.7x": 1.7, "20x": 20.0}
 """rules of thumb: Kaplan et al. 2020 as tutorials quote it; Hoffmann et al. 2022 ("Chinchilla")"""
@@ -27,14 +33,16 @@ FITS = {
     "chinchilla-unrounded": Fit(1.69337, 406.401, 410.723, 0.339171, 0.284908),  # from the paper's TeX source
     "epoch": Fit(1.81686, 482.01, 2085.43, 0.34781, 0.36585),  # Besiroglu et al. 2024, a replication
 }
+OWN = "own"
+"""what the user's is called beside the published ones"""
 
 
-class Optimum(NamedTuple):
-    """The best use of a compute budget."""
+class Allocation(NamedTuple):
+    """A use of a compute budget."""
 
     parameters: float
     tokens: float
-    loss: float  # nats a token
+    loss: float  # nats a token, as a fit predicts it
     tokens_per_parameter: float
 
 
@@ -48,29 +56,72 @@ def loss(fit: Fit, parameters: float, tokens: float) -> float:
     return fit.E + fit.A / parameters**fit.alpha + fit.B / tokens**fit.beta
 
 
-def optimum(fit: Fit, flops: float) -> Optimum:
+def optimum(fit: Fit, flops: float) -> Allocation:
     """The model and tokens of the lowest loss for a budget C = 6·N·D (Hoffmann et al. 2022, equation 4):
     N = G·(C/6)^(β/(α+β)), D = (C/6)/N, G = (αA/βB)^(1/(α+β))."""
     power = fit.alpha + fit.beta
     scale = (fit.alpha * fit.A / (fit.beta * fit.B)) ** (1 / power)
-    parameters = scale * (flops / 6) ** (fit.beta / power)
+    return _allocation(fit, flops, scale * (flops / 6) ** (fit.beta / power))
+
+
+def by_rule(fit: Fit, flops: float) -> dict[str, Allocation]:
+    """Rule of thumb → the model whose tokens by that rule take a budget C = 6·N·D: N = (C/6r)^½ for r tokens
+    a parameter; the loss is the fit's."""
+    rules = TOKENS_PER_PARAMETER.items()
+    return {rule: _allocation(fit, flops, (flops / 6 / ratio) ** 0.5) for rule, ratio in rules}
+
+
+def _allocation(fit: Fit, flops: float, parameters: float) -> Allocation:
+    """What is left for tokens where a model has so many parameters."""
     tokens = flops / 6 / parameters
-    return Optimum(parameters, tokens, loss(fit, parameters, tokens), tokens / parameters)
+    return Allocation(parameters, tokens, loss(fit, parameters, tokens), tokens / parameters)
 
 
-def optima(flops: float) -> dict[str, dict[str, float]]:
+def optima(flops: float, fits: Mapping[str, Fit]) -> dict[str, dict[str, float]]:
     """Fit → parameters, tokens, loss and tokens a parameter of the optimum for a budget of FLOPs."""
-    return {name: optimum(fit, flops)._asdict() for name, fit in FITS.items()}
+    return {name: optimum(fit, flops)._asdict() for name, fit in fits.items()}
 
 
-def predictions(parameters: int, tokens: int | None, flops: float | None) -> dict[str, Any]:
+def predictions(
+    parameters: int, tokens: int | None, flops: float | None, fits: Mapping[str, Fit]
+) -> dict[str, Any]:
     """What each fit says of a model: the tokens for which its size is the optimum, the loss after the run's
     tokens and the optimum for the run's compute; None where those are not known."""
     return {
-        "optimal_tokens": {name: optimal_tokens(fit, parameters) for name, fit in FITS.items()},
-        "loss": {name: loss(fit, parameters, tokens) for name, fit in FITS.items()} if tokens else None,
-        "optimum": optima(flops) if flops else None,
+        "optimal_tokens": {name: optimal_tokens(fit, parameters) for name, fit in fits.items()},
+        "loss": {name: loss(fit, parameters, tokens) for name, fit in fits.items()} if tokens else None,
+        "optimum": optima(flops, fits) if flops else None,
     }
+
+
+def known_fits(own: str | None) -> dict[str, Fit]:
+    """The published fits, and the user's `own` of a file that `trivium scaling fit` wrote.
+
+    Raises:
+        UserError: that file is not there, or holds no fit.
+    """
+    return FITS if own is None else {**FITS, OWN: read_fit(Path(own))}
+
+
+def read_fit(file: Path) -> Fit:
+    """The constants of a JSON file with `E`, `A`, `B`, `alpha` and `beta`.
+
+    Raises:
+        UserError: it is not there, is no JSON, or lacks a constant above 0; naming it.
+    """
+    remedy = "give the scaling.json that `trivium scaling fit` wrote"
+    try:
+        given = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}: {remedy}") from error
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise UserError(f"{file} is no JSON: {remedy}") from error
+    constants = given if isinstance(given, dict) else {}
+    for name in Fit._fields:
+        value = constants.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise UserError(f"{file}: {name} is {value!r}, no number above 0: {remedy}")
+    return Fit(**{name: float(constants[name]) for name in Fit._fields})
 
 
 def optimal_tokens(fit: Fit, parameters: float) -> float:
