@@ -50,6 +50,14 @@ def arm_config(ability: Ability, arm: Arm, seed: int, folder: Path) -> dict[str,
     return merged(config, own)
 
 
+def cost(ability: Ability, arm: Arm) -> float:
+    """About what training an arm costs beside others: tokens at most, times layers."""
+    config = arm_config(ability, arm, 0, CONFIGS)
+    data, network = config["data"]["init_args"], config["model"]["init_args"]["config"]
+    tokens = config["trainer"]["max_steps"] * data["global_batch_size"] * data["max_length"]
+    return tokens * network["num_hidden_layers"]
+
+
 def recipe(ability: Ability, arm: Arm, seed: int, folder: Path) -> str:
     """The YAML that an arm is trained with, and what makes its rows: of another comes another model."""
     source = Path(inspect.getfile(type(ability).rows)).read_bytes()

@@ -26,6 +26,8 @@ class Job(NamedTuple):
     arm: str
     seed: int
     folder: Path
+    cost: float
+    """of its training, beside that of others"""
 
 
 def by_arm(jobs: Sequence[Job]) -> dict[str, list[Path]]:
@@ -53,6 +55,8 @@ def jobs_of(ability: "Ability", seeds: int, folder: Path) -> list[Job]:
     """An experiment's models: all arms of the first seed, then of the next; those that need more seeds get
     five where others get three."""
 
+    from experiments.abilities.arm import cost
+
     def needed(arm: "Arm") -> int:
         return -(-seeds * MORE_SEEDS // SEEDS) if arm.more_seeds and seeds > 1 else seeds
 
@@ -61,7 +65,7 @@ def jobs_of(ability: "Ability", seeds: int, folder: Path) -> list[Job]:
 
     arms = ability.arms()
     return [
-        Job(ability.name, arm.name, seed, place(arm.name, seed))
+        Job(ability.name, arm.name, seed, place(arm.name, seed), cost(ability, arm))
         for seed in range(max(map(needed, arms)))
         for arm in arms
         if seed < needed(arm)

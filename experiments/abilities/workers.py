@@ -56,9 +56,9 @@ def work(
         Progress(*bar, console=Console(stderr=True), disable=quiet) as progress,
     ):
         task = progress.add_task("models", total=len(folders))
-        waiting: dict[Future, list[Job]] = {
-            pool.submit(do, same, language): same for same in folders.values()
-        }
+        # the dearest first, so that no worker is left with a long one at the end
+        dearest = sorted(folders.values(), key=lambda same: -same[0].cost)
+        waiting: dict[Future, list[Job]] = {pool.submit(do, same, language): same for same in dearest}
         try:
             while waiting:
                 done, _ = wait(waiting, return_when=FIRST_COMPLETED)
