@@ -1,6 +1,7 @@
 """`trivium abilities`, on models and tests made small: every experiment from its rows to its page."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -238,6 +239,22 @@ def test_a_perfect_predictor_has_no_divergence():
 def test_what_cannot_be_run_is_refused_in_a_line(capsys, arguments, line):
     assert program(["abilities", *arguments]) == 2
     assert capsys.readouterr().err.startswith(f"trivium: {line}")
+
+
+def test_a_library_that_is_not_there_is_named_before_anything_is_trained(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    assert program(["abilities", "retrieval", "--output", str(tmp_path / "out")]) == 2
+    assert "abilities: this needs bm25s: pip install 'trivium[abilities]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_is_refused(capsys, tmp_path):
+    (tmp_path / "out").write_text("")
+    assert program(["abilities", "--output", str(tmp_path / "out")]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"trivium: --output: {tmp_path / 'out' / 'en'} cannot be made: Not a directory\n"
+    )
 
 
 def test_help_lists_the_claims(capsys):

@@ -12,6 +12,8 @@ from experiments.statistics import Estimate, Paired
 
 ITEMS = 1000
 """test items of a condition"""
+TEST = 71
+"""seed of the test items: recipes were settled on others"""
 END, PAD = "<end>", "<pad>"
 """words that no row has, but a tokenizer needs"""
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "abilities"

@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from experiments.abilities.ability import (
+    TEST,
     Ability,
     Arm,
     Bar,
@@ -117,7 +118,7 @@ class ChainOfThought(Ability):
     def questions(self, arm: str) -> list[Question]:
         questions = []
         for length in LENGTHS:
-            rng = np.random.default_rng((2, length))
+            rng = np.random.default_rng((TEST, length))
             program = programs(rng, self.items, length)
             result = program.values[:, -1:]
             equals = np.full((self.items, 1), AT_ONCE)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from experiments.abilities.ability import (
+    TEST,
     Ability,
     Arm,
     Bar,
@@ -67,7 +68,7 @@ class Emergence(Ability):
         yield Block(ids, answers)
 
     def _test(self) -> np.ndarray:
-        return additions(np.random.default_rng(2), self.items)
+        return additions(np.random.default_rng(TEST), self.items)
 
     def questions(self, arm: str) -> list[Question]:
         prompts, expected = np.split(self._test(), [2 * DIGITS + 2], axis=1)

@@ -116,7 +116,11 @@ def _instructions(results: Mapping[str, Any], folders: Folders, draw: Charts) ->
             ),
             "Each model saw as many examples; only their variety differs.",
         ),
-        ("The same with intervals", draw.rates(rows, "New instructions followed", "share right"), "95 %."),
+        (
+            "The same with intervals",
+            draw.rates(rows, "New instructions followed", "share right"),
+            "Intervals hold 95 %.",
+        ),
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from experiments.abilities.ability import (
+    TEST,
     Ability,
     Answers,
     Arm,
@@ -99,9 +100,9 @@ class InContext(Ability):
 
     def questions(self, arm: str) -> list[Question]:
         if arm == CHAIN:
-            symbols = chains(np.random.default_rng(3), self.items)
+            symbols = chains(np.random.default_rng((TEST, 1)), self.items)
             return [Question(CHAIN, symbols[:, :1], symbols[:, 1:])]
-        rng = np.random.default_rng(2)
+        rng = np.random.default_rng((TEST, 0))
         things = rng.permuted(np.tile(np.arange(THING_WORDS), (self.items, 1)), axis=1)[:, : max(SHOTS)]
         labels = rng.integers(0, LABELS, things.shape) + THING_WORDS
         # the thing that is asked about is the first; its example may be anywhere in the context

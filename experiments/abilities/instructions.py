@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from experiments.abilities.ability import (
+    TEST,
     Ability,
     Arm,
     Bar,
@@ -78,7 +79,7 @@ class Instructions(Ability):
         yield Block(ids, np.arange(ids.shape[1]) >= ids.shape[1] - TEXT)
 
     def questions(self, arm: str) -> list[Question]:
-        rng = np.random.default_rng(2)
+        rng = np.random.default_rng(TEST)
         rules = all_rules()[:HELD_OUT]
         ids = rewritten(rng, rules[rng.integers(0, HELD_OUT, self.items)], present=1.0)
         prompts, expected = np.split(ids, [-TEXT], axis=1)

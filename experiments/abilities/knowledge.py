@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from experiments.abilities.ability import Ability, Arm, Block, Question
+from experiments.abilities.ability import TEST, Ability, Arm, Block, Question
 from experiments.abilities.lexicon import (
     ATTRIBUTES,
     FIRST,
@@ -171,7 +171,7 @@ class Knowledge(Ability):
 
     def asked_about(self, group: Group) -> tuple[np.ndarray, np.ndarray]:
         """Whom and what a group's questions ask about: (items,) people and (items,) attributes."""
-        rng = np.random.default_rng((2, ("known", "unseen").index(group)))
+        rng = np.random.default_rng((TEST, ("known", "unseen").index(group)))
         return rng.choice(getattr(self.world, group), self.items), rng.integers(0, KINDS, self.items)
 
     def question(self, group: Group, context: Context, mode: str, several: int = 3) -> Question:
@@ -184,7 +184,7 @@ class Knowledge(Ability):
         world = self.world
         people, kinds = self.asked_about(group)
         wordings = np.resize(WORDINGS[mode], (self.items, 2)) + (MODE, SOURCE)
-        rng = np.random.default_rng((3, several))
+        rng = np.random.default_rng((TEST, 2, several))
         pool = world.unseen if group == "unseen" else world.read
         around = different(rng, pool, self.items, several + 1)
         for row, person in zip(around, people, strict=True):  # the person asked about is not among the others

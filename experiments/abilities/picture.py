@@ -48,7 +48,7 @@ def _emergence(axes: Axes, results: Results) -> None:
     axes.plot(sizes, results["digits"], color=COLOURS[1], label="digits right")
     axes.set_xscale("log")
     axes.set_xlabel("parameters; every seed a dot")
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower right")
 
 
 def _in_context(axes: Axes, results: Results) -> None:
@@ -105,4 +105,4 @@ def _bars(axes: Axes, values: Mapping[str, float]) -> None:
         axes.text(place, value + 0.02, f"{value:.0%}", ha="center", color="#111827")
     axes.set_ylim(-0.03, 1.12)
     axes.grid(axis="x", visible=False)
-    axes.tick_params(axis="x", labelsize=8.5)
+    axes.tick_params(axis="x", labelsize=8.5 if len(values) < 6 else 7)

@@ -1,6 +1,7 @@
 """The charts of `abilities.html`: curves with every seed as a dot, and rates with their intervals."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,7 +62,8 @@ def _curves(series: Mapping[str, Points], unit: str, x: str, logarithmic: bool) 
     axes.grid(axis="y")
     axes.set_xlabel(x, loc="right")
     if even or logarithmic:
-        axes.set_xticks([at[place] for place in places], [str(place) for place in places])
+        named = places if even else _roomy(places)
+        axes.set_xticks([at[place] for place in named], [str(place) for place in named])
     else:
         charts.ticks(axes.xaxis, 4, whole=True)
     charts.ticks(axes.yaxis, 5)
@@ -72,6 +74,15 @@ def _curves(series: Mapping[str, Points], unit: str, x: str, logarithmic: bool) 
     ):
         charts.beside(axes, label, place, colour)
     return axes
+
+
+def _roomy(places: Sequence[float]) -> list[float]:
+    """Those of the places whose numbers do not run into each other on a logarithmic axis."""
+    apart, kept = (math.log(places[-1]) - math.log(places[0])) / 6, [places[0]]
+    for place in places[1:]:
+        if math.log(place) - math.log(kept[-1]) >= apart:
+            kept.append(place)
+    return kept
 
 
 @rc_context(charts.STYLE)
