@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRIVIUM_ALLOW_EMULATED", "1")  # some tests are about rounding to bf16, on any CPU
 os.environ["TRIVIUM_CACHE"] = tempfile.mkdtemp(prefix="trivium-cache-")
 atexit.register(shutil.rmtree, os.environ["TRIVIUM_CACHE"], ignore_errors=True)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in a shell's background: children inherit it,
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # and a rank that is interrupted would go on
 
 CONFIGS = Path(__file__).resolve().parent.parent / "experiments" / "configs"
 WORDS = [
