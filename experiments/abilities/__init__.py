@@ -1,1 +1,1 @@
-"""`trivium abilities`: six claims about language models, each shown on a laptop."""
+"""`trivium abilities`: six claims about language models, each tried on a laptop."""

@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     lines = "\n".join(f"  {name:<17} {claim}" for name, claim in NAMES.items())
     parser = argparse.ArgumentParser(
         prog="trivium abilities",
-        description="Shows what language models can do, on models so small that a laptop trains them in "
+        description="Tries what language models can do, on models so small that a laptop trains them in "
         f"minutes; each claim has controls, intervals and a verdict.\n\nclaims:\n{lines}",
         epilog="All six with one seed take about 20 minutes on two cores, with three seeds about 50. What is "
         "done already is not repeated.",

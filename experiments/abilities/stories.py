@@ -32,9 +32,10 @@ STORIES = {
         "suddenness: if the loss rose evenly where exact match jumps, the jump would be a mirage of "
         "the metric. Every seed is a dot, since at the edge some seeds succeed and others fail: a "
         "mean alone would look like a gentle slope.",
-        "Widths of 4 to 48 are no models of billions; what is shown is that a sharp threshold in size "
-        "exists and can be found, not that every reported one is real. Where it lies depends on the "
-        "training: after 1,800 steps instead of 800 the model of width 6 has 74 % right (one seed).",
+        "Widths of 4 to 48 are no models of billions; that every reported threshold is real does not follow. "
+        "Where it lies depends on the training: after 1,800 steps instead of 800 the model of width 6 has "
+        "74 % right (one seed). And it is no line: of five models of width 6 some learn to add, so one seed "
+        "alone says little.",
         (
             ("the smallest model", "d = 4", "addition"),
             ("the largest model", "d = 48", "addition"),

@@ -29,7 +29,7 @@ COMMANDS = {
     "chat": Command("talk to a checkpoint", "experiments.commands.chat"),
     "tokenizer": Command("train a tokenizer on JSON lines", "experiments.commands.tokenizer"),
     "abilities": Command(
-        "six claims about language models, each shown on small ones", "experiments.abilities.run"
+        "six claims about language models, each tried on small ones", "experiments.abilities.run"
     ),
     "quickstart": Command(
         "all four stages on real data, with a report, in ten minutes", "experiments.quickstart.run"
