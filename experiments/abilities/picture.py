@@ -9,15 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.abilities.stories import STORIES
+from experiments.html.pictures import COLOURS, MUTED, STYLE
 
-COLOURS = ("#0060a8", "#b45309", "#047857", "#7c3aed")
-MUTED = "#6b7280"
-STYLE: dict[str, Any] = {
-    "font.size": 9.5, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e5e7eb",
-    "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED, "axes.labelcolor": MUTED,
-    "axes.axisbelow": True, "legend.frameon": False,
-}  # fmt: skip
 Results = Mapping[str, Any]
 
 

@@ -8,17 +8,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.html.pictures import COLOURS, MUTED, STYLE
 from experiments.quickstart.page import Curve, duration, running_mean, verdict
 
 SIZE, DPI = (12, 7.2), 100  # inches, pixels an inch
-COLOURS = ("#0060a8", "#b45309", "#047857", "#7c3aed")
-MUTED = "#6b7280"
-STYLE: dict[str, Any] = {
-    "font.size": 10, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e5e7eb",
-    "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED, "axes.labelcolor": MUTED,
-    "axes.axisbelow": True, "legend.frameon": False,
-}  # fmt: skip
 
 
 def draw(report: Mapping[str, Any], curves: Mapping[str, Mapping[str, Curve]], file: Path) -> None:

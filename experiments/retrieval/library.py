@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
@@ -102,16 +101,18 @@ def _version(library: str) -> str:
 
 
 def _save(file: Path, documents: Documents, arrays: dict[str, np.ndarray]) -> None:
-    """Writes a cache file; a folder that cannot be written is no error."""
+    """Writes a cache file; where that cannot be, it is told, and the index is made anew every time."""
     from safetensors.numpy import save
 
     text = json.dumps(documents).encode()  # a NamedTuple is a list in JSON
     tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     content = save({**tensors, "documents": np.frombuffer(text, dtype=np.uint8)})
-    with suppress(OSError):
+    try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole(file) as part:
             part.write_bytes(_digest(content) + content)
+    except OSError as error:
+        tell(f"{file} cannot be written ({error.strerror}): the index is made anew every time")
 
 
 def _load(file: Path) -> tuple[Documents, dict[str, np.ndarray]] | None:
