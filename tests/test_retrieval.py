@@ -176,6 +176,17 @@ def test_another_byte_or_another_length_is_another_index(notes):
     assert len(open_library([str(notes)], length=40).documents.passages) > len(first.documents.passages)
 
 
+def test_an_index_that_cannot_be_kept_is_told_and_serves(notes, capsys):
+    (notes.parent / "cache").mkdir(exist_ok=True)
+    (notes.parent / "cache" / "retrieval").write_text("a file where the folder should be")
+    library = open_library([str(notes)])
+    assert library.retriever.search(["Where does tea come from?"], 1)[0]
+    told = capsys.readouterr().err
+    assert told.startswith(f"trivium: {notes.parent / 'cache' / 'retrieval'}")
+    assert "cannot be written" in told
+    assert len(told.splitlines()) == 1
+
+
 def test_a_damaged_index_is_made_anew_and_told(notes, capsys):
     first = open_library([str(notes)])
     (file,) = (notes.parent / "cache" / "retrieval").iterdir()
