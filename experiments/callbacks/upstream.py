@@ -45,3 +45,19 @@ class CheckpointOnDemand(ModelCheckpoint):
         """Whether the present step has been saved, or is not to be."""
         saved = self._last_global_step_saved == trainer.global_step
         return saved or self._should_skip_saving_checkpoint(trainer)
+
+
+def run_due_validation(trainer: L.Trainer) -> None:
+    """Validates now if the run goes on from a step after which it was to be validated, and had been saved
+    before that: Lightning takes such a validation for done. For `on_train_start`."""
+    loop = trainer.fit_loop.epoch_loop
+    fetcher = trainer.fit_loop._data_fetcher
+    if not (loop.restarting and loop.restarted_on_train_batch_end and fetcher is not None):
+        return
+    if loop._should_check_val_fx(fetcher):
+        first = trainer._logger_connector._first_loop_iter
+        loop.val_loop.restarting = False  # none of its batches has been seen
+        trainer.validating = True
+        loop.val_loop.run()
+        trainer.training = True
+        trainer._logger_connector._first_loop_iter = first

@@ -2,6 +2,7 @@
 
 import shutil
 import zipfile
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.strategies import Strategy
 
 from experiments.callbacks.checkpoints import Requeue, StepCheckpoint
+from experiments.callbacks.due_validation import DueValidation
 from experiments.callbacks.loggers import default_loggers, finish_wandb
 from experiments.callbacks.memory_forecast import Forecast, explained, forecast, tell
 from experiments.callbacks.progress import Mixture, ProgressBar, Throughput
 from experiments.callbacks.results import DataReceipt, Export, Predictions
+from experiments.callbacks.termination import Termination
 from experiments.cli.parser import StageCLI, parse
 from experiments.cli.quiet import hush
 from experiments.cli.user_errors import UserError
+from experiments.commands.run_lock import locked
 from experiments.distributed.agreement import Agreement, shared_settings, versions_and_settings
 from experiments.distributed.launcher import watch_over_ranks
 from experiments.distributed.ranks import as_one_of_many, ranks, world_errors
@@ -60,7 +64,8 @@ class RunCLI(StageCLI):
             config["max_epochs"] = -1  # steps alone decide, so that a finished run can be taken further
         config["strategy"] = strategy_of(config["strategy"], config["accelerator"])
         agreement = Agreement(self.settings, self.explained)
-        callbacks = [*callbacks, *self._default_callbacks(config), Requeue(run), agreement]
+        callbacks = [*callbacks, *self._default_callbacks(config)]
+        callbacks += [DueValidation(), Requeue(run), Termination(), agreement]
         plugins = [AnyCheckpoint(), *(config["plugins"] or [])]
         options = {**config, "plugins": plugins, "default_root_dir": run}
         trainer = super()._instantiate_trainer(options, callbacks)
@@ -90,6 +95,13 @@ class RunCLI(StageCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Lightning's own hooks are one for each command; this is what all of them come through."""
+        trainer: Any = self.trainer
+        writes = subcommand == "fit" and ranks.rank == 0 and not trainer.fast_dev_run
+        with locked(Path(self.option("run"))) if writes else nullcontext():
+            self._check_and_run(subcommand)
+
+    def _check_and_run(self, subcommand: str) -> None:
+        """Runs a command once nothing speaks against it."""
         finish_interrupted_save(Path(self.option("run")) / "checkpoints")
         if errors := self.errors():
             raise UserError("\n".join(errors))
