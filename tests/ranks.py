@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ SECONDS = 600  # for all command lines together
 SERVER = multiprocessing.get_context("forkserver")
 # the server imports torch before a command could say so
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-SERVER.set_forkserver_preload(["experiments.commands.fit", "deepspeed"])
+SERVER.set_forkserver_preload(
+    ["experiments.commands.fit", "deepspeed", "transformers.models.llama.modeling_llama"]
+)
 """ranks are forked from a process that has imported everything: a start of Python costs seconds"""
 
 
@@ -51,16 +54,25 @@ def torchrun(rank: int, ranks: int, port: int) -> dict[str, str]:
     return env | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
 
 
-def fork_rank(env: dict[str, str], lines: list[list[str]], out: Path, err: Path) -> Any:
-    """A started process that goes through command lines, to the first that fails, and ends with its code."""
+def fork_rank(
+    env: dict[str, str],
+    lines: list[list[str]],
+    out: Path,
+    err: Path,
+    before: Callable[[], None] | None = None,
+) -> Any:
+    """A started process that goes through command lines, to the first that fails, and ends with its code.
+    `before` is called in it first."""
     # the server keeps the environment that it was born with
     environment = {**os.environ, **env, "PYTHONPATH": str(ROOT)}
-    process = SERVER.Process(target=_life_of_a_rank, args=(environment, lines, out, err))
+    process = SERVER.Process(target=_life_of_a_rank, args=(environment, lines, out, err, before))
     process.start()
     return process
 
 
-def _life_of_a_rank(env: dict[str, str], lines: list[list[str]], out: Path, err: Path) -> None:
+def _life_of_a_rank(
+    env: dict[str, str], lines: list[list[str]], out: Path, err: Path, before: Callable[[], None] | None
+) -> None:
     os.environ.clear()
     os.environ.update(env)
     for file, number in ((out, 1), (err, 2)):
@@ -68,6 +80,8 @@ def _life_of_a_rank(env: dict[str, str], lines: list[list[str]], out: Path, err:
     from experiments.cli.program import main
 
     multiprocessing.set_start_method("fork", force=True)  # of data workers: a child inherits the server's
+    if before is not None:
+        before()
     os._exit(next((code for code in map(main, lines) if code), 0))
 
 

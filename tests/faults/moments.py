@@ -54,7 +54,7 @@ class Watch:
     Args:
         run: the run's folder.
         log: a file that tells what the rank has done: a JSON line for a beginning and for each saving that is
-            over, with the step, and at the end what was counted.
+            over, with the step, and after the export what was counted.
         moment: when to die; None to go on to the end.
         counts: whether to count all phases, which takes time.
     """
@@ -84,7 +84,7 @@ class Watch:
         self._within(evaluation_loop._EvaluationLoop, "run", "validating")
         self._within(ppo.PPOModule, "sample", "sampling")
         self._within(L.Trainer, "save_checkpoint", "saving", before=self._saves, after=self._saved)
-        self._within(results.Export, "on_fit_end", "exporting", before=self._exports)
+        self._within(results.Export, "on_fit_end", "exporting", self._exports, self._exported)
         fsync = os.fsync
 
         def audited_fsync(file: Any) -> None:
@@ -94,10 +94,6 @@ class Watch:
 
         os.fsync = audited_fsync
         sys.addaudithook(self._audit)
-
-    def end(self) -> None:
-        """Tells what was counted."""
-        self._tell(counts=self.counts, files=self.files)
 
     def _within(
         self, owner: Any, name: str, phase: str, before: Callable = print, after: Callable | None = None
@@ -168,6 +164,9 @@ class Watch:
     def _exports(self, callback: Any) -> None:
         if self.moment is not None and self.moment[:2] == ("bytes", -1):
             self._limit(self.moment.size)
+
+    def _exported(self, callback: Any) -> None:
+        self._tell(counts=self.counts, files=self.files)
 
     def _limit(self, size: int) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which Python ignores

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.faults.leg import Leg
 from tests.faults.moments import COMPUTING, Moment, Watch, told
-from tests.forked import Ranks
 from tests.ranks import zero
 
 STAGES = ("pretrain", "sft", "reward", "ppo")
@@ -94,16 +94,14 @@ class Runs:
         *more: str,
         moments: Mapping[int, Moment] | None = None,
         counts: bool = False,
-    ) -> tuple[Ranks, Path]:
-        """Begins a leg of a run, in which ranks may have moments; gives them and the folder of their logs."""
-        folder, ranks = self.folder / "legs" / name / leg, ranks_of(strategy)
-        (folder / "tmp").mkdir(parents=True)
+    ) -> Leg:
+        """Begins a leg of a run, in which ranks may have moments."""
+        folder = self.folder / "legs" / name / leg
         watches = [
             Watch(self.run(name), folder / f"{rank}.log", (moments or {}).get(rank), counts)
-            for rank in range(ranks)
+            for rank in range(ranks_of(strategy))
         ]
-        line = [*self.line(stage, strategy, name), *more]
-        return Ranks(folder, [line] * ranks, watches, {"TMPDIR": str(folder / "tmp")}), folder
+        return Leg(folder, [*self.line(stage, strategy, name), *more], watches)
 
     def undisturbed(self, stage: str, strategy: str) -> Path:
         """The logs of a run that nothing happens to; its parents' runs are made first."""
@@ -112,9 +110,9 @@ class Runs:
                 self.undisturbed(parent, "one")
             if strategy == "one" and stage != STAGES[0]:
                 self.undisturbed(STAGES[STAGES.index(stage) - 1], "one")
-            ranks, logs = self.start(stage, strategy, name_of(stage, strategy), "whole", counts=True)
-            assert set(ranks.wait()) == {0}, ranks.errors
-            self.whole[stage, strategy] = logs
+            leg = self.start(stage, strategy, name_of(stage, strategy), "whole", counts=True)
+            assert set(leg.wait()) == {0}, leg.errors
+            self.whole[stage, strategy] = leg.folder
         return self.whole[stage, strategy]
 
     def deaths(self, stage: str, strategy: str) -> list[Death]:
@@ -133,25 +131,26 @@ class Runs:
         """Kills a run and lets it go on by the documented command."""
         self.undisturbed(stage, strategy)
         moments = {death.rank: death.moment}
-        ranks, logs = self.start(stage, strategy, name, "killed", moments=moments)
-        codes = ranks.wait(death.together)
+        leg = self.start(stage, strategy, name, "killed", moments=moments)
+        codes = leg.wait(death.together)
         if codes[death.rank] not in (-signal.SIGKILL, -signal.SIGXFSZ):
-            return Outcome(0, [f"the moment never came: exit codes {codes}: {ranks.errors[-500:]}"])
+            return Outcome(0, [f"the moment never came: exit codes {codes}: {leg.errors[-500:]}"])
         whole = self.run(name_of(stage, strategy))
         problems = _export_problems(self.run(name), whole, may_lack=True)
-        outcome = self.goes_on(stage, strategy, name, saved=max(told(logs / "0.log", "saved"), default=0))
+        saved = max(told(leg.folder / "0.log", "saved"), default=0)
+        outcome = self.goes_on(stage, strategy, name, saved)
         return outcome._replace(problems=problems + outcome.problems)
 
     def goes_on(self, stage: str, strategy: str, name: str, saved: int) -> Outcome:
         """Lets a run that had saved so many steps go on to its end, and compares it with the undisturbed."""
-        ranks, logs = self.start(stage, strategy, name, "goes_on", "--ckpt_path=last")
-        codes = ranks.wait()
-        if set(codes) == {2} and not saved and ranks.errors.count("trivium: ") == 1:
-            ranks, logs = self.start(stage, strategy, name, "again", "--overwrite=true")
-            codes = ranks.wait()
+        leg = self.start(stage, strategy, name, "goes_on", "--ckpt_path=last")
+        codes = leg.wait()
+        if set(codes) == {2} and not saved and len(leg.told) == 1:  # nothing was saved: it begins again
+            leg = self.start(stage, strategy, name, "again", "--overwrite=true")
+            codes = leg.wait()
         if set(codes) != {0}:
-            return Outcome(STEPS, [f"cannot go on: exit codes {codes}: {ranks.errors[-1500:]}"])
-        lost = max(0, saved - max(told(logs / "0.log", "begins")))
+            return Outcome(STEPS, [f"cannot go on: exit codes {codes}: {leg.errors[-1500:]}"])
+        lost = max(0, saved - max(told(leg.folder / "0.log", "begins")))
         return Outcome(lost, self.compare(stage, strategy, name))
 
     def compare(self, stage: str, strategy: str, name: str) -> list[str]:

@@ -4,6 +4,7 @@ import os
 import signal
 
 import psutil
+
 from tests.faults.moments import Moment, told
 from tests.faults.runs import Runs
 
@@ -11,14 +12,14 @@ from tests.faults.runs import Runs
 def test_a_second_run_in_a_folder_is_refused_and_the_first_never_notices(runs: Runs):
     (counts,) = told(runs.undisturbed("sft", "one") / "0.log", "counts")
     stops = Moment("training", counts["training"] // 2, signal=signal.SIGSTOP)
-    first, _ = runs.start("sft", "one", "shared", "first", moments={0: stops})
+    first = runs.start("sft", "one", "shared", "first", moments={0: stops})
     process = psutil.Process(first.processes[0].pid)
     while process.status() != psutil.STATUS_STOPPED:
         assert process.is_running(), first.errors
     for leg, more in (("second", "--overwrite=true"), ("third", "--ckpt_path=last")):
-        refused, _ = runs.start("sft", "one", "shared", leg, more)
+        refused = runs.start("sft", "one", "shared", leg, more)
         assert refused.wait() == [2]
-        (line,) = [line for line in refused.errors.splitlines() if line.startswith("trivium: ")]
+        (line,) = refused.told
         assert line.startswith(f"trivium: run: another run is writing to {runs.run('shared')}: ")
     os.kill(process.pid, signal.SIGCONT)
     assert first.wait() == [0]

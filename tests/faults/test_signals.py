@@ -20,11 +20,11 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on_bit_for_bit(runs, stage, st
     name = f"{stage}_{strategy}_{phase}_terminated"
     (counts,) = told(runs.undisturbed(stage, strategy) / "0.log", "counts")
     moment = Moment(phase, counts[phase] // 3, signal=signal.SIGTERM)
-    ranks, logs = runs.start(stage, strategy, name, "terminated", moments=dict.fromkeys(struck, moment))
-    codes = ranks.wait()
-    assert codes == [128 + signal.SIGTERM] * len(codes), ranks.errors
-    saved = told(logs / "0.log", "saved")
-    assert f"Ended by SIGTERM at step {saved[-1]}; a checkpoint was saved" in ranks.errors
-    assert "Traceback" not in ranks.errors
+    leg = runs.start(stage, strategy, name, "terminated", moments=dict.fromkeys(struck, moment))
+    codes = leg.wait()
+    assert codes == [128 + signal.SIGTERM] * len(codes), leg.errors
+    saved = told(leg.folder / "0.log", "saved")
+    assert f"Ended by SIGTERM at step {saved[-1]}; a checkpoint was saved" in leg.errors
+    assert "Traceback" not in leg.errors
     assert not (runs.run(name) / "export").exists()
     assert runs.goes_on(stage, strategy, name, saved=saved[-1]) == (0, [])
