@@ -16,5 +16,9 @@ def replaced_folder(path: str) -> Iterator[Path]:
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     part.mkdir()
     yield part
-    shutil.rmtree(target, ignore_errors=True)
+    old = target.with_name(target.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():  # removed once the new one is there: half a folder would be taken for a whole one
+        target.rename(old)
     part.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

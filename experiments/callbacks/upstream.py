@@ -1,9 +1,12 @@
 """What Lightning does not offer to callbacks: its private names, and what each of them stands in for."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint, model_checkpoint
+from lightning.pytorch.trainer import call
 
 
 def data_of(trainer: L.Trainer) -> Any:
@@ -22,14 +25,50 @@ def log_now(trainer: L.Trainer, metrics: dict[str, Any]) -> None:
     trainer._logger_connector.log_metrics(metrics)
 
 
+def write_step_metrics(trainer: L.Trainer, stage: L.LightningModule, *arguments: Any) -> None:
+    """Writes the metrics of the step that ends now: Lightning lets the stage log them, and writes them, only
+    after all callbacks, so that a run which is killed while one of them saves would go on without them.
+
+    Args:
+        arguments: of the hook `on_train_batch_end`, which the stage is not called with again.
+    """
+    connector: Any = trainer._logger_connector
+    call._call_lightning_module_hook(trainer, "on_train_batch_end", *arguments)
+    connector.update_train_step_metrics()
+    # once each: what stands on the object hides what its class has
+    vars(stage)["on_train_batch_end"] = lambda *_: vars(stage).pop("on_train_batch_end")
+    written = "update_train_step_metrics"
+    vars(connector)[written] = lambda: vars(connector).pop(written)
+
+
 class CheckpointOnDemand(ModelCheckpoint):
     """Lightning's, which has no call to save now, and tells nobody what it has saved or when it would."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        # Lightning's `last-v1.ckpt` of a folder that was moved would leave the older one as `last.ckpt`
+        self._enable_version_counter = False
 
     def save(self, trainer: L.Trainer) -> None:
         """Saves now, as at the end of a run; all ranks must ask, between two optimizer steps."""
         candidates = self._monitor_candidates(trainer)
         self._save_topk_checkpoint(trainer, candidates)
         self._save_last_checkpoint(trainer, candidates)
+
+    def _save_last_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Any]) -> None:
+        super()._save_last_checkpoint(trainer, monitor_candidates)
+        self.remove_others(trainer)
+
+    def remove_others(self, trainer: L.Trainer) -> None:
+        """Removes what this callback would have removed if the run had not been cut off: where it keeps one
+        checkpoint, named by its step alone, all others that are named so."""
+        kept = Path(self.best_model_path)
+        alone = self.monitor is None and self.save_top_k == 1 and self.filename == "{step}"
+        if not (alone and trainer.is_global_zero and kept.name and kept.exists()):
+            return
+        for path in kept.parent.glob("step=*.ckpt"):
+            if re.fullmatch(r"step=\d+(-v\d+)?\.ckpt", path.name) and path.name != kept.name:
+                trainer.strategy.checkpoint_io.remove_checkpoint(path)
 
     def is_due(self) -> bool:
         """Whether the time between two checkpoints has passed; the answer yes begins it anew."""

@@ -1,7 +1,6 @@
 """`trivium fit|validate|test|predict`: Lightning's own command line with Trivium's defaults."""
 
 import shutil
-import zipfile
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +11,6 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.strategies import Strategy
 
 from experiments.callbacks.checkpoints import Requeue, StepCheckpoint
 from experiments.callbacks.due_validation import DueValidation
@@ -24,16 +22,15 @@ from experiments.callbacks.termination import Termination
 from experiments.cli.parser import StageCLI, parse
 from experiments.cli.quiet import hush
 from experiments.cli.user_errors import UserError
+from experiments.commands.resume import NEWEST, checkpoint_errors, newest_checkpoint, tidy
 from experiments.commands.run_lock import locked
 from experiments.distributed.agreement import Agreement, shared_settings, versions_and_settings
 from experiments.distributed.launcher import watch_over_ranks
 from experiments.distributed.ranks import as_one_of_many, ranks, world_errors
-from strategies.atomic import finish_interrupted_save
 from strategies.checkpoints.checkpoint import AnyCheckpoint
 from strategies.fsdp2 import Sharded
 from strategies.names import strategy_of
 from strategies.precision import precision_errors
-from strategies.zero import ZeRO
 
 RESULTS = ("export", "checkpoints", "metrics")  # folders of a run
 
@@ -98,15 +95,17 @@ class RunCLI(StageCLI):
         trainer: Any = self.trainer
         writes = subcommand == "fit" and ranks.rank == 0 and not trainer.fast_dev_run
         with locked(Path(self.option("run"))) if writes else nullcontext():
+            tidy(Path(self.option("run")), self.option("ckpt_path"), writes)
             self._check_and_run(subcommand)
 
     def _check_and_run(self, subcommand: str) -> None:
         """Runs a command once nothing speaks against it."""
-        finish_interrupted_save(Path(self.option("run")) / "checkpoints")
         if errors := self.errors():
             raise UserError("\n".join(errors))
         if self.trainer.world_size > 1:
             ranks.agree(versions_and_settings(self.settings(), self.trainer.world_size))
+        if self.option("ckpt_path") == NEWEST:
+            self.config_init[subcommand]["ckpt_path"] = str(newest_checkpoint(Path(self.option("run"))))
         if subcommand == "fit":
             self._clear_results()
             self.forecast = forecast(self.config["fit"], self.trainer)
@@ -180,30 +179,6 @@ class RunCLI(StageCLI):
         if self.option("overwrite") and begins and trainer.is_global_zero:
             for name in RESULTS:
                 shutil.rmtree(Path(self.option("run")) / name, ignore_errors=True)
-
-
-def checkpoint_errors(given: str | None, run: Path, strategy: Strategy) -> list[str]:
-    """Why a run cannot go on from the checkpoint that `--ckpt_path` gives; what Lightning finds by itself
-    (`best`, `hpc`, `registry`) is not looked at."""
-    path = run / "checkpoints" / "last.ckpt" if given == "last" else Path(given or "")
-    if given in (None, "best", "hpc", "registry"):
-        return []
-    if given == "last" and not path.exists():
-        return [f"ckpt_path: there is no checkpoint in {run}/checkpoints to go on from: leave it out"]
-    if not path.exists():
-        return [f"ckpt_path: {path} does not exist"]
-    if path.is_dir() and not (path / "latest").is_file():  # DeepSpeed's checkpoints are folders
-        return [f"ckpt_path: {path} is a folder: give a .ckpt file in it"]
-    if path.is_file() and not zipfile.is_zipfile(path):
-        return [f"ckpt_path: {path} is no complete checkpoint: it was cut off or is something else"]
-    # What was offloaded to a disk only DeepSpeed itself can read, which unpickles whatever is there.
-    unpickles = path.is_dir() and isinstance(strategy, ZeRO) and strategy.nvme
-    if unpickles and run.resolve() not in path.resolve().parents:
-        return [
-            f"ckpt_path: {path} holds pickles, which could run code: they are read only from the run's own "
-            f"folder {run}: name the run that wrote them with --run"
-        ]
-    return []
 
 
 def main(argv: list[str]) -> int:

@@ -143,7 +143,7 @@ class Runs:
 
     def goes_on(self, stage: str, strategy: str, name: str, saved: int) -> Outcome:
         """Lets a run that had saved so many steps go on to its end, and compares it with the undisturbed."""
-        leg = self.start(stage, strategy, name, "goes_on", "--ckpt_path=last")
+        leg = self.start(stage, strategy, name, "goes_on", "--ckpt_path=newest")
         codes = leg.wait()
         if set(codes) == {2} and not saved and len(leg.told) == 1:  # nothing was saved: it begins again
             leg = self.start(stage, strategy, name, "again", "--overwrite=true")
