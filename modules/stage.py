@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import chain
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
 import lightning as L
 import torch
@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 
 from modules.backbone import LanguageModel, ScalarModel
 from modules.clipping import check_scaler, clip_to_norm
+from modules.continuation import Continuation
 from modules.errors import UserError
 from modules.hf_export import mend_generation, write_export
 from modules.hf_load import parent_problem
@@ -25,7 +26,6 @@ from modules.optim import (
     endless_warmup,
     optimizer_errors,
     schedule_errors,
-    set_rates,
     warmup_cosine,
     warmup_stable_decay,
 )
@@ -83,6 +83,7 @@ class Stage(L.LightningModule):
         self.tokens_seen: Tensor | int = 0
         self.tokens_before = 0  # those of all ranks when the run was resumed
         self.random_before: list[dict[str, Any]] | None = None  # each rank's generators in the checkpoint
+        self.continuation = Continuation()
 
     @classmethod
     @abstractmethod
@@ -202,6 +203,9 @@ class Stage(L.LightningModule):
         if errors := errors or self.vocabulary_errors(self.data):
             raise UserError("\n".join(errors))
         self.step_loss.process_group = self.data_group
+        self.step_loss.reset()  # of a step that was broken off
+        if stage == "fit":
+            self.continuation.begin(self)
 
     def normalized(self, loss_sum: Tensor, batch: Batch) -> Tensor:
         """The loss to return from `training_step`: Σ / normalizer over the whole optimizer step.
@@ -255,9 +259,12 @@ class Stage(L.LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.parameter_groups())
         check_scaler(self.trainer.precision_plugin, optimizer, self.automatic_optimization)
+        self.continuation.note_optimizer(optimizer)
+        scheduler = self.schedule(optimizer)
+        self.continuation.carry_over(self.trainer, optimizer, scheduler)
         # under manual optimisation the stage steps it, and Lightning warns of an interval
         interval = {"interval": "step"} if self.automatic_optimization else {}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), **interval}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **interval}}
 
     def schedule(self, optimizer: Optimizer) -> LambdaLR:
         """Warm-up and decay over the whole run, which may not end before the warm-up does."""
@@ -297,7 +304,8 @@ class Stage(L.LightningModule):
         checkpoint["accumulate"] = self.trainer.accumulate_grad_batches
         checkpoint["tokenizer"] = self.data.tokenizer_path
         checkpoint["vocabulary"] = vocabulary_digest(self.tokenizer)
-        checkpoint["exports"] = [spec._asdict() for spec in self._exports()]
+        checkpoint["settings"] = self.continuation.record
+        checkpoint["exports"] = [spec._asdict() for spec in self.full_exports()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stage = checkpoint.get("stage", "unknown")
@@ -308,13 +316,12 @@ class Stage(L.LightningModule):
                 "directory"
             )
         if self._trainer is not None:
-            _check_vocabulary(checkpoint, self.data)
-            _count_batches_anew(checkpoint, self.trainer.accumulate_grad_batches)
+            self.continuation.restore(self, checkpoint)
         self.tokens_before = checkpoint["tokens"]
         self.random_before = checkpoint["random"]
 
     def on_fit_start(self) -> None:
-        for export in self._exports():  # what could not be saved is refused before it is trained
+        for export in self.full_exports():  # what could not be saved is refused before it is trained
             if export.generation_config:
                 mend_generation(GenerationConfig.from_dict(dict(export.generation_config)))
 
@@ -322,35 +329,16 @@ class Stage(L.LightningModule):
         if self.random_before is not None:
             restore_random_state(self.random_before)
             self.random_before = None
-            # the rates in the checkpoint are those of a run of the length that it had then
-            for config in self.trainer.lr_scheduler_configs:
-                set_rates(cast(LambdaLR, config.scheduler))
+        self.continuation.go_on(self)
 
     def export(self, directory: str, provenance: dict[str, Any]) -> None:
         """Writes the Hugging Face directory that hands this stage's result on; every rank must ask."""
-        exports = self._exports()
+        exports = self.full_exports()
         states = [self.sharding.full_state_dict(self.get_submodule(export.module)) for export in exports]
         if self._trainer is None or self.trainer.is_global_zero:
             write_export(exports, states, self.tokenizer, directory, provenance)
 
-    def _exports(self) -> list[ExportSpec]:
+    def full_exports(self) -> list[ExportSpec]:
+        """What it hands on, with what the networks themselves say."""
         specs, stops = self.exports(), self.stop_token_ids
         return [spec.with_configs_of(self.get_submodule(spec.module), stops) for spec in specs]
-
-
-def _check_vocabulary(checkpoint: dict[str, Any], data: TrainingData) -> None:
-    digest = vocabulary_digest(data.tokenizer)
-    if checkpoint.get("vocabulary", digest) != digest:
-        raise UserError(
-            f"data.tokenizer: {data.tokenizer_path} has another vocabulary than the run of ckpt_path had: "
-            f"give that run's, which was in {checkpoint['tokenizer']}"
-        )
-
-
-def _count_batches_anew(checkpoint: dict[str, Any], accumulate: int) -> None:
-    """Lightning counts micro-batches, of which a step may have another number on other ranks: left as it is,
-    the count would end the first step in its middle."""
-    before = checkpoint.get("accumulate", accumulate)
-    for counts in checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"].values():
-        if isinstance(counts, dict):
-            counts.update({name: count * accumulate // before for name, count in counts.items()})
