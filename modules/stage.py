@@ -16,6 +16,7 @@ from torchmetrics import SumMetric
 from transformers import GenerationConfig
 
 from modules.backbone import LanguageModel, ScalarModel
+from modules.bad_steps import BadSteps, spoiled
 from modules.clipping import check_scaler, clip_to_norm
 from modules.continuation import Continuation
 from modules.errors import UserError
@@ -56,6 +57,8 @@ class Stage(L.LightningModule):
             kept until then; None = it falls along a cosine from the end of the warm-up on.
         activation_checkpointing: keep only the input of each block for the backward pass and compute the
             rest again: far less memory, about a third more time.
+        max_bad_steps: steps in a row whose loss or gradients are not finite, and which are skipped, that end
+            the run.
     """
 
     stage: ClassVar[str]
@@ -70,6 +73,7 @@ class Stage(L.LightningModule):
         min_lr_ratio: float = 0.1,
         decay_share: float | None = None,
         activation_checkpointing: bool = False,
+        max_bad_steps: int = 3,
     ):
         super().__init__()
         self.optimizer = optimizer
@@ -77,7 +81,10 @@ class Stage(L.LightningModule):
         self.min_lr_ratio = min_lr_ratio
         self.decay_share = decay_share
         self.activation_checkpointing = activation_checkpointing
-        self.step_loss = SumMetric()
+        self.max_bad_steps = max_bad_steps
+        self.bad_steps = BadSteps(max_bad_steps)
+        self.clipped_norm: Tensor | None = None  # of the gradients of the step, where no engine clips
+        self.step_loss = SumMetric(nan_strategy="disable")  # else it leaves NaN out, and says 0
         # tokens that this rank has trained on since it started or resumed, padding not counted; no buffer,
         # which DDP would overwrite with rank 0's
         self.tokens_seen: Tensor | int = 0
@@ -130,6 +137,11 @@ class Stage(L.LightningModule):
         return [
             *(line for line in problems if line),
             *networks,
+            *(
+                []
+                if self.max_bad_steps > 0
+                else [f"model.max_bad_steps is {self.max_bad_steps}: give 1 or more"]
+            ),
             *schedule_errors(self.warmup_steps, self.min_lr_ratio, self.decay_share, max_steps),
             *optimizer_errors(self.make_optimizer, self.learning_rates()),
         ]
@@ -204,6 +216,7 @@ class Stage(L.LightningModule):
             raise UserError("\n".join(errors))
         self.step_loss.process_group = self.data_group
         self.step_loss.reset()  # of a step that was broken off
+        self.bad_steps = BadSteps(self.max_bad_steps)
         if stage == "fit":
             self.continuation.begin(self)
 
@@ -215,8 +228,9 @@ class Stage(L.LightningModule):
         """
         loss = loss_sum / batch["normalizer"].to(loss_sum.dtype)
         self.step_loss.update(loss.detach())
+        self.bad_steps.note(loss, batch.get("rows"))
         self.tokens_seen += (batch["document_ids"] >= 0).sum()
-        return loss * (self.data_ranks() * self.trainer.accumulate_grad_batches)
+        return spoiled(loss) * (self.data_ranks() * self.trainer.accumulate_grad_batches)
 
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()
@@ -229,11 +243,30 @@ class Stage(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.automatic_optimization and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
-            self.log("train/loss", self.step_loss.compute(), prog_bar=True)
+            loss = self.step_loss.compute()
+            self.log("train/loss", loss, prog_bar=True)
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-            if self.sharding.clips_gradients:  # within its step, so that the norm is known only now
-                self.log("train/grad_norm", self.sharding.grad_norm(self))
+            self.log("train/grad_norm", self.end_step(loss))
             self.step_loss.reset()
+
+    def clip(self, optimizer: Any, max_norm: float | None) -> None:
+        """Clips the gradients of the step that comes, unless an engine does within it; where they are not
+        finite, the step will change nothing."""
+        self.clipped_norm = None if self.sharding.clips_gradients else clip_to_norm(optimizer, max_norm)
+
+    def end_step(self, loss: Tensor | None = None) -> Tensor:
+        """The norm of the gradients of the optimizer step that was just taken, or skipped, which is counted;
+        every rank must ask.
+
+        Raises:
+            UserError: too many have been skipped in a row.
+        """
+        norm = self.sharding.grad_norm(self) if self.clipped_norm is None else self.clipped_norm
+        bad = loss is not None and not torch.isfinite(loss)
+        if not str(self.trainer.precision).startswith("16"):  # there too large gradients lower their scale
+            bad = bad or not torch.isfinite(norm)
+        self.bad_steps.end_step(bool(bad), self.trainer.global_step)
+        return norm
 
     def configure_gradient_clipping(
         self,
@@ -241,11 +274,9 @@ class Stage(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        if self.sharding.clips_gradients:
-            return
         by_value = gradient_clip_algorithm == "value"
-        self.log("train/grad_norm", clip_to_norm(optimizer, None if by_value else gradient_clip_val))
-        if by_value:
+        self.clip(optimizer, None if by_value else gradient_clip_val)
+        if by_value and not self.sharding.clips_gradients:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def make_optimizer(self, groups: list[dict]) -> Optimizer:
