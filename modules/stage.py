@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
-from transformers import GenerationConfig
 
 from modules.backbone import LanguageModel, ScalarModel
 from modules.bad_steps import BadSteps, spoiled
 from modules.clipping import check_scaler, clip_to_norm
 from modules.continuation import Continuation
 from modules.errors import UserError
-from modules.hf_export import mend_generation, write_export
+from modules.export_check import check_exports
+from modules.hf_export import write_export
 from modules.hf_load import parent_problem
 from modules.optim import (
     decay_groups,
@@ -352,9 +352,8 @@ class Stage(L.LightningModule):
         self.random_before = checkpoint["random"]
 
     def on_fit_start(self) -> None:
-        for export in self.full_exports():  # what could not be saved is refused before it is trained
-            if export.generation_config:
-                mend_generation(GenerationConfig.from_dict(dict(export.generation_config)))
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            check_exports(self.full_exports(), self.tokenizer)
 
     def on_train_start(self) -> None:
         if self.random_before is not None:
