@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import lightning as L
@@ -14,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from experiments.atomic import write_text
-from experiments.callbacks.upstream import steps_behind
+from experiments.callbacks.upstream import count_steps_anew, steps_behind
 
 WANDB_FOLDER = re.compile(r"run-\d{8}_\d{6}-(.+)")
 
@@ -46,11 +47,20 @@ class Curves(Callback):
 
     def __init__(self, run: str):
         self.run = Path(run)
+        self.goes_on = False  # until its first batch
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.goes_on = trainer.ckpt_path is not None
         if trainer.is_global_zero and trainer.ckpt_path is not None:
             for file in self.run.glob("metrics/version_*/metrics.csv"):
                 keep_steps(file, steps_behind(trainer))
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.goes_on:
+            count_steps_anew(trainer)
+            self.goes_on = False
 
 
 def keep_steps(file: Path, steps: int) -> None:
