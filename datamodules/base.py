@@ -14,6 +14,7 @@ from datamodules.caching.split import EncodedRows, Split
 from datamodules.caching.token_cache import TokenCache
 from datamodules.collate import Batch
 from datamodules.errors import UserError
+from datamodules.reading.fingerprint import fingerprint
 from datamodules.receipt import Receipt
 from datamodules.rendering.stop_tokens import stop_tokens
 from datamodules.rendering.tokenizer import load_tokenizer, vocabulary_size
@@ -119,6 +120,10 @@ class TextDataModule(L.LightningDataModule):
     @abstractmethod
     def batch(self, split: Any, rows: np.ndarray) -> Batch:
         """Row ids of a split (−1 = a row that fills up and must count for nothing) → batch."""
+
+    def fingerprint(self, path: str | list[str], name: str) -> str:
+        """The same for files of the same content, wherever they lie; `name` is the field, for messages."""
+        return fingerprint(path, name)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -303,7 +308,11 @@ class TextDataModule(L.LightningDataModule):
     def train_dataloader(self) -> StepLoader:
         by_steps = self.trainer is not None and self.trainer.max_steps > 0
         steps = self.steps_ahead if by_steps else self.steps_per_epoch
-        return StepLoader(self.sampler(), self.step_batch, steps, self.num_workers)
+        loader = StepLoader(self.sampler(), self.step_batch, steps, self.num_workers)
+        if self.trainer is not None:  # it may have trained before, or reload its loader every few epochs
+            total: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+            loader.load_state_dict({"step": total.processed // loader.sampler.accumulate})
+        return loader
 
     def eval_batches(self, split: Split, make: MakeBatch, rows: np.ndarray | None = None) -> EvalBatches:
         """Every row of a split once (or those named), in batches of like length."""

@@ -12,7 +12,6 @@ from torchmetrics import MeanMetric
 
 from modules import rl
 from modules.backbone import LanguageModel
-from modules.clipping import clip_to_norm
 from modules.errors import UserError
 from modules.generation import generate, uniforms
 from modules.hf_export import LANGUAGE_MODEL, critic_export
@@ -345,9 +344,9 @@ class PPOModule(Stage):
             self.update_metrics.add(new_logprobs - part.logprobs, policy, value, clipped, mask)
         norm = self.sharding.grad_norm
         self.update_metrics.add_norms(norm(self.network.actor), norm(self.network.critic))
-        if not self.sharding.clips_gradients:
-            clip_to_norm(optimizer, self.max_grad_norm)
+        self.clip(optimizer, self.max_grad_norm)
         optimizer.step()
+        self.end_step()
         optimizer.zero_grad()
         scheduler.step()
 

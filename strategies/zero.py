@@ -187,8 +187,9 @@ class ZeRO(DeepSpeedStrategy):
         parameters too."""
         if network is self.lightning_module:
             norm = self.deepspeed_engine.get_global_grad_norm()
-            # None until a step was taken: fp16's first ones overflow, which is an infinite norm
-            return torch.as_tensor(math.inf if norm is None else norm, device=self.root_device)
+            # a step that it has skipped leaves the norm of the one before, or None where there was none yet
+            skipped = norm is None or self.deepspeed_engine.optimizer.overflow
+            return torch.as_tensor(math.inf if skipped else norm, device=self.root_device)
         optimizer, options = self.deepspeed_engine.optimizer, self.config["zero_optimization"]
         trained = [p for p in network.parameters() if p.requires_grad]
         square = torch.zeros((), device=self.root_device)

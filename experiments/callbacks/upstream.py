@@ -19,6 +19,19 @@ def logs_now(trainer: L.Trainer) -> bool:
     return trainer._logger_connector.should_update_logs
 
 
+def steps_behind(trainer: L.Trainer) -> int:
+    """Optimizer steps (PPO: iterations) that are behind a fit, by which metrics are counted; `global_step`
+    grows by many in an iteration."""
+    total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    return total.processed // trainer.accumulate_grad_batches
+
+
+def count_steps_anew(trainer: L.Trainer) -> None:
+    """Metrics are logged at Lightning's count of steps, to which it adds one too many where a run goes on
+    from a checkpoint at which it had validated."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped = steps_behind(trainer)
+
+
 def log_now(trainer: L.Trainer, metrics: dict[str, Any]) -> None:
     """Writes metrics to the run's loggers at this step, whatever `log_every_n_steps` is: `log` has no such
     option, and a logger's own method would need Lightning's count of steps, which is not public."""

@@ -14,10 +14,10 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from experiments.callbacks.checkpoints import Requeue, StepCheckpoint
 from experiments.callbacks.due_validation import DueValidation
-from experiments.callbacks.loggers import default_loggers, finish_wandb
+from experiments.callbacks.loggers import Curves, default_loggers, finish_wandb
 from experiments.callbacks.memory_forecast import Forecast, explained, forecast, tell
 from experiments.callbacks.progress import Mixture, ProgressBar, Throughput
-from experiments.callbacks.results import DataReceipt, Export, Predictions
+from experiments.callbacks.results import DataReceipt, Export, Predictions, folder_errors
 from experiments.callbacks.termination import Termination
 from experiments.cli.parser import StageCLI, parse
 from experiments.cli.quiet import hush
@@ -56,7 +56,7 @@ class RunCLI(StageCLI):
         run = self.option("run")
         if config["logger"] is None:
             trains = self.subcommand == "fit" and not config["fast_dev_run"]
-            config["logger"] = default_loggers(run) if trains else False
+            config["logger"] = default_loggers(run, self.option("ckpt_path") is not None) if trains else False
         if config["max_steps"] > 0:
             config["max_epochs"] = -1  # steps alone decide, so that a finished run can be taken further
         config["strategy"] = strategy_of(config["strategy"], config["accelerator"])
@@ -83,7 +83,7 @@ class RunCLI(StageCLI):
                 interval = timedelta(minutes=self.option("checkpoint_minutes"))
                 where: dict[str, Any] = {"dirpath": f"{run}/checkpoints", "filename": "{step}"}
                 defaults += [StepCheckpoint(**where, save_last=True, train_time_interval=interval)]
-            defaults += [DataReceipt(run), Throughput(), Mixture(), Export(run)]
+            defaults += [DataReceipt(run), Throughput(), Mixture(), Curves(run), Export(run)]
         return [] if config["fast_dev_run"] else [each for each in defaults if type(each) not in given]
 
     def _parse_ckpt_path(self) -> None:
@@ -134,7 +134,7 @@ class RunCLI(StageCLI):
         trainer: Any = self.trainer
         trains = self.subcommand == "fit" and not trainer.fast_dev_run
         run = Path(self.option("run"))
-        errors = self._folder_errors(run) if trains else []
+        errors = [*folder_errors(run), *self._folder_errors(run)] if trains else []
         errors += checkpoint_errors(self.option("ckpt_path"), run, trainer.strategy)
         errors += self._precision_errors()
         end = trainer.max_steps if trainer.max_steps >= 0 else trainer.max_epochs

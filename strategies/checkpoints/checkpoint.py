@@ -106,8 +106,8 @@ class AnyCheckpoint(TorchCheckpointIO):
         except OSError as error:
             part_of(target).unlink(missing_ok=True)
             raise UserError(
-                f"{target} cannot be written ({error.strerror}): make room, or mend the folder, and go on with "
-                "`--ckpt_path newest`: what was saved before is whole"
+                f"{target} cannot be written ({error.strerror}): make room, or mend the folder, and go on "
+                "with `--ckpt_path newest`: what was saved before is whole"
             ) from error
 
     def remove_checkpoint(self, path: Any) -> None:
