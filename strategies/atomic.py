@@ -3,8 +3,11 @@ are renamed."""
 
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from strategies.errors import UserError
 
 
 def part_of(target: Path) -> Path:
@@ -71,6 +74,36 @@ def remove(target: Path) -> None:
         target.rename(part_of(target))
         target = part_of(target)
     _remove(target)
+
+
+@contextmanager
+def refused_writes(target: Path) -> Iterator[None]:
+    """Tells in one line that a checkpoint cannot be written.
+
+    Raises:
+        UserError: the system refused to write, as on a full disk.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = _refusal(error)
+        if reason is None:
+            raise
+        raise UserError(
+            f"{target} cannot be written ({reason}): make room, or mend the folder, and go on with "
+            "`--ckpt_path newest`: what was saved before is whole"
+        ) from error
+
+
+def _refusal(error: BaseException | None) -> str | None:
+    """What the system said of a write, which torch's writer turns into an error of its own, or keeps."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.strerror or str(error)
+        if "iostream error" in str(error):
+            return "the disk is full, or failed"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _link(source: str | Path, target: str | Path) -> None:

@@ -20,7 +20,7 @@ from lightning.pytorch.strategies.deepspeed import remove_module_hooks
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from strategies.atomic import part_of, put_in_place, remove_leftovers
+from strategies.atomic import part_of, put_in_place, refused_writes, remove_leftovers
 from strategies.checkpoints.checkpoint import open_checkpoint
 from strategies.checkpoints.restore import restore, set_fp32_weight
 from strategies.errors import UserError
@@ -249,10 +249,12 @@ class ZeRO(DeepSpeedStrategy):
         if self.is_global_zero:
             remove_leftovers(target)
         self.barrier()
-        super().save_checkpoint(checkpoint, part_of(target), storage_options)
+        with refused_writes(target):
+            super().save_checkpoint(checkpoint, part_of(target), storage_options)
         self.barrier()
         if self.is_global_zero:
-            put_in_place(target)
+            with refused_writes(target):
+                put_in_place(target)
         self.barrier()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:

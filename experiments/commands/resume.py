@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lightning.pytorch.strategies import Strategy
 
-from experiments.cli.user_errors import USER_ERRORS
+from experiments.cli.user_errors import USER_ERRORS, UserError
 from strategies.atomic import finish_interrupted_save, remove_interrupted, repeat
 from strategies.checkpoints.checkpoint import open_checkpoint
 from strategies.zero import ZeRO
@@ -37,15 +37,23 @@ def tidy(run: Path, given: str | None, writes: bool) -> None:
         run: the folder.
         given: as `--ckpt_path` says; with `newest`, `last.ckpt` becomes that one if it is older or cut off.
         writes: whether this process is the one that writes to the folder.
+
+    Raises:
+        UserError: the folder cannot be written.
     """
     folder = run / "checkpoints"
-    finish_interrupted_save(folder)
-    if not writes:
-        return
-    remove_interrupted(folder)
-    newest = newest_checkpoint(run) if given == NEWEST else None
-    if newest is not None and newest.name != "last.ckpt":
-        repeat(newest, folder / "last.ckpt")
+    try:
+        finish_interrupted_save(folder)
+        if not writes:
+            return
+        remove_interrupted(folder)
+        newest = newest_checkpoint(run) if given == NEWEST else None
+        if newest is not None and newest.name != "last.ckpt":
+            repeat(newest, folder / "last.ckpt")
+    except OSError as error:
+        raise UserError(
+            f"run: {folder} cannot be written ({error.strerror}): make room, or mend the folder"
+        ) from error
 
 
 def checkpoint_errors(given: str | None, run: Path, strategy: Strategy) -> list[str]:
@@ -64,7 +72,7 @@ def checkpoint_errors(given: str | None, run: Path, strategy: Strategy) -> list[
     if not path.exists():
         return [f"ckpt_path: {path} does not exist"]
     if path.is_dir() and not (path / "latest").is_file():  # DeepSpeed's checkpoints are folders
-        return [f"ckpt_path: {path} is a folder: give a .ckpt file in it"]
+        return [f"ckpt_path: {path} is a folder: {_instead(run) or 'give a .ckpt file in it'}"]
     # What was offloaded to a disk only DeepSpeed itself can read, which unpickles whatever is there.
     if path.is_dir() and isinstance(strategy, ZeRO) and strategy.nvme:
         if run.resolve() in path.resolve().parents:

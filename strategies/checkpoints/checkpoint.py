@@ -1,6 +1,5 @@
 """Any checkpoint of a run, parameter by parameter: a file with full tensors, or DeepSpeed's folder."""
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from strategies.atomic import part_of, put_in_place, remove, remove_leftovers
+from strategies.atomic import part_of, put_in_place, refused_writes, remove, remove_leftovers
 from strategies.checkpoints.mapped import mapped_file
 from strategies.checkpoints.zero_checkpoint import ZeroCheckpoint
 from strategies.errors import UserError
@@ -26,8 +25,6 @@ class FileCheckpoint:
     loss_scaler = None
 
     def __init__(self, path: Path, trained: Sequence[str] = ()):
-        if not zipfile.is_zipfile(path):
-            raise UserError(f"{path} is no complete checkpoint: it was cut off or is something else")
         content = mapped_file(path)
         if "state_dict" not in content:
             raise UserError(f"{path} is no checkpoint of a run: it has no `state_dict`")
@@ -97,18 +94,15 @@ class AnyCheckpoint(TorchCheckpointIO):
             UserError: it cannot be written, as on a full disk.
         """
         target = Path(path)
-        try:
+        with refused_writes(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(target)
-            with part_of(target).open("wb") as file:
-                torch.save(checkpoint, file)
-            put_in_place(target)
-        except OSError as error:
-            part_of(target).unlink(missing_ok=True)
-            raise UserError(
-                f"{target} cannot be written ({error.strerror}): make room, or mend the folder, and go on "
-                "with `--ckpt_path newest`: what was saved before is whole"
-            ) from error
+            try:
+                with part_of(target).open("wb") as file:
+                    torch.save(checkpoint, file)
+                put_in_place(target)
+            finally:
+                part_of(target).unlink(missing_ok=True)
 
     def remove_checkpoint(self, path: Any) -> None:
         """Removes a file or a folder; what is left of a folder when this is cut off is taken for none."""

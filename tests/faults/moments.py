@@ -39,7 +39,8 @@ class Moment(NamedTuple):
     `training`, `validating`, `sampling`: before the `number`-th call of a function, in Python or C, of those
     that it makes in that phase. `saving`, `pruning`, `exporting`, `beginning`: before the `number`-th thing
     that it does to the run's files. `bytes`: in the write that would make a file of the `number`-th saving
-    (−1: of the export) longer than `size` bytes; the system's own signal for that ends it as abruptly.
+    (−1: of the export) longer than `size` bytes; the system's own signal for that ends it as abruptly. With
+    `signal` 0 that write fails, as on a full disk.
     """
 
     phase: str
@@ -169,7 +170,8 @@ class Watch:
         self._tell(counts=self.counts, files=self.files)
 
     def _limit(self, size: int) -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which Python ignores
+        if self.moment is not None and self.moment.signal:
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which Python ignores
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     def _saved(self, trainer: Any) -> None:

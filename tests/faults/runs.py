@@ -94,11 +94,12 @@ class Runs:
         *more: str,
         moments: Mapping[int, Moment] | None = None,
         counts: bool = False,
+        watch: type[Watch] = Watch,
     ) -> Leg:
         """Begins a leg of a run, in which ranks may have moments."""
         folder = self.folder / "legs" / name / leg
         watches = [
-            Watch(self.run(name), folder / f"{rank}.log", (moments or {}).get(rank), counts)
+            watch(self.run(name), folder / f"{rank}.log", (moments or {}).get(rank), counts)
             for rank in range(ranks_of(strategy))
         ]
         return Leg(folder, [*self.line(stage, strategy, name), *more], watches)
