@@ -224,8 +224,10 @@ def test_ppo_saves_before_the_time_limit_after_the_iteration_however_seldom_it_l
     [
         ([], "0", None),
         ([], "1", "--overwrite true"),
-        (["last.ckpt"], "0", "--ckpt_path last"),
-        (["last.ckpt.old", "last.ckpt.part"], "1", "--ckpt_path last"),
+        (["last.ckpt"], "0", "--ckpt_path newest"),
+        (["step=4.ckpt"], "1", "--ckpt_path newest"),  # killed between its two names
+        (["last.ckpt.old", "last.ckpt.part"], "1", "--ckpt_path newest"),
+        (["step=4.ckpt.part"], "1", "--overwrite true"),
     ],
 )
 def test_the_slurm_script_goes_on_from_what_is_there(tmp_path, there, restarts, option):

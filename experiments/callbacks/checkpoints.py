@@ -56,7 +56,7 @@ class Requeue(Callback):
     """
 
     def __init__(self, run: str):
-        self.checkpoint = f"{run}/checkpoints/last.ckpt"  # the job goes on with `--ckpt_path last`
+        self.checkpoint = f"{run}/checkpoints/last.ckpt"  # the job goes on with `--ckpt_path newest`
         self.active = SLURMEnvironment.detect()
         self.asked = self.saved = False
 

@@ -1,6 +1,7 @@
 """On SIGTERM, which a cluster, a container or a shutdown sends before SIGKILL: the run saves and ends."""
 
 import signal
+import threading
 from typing import Any
 
 import lightning as L
@@ -28,7 +29,8 @@ class Termination(Callback):
         """Takes the place of Lightning's handler, which is there by now; at the end Lightning puts back what
         was there before."""
         self.asked, self.told = False, ""
-        signal.signal(signal.SIGTERM, self._ask)
+        if threading.current_thread() is threading.main_thread():  # a sweep's agent runs it in another
+            signal.signal(signal.SIGTERM, self._ask)
 
     def _ask(self, signum: int, frame: Any) -> None:
         self.asked = True

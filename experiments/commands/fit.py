@@ -167,7 +167,7 @@ class RunCLI(StageCLI):
         if not results or self.option("overwrite") or self.option("ckpt_path") is not None:
             return []
         return [
-            f"run: {run} already holds {', '.join(results)}: go on with `--ckpt_path last`, give another "
+            f"run: {run} already holds {', '.join(results)}: go on with `--ckpt_path newest`, give another "
             "`--run`, or begin again with `--overwrite true`"
         ]
 
