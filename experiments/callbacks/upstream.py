@@ -101,12 +101,12 @@ class CheckpointOnDemand(ModelCheckpoint):
 
 def run_due_validation(trainer: L.Trainer) -> None:
     """Validates now if the run goes on from a step after which it was to be validated, and had been saved
-    before that: Lightning takes such a validation for done. For `on_train_start`."""
+    before that: Lightning takes such a validation for done. For `on_train_start` and, where no step is
+    left, `on_fit_end`."""
     loop = trainer.fit_loop.epoch_loop
-    fetcher = trainer.fit_loop._data_fetcher
-    if not (loop.restarting and loop.restarted_on_train_batch_end and fetcher is not None):
-        return
-    if loop._should_check_val_fx(fetcher):
+    loop.update_restart_stage()  # which the loop does when it begins, if it does
+    fetcher: Any = trainer.fit_loop._data_fetcher
+    if loop.restarting and loop.restarted_on_train_batch_end and loop._should_check_val_fx(fetcher):
         first = trainer._logger_connector._first_loop_iter
         loop.val_loop.restarting = False  # none of its batches has been seen
         trainer.validating = True

@@ -4,7 +4,8 @@ on by `--ckpt_path newest` to the same losses and weights, bit for bit, and leav
 Here a few moments of each phase; `make faults` has a dozen for every stage under every strategy.
 """
 
-from tests.faults.runs import STAGES, STRATEGIES
+from tests.faults.moments import Moment, told
+from tests.faults.runs import STAGES, STRATEGIES, Death
 
 DOZEN = 12
 SHORT = {
@@ -19,6 +20,8 @@ SHORT = {
 
 
 def pytest_generate_tests(metafunc):
+    if "number" not in metafunc.fixturenames:
+        return
     every = metafunc.config.getoption("--every-moment", default=False)
     cells = (
         {(stage, strategy): range(DOZEN) for stage in STAGES for strategy in STRATEGIES} if every else SHORT
@@ -34,3 +37,10 @@ def test_a_killed_run_goes_on_bit_for_bit(runs, outcomes, stage, strategy, numbe
     outcomes[stage, strategy].append(outcome)
     assert outcome.lost == 0, deaths[number]
     assert not outcome.problems, f"{deaths[number]}: {outcome.problems}"
+
+
+def test_a_run_killed_in_its_last_validation_still_validates(runs):
+    """PPO saves and validates after its last iteration here: no step is left when it goes on."""
+    (counts,) = told(runs.undisturbed("ppo", "one") / "0.log", "counts")
+    death = Death(0, Moment("validating", int(0.9 * counts["validating"])))
+    assert runs.killed("ppo", "one", death, "ppo_last_validation") == (0, [])
