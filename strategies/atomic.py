@@ -31,8 +31,7 @@ def put_in_place(target: Path) -> None:
     in one step: the one before is renamed first, and put back by `finish_interrupted_save` if the run ends in
     between."""
     part = part_of(target)
-    for path in [part, *part.rglob("*")]:
-        _sync(path)
+    sync(part)
     if target.is_dir() or (part.is_dir() and target.exists()):
         target.rename(_before(target))
     part.replace(target)
@@ -40,15 +39,20 @@ def put_in_place(target: Path) -> None:
     _remove(_before(target))
 
 
+def sync(path: Path) -> None:
+    """Waits until a file, or a folder with all that is in it, is on the disk."""
+    for each in [*path.rglob("*"), path]:
+        _sync(each)
+
+
 def repeat(source: Path, target: Path) -> None:
-    """Gives a checkpoint a second name, in the place of what has it; neither costs the other's room where the
-    file system can link."""
+    """Copies a checkpoint to the place of another; a link would be damaged with it."""
     remove_leftovers(target)
     part = part_of(target)
     if source.is_dir():
-        shutil.copytree(source, part, copy_function=_link)
+        shutil.copytree(source, part)
     else:
-        _link(source, part)
+        shutil.copy2(source, part)
     put_in_place(target)
 
 
@@ -104,13 +108,6 @@ def _refusal(error: BaseException | None) -> str | None:
             return "the disk is full, or failed"
         error = error.__cause__ or error.__context__
     return None
-
-
-def _link(source: str | Path, target: str | Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _sync(path: Path) -> None:

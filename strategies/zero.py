@@ -20,7 +20,7 @@ from lightning.pytorch.strategies.deepspeed import remove_module_hooks
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from strategies.atomic import part_of, put_in_place, refused_writes, remove_leftovers
+from strategies.atomic import part_of, put_in_place, refused_writes, remove_leftovers, sync
 from strategies.checkpoints.checkpoint import open_checkpoint
 from strategies.checkpoints.restore import restore, set_fp32_weight
 from strategies.errors import UserError
@@ -251,6 +251,8 @@ class ZeRO(DeepSpeedStrategy):
         self.barrier()
         with refused_writes(target):
             super().save_checkpoint(checkpoint, part_of(target), storage_options)
+            if self.local_rank == 0:
+                sync(part_of(target))  # only a machine's own writes are within its reach
         self.barrier()
         if self.is_global_zero:
             with refused_writes(target):

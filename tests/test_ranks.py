@@ -321,7 +321,7 @@ def test_ranks_that_differ_are_refused_with_what_differs(start, elsewhere, weigh
     }
     pairs = [Pair(tmp_path / str(number), *lines) for number, lines in enumerate(cases.values())]
     for what, pair in zip(cases, pairs, strict=True):
-        assert pair.wait() == [2, 2], pair.told
+        assert pair.wait() == [2, 2], "\n".join(pair.told)
         (line,) = pair.told
         assert line.startswith(f"trivium: rank 1 differs from rank 0 in {what}")
         assert " and " not in line.partition(":")[2].partition(":")[0]  # nothing else
@@ -355,7 +355,7 @@ def test_a_mistake_that_all_ranks_meet_is_told_once(start, rows, tiny_files, tmp
     }
     pairs = [Pair(tmp_path / str(number), *lines) for number, lines in enumerate(cases.values())]
     for what, pair in zip(cases, pairs, strict=True):
-        assert pair.wait() == [2, 2], pair.told
+        assert pair.wait() == [2, 2], "\n".join(pair.told)
         (line,) = pair.told
         assert line.removeprefix("trivium: ").removeprefix("rank 1: ").startswith(what)
 

@@ -243,8 +243,8 @@ NVME = {"stage": 3, "offload": "optimizer", "nvme_path": "/fast"}
 @pytest.mark.parametrize(
     ("strategy", "reason"),
     [
-        ("strategies.ddp", "is no checkpoint of DeepSpeed"),
-        ("strategies.deepspeed", "is no checkpoint of DeepSpeed"),
+        ("strategies.ddp", "is no complete checkpoint: it is incomplete: `latest`"),
+        ("strategies.deepspeed", "is no complete checkpoint: it is incomplete: `latest`"),
         (
             json.dumps({"class_path": "strategies.deepspeed", "init_args": NVME}),
             "holds pickles, which could run code: they are read only from the run's own",

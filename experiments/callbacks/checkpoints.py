@@ -3,14 +3,17 @@
 import os
 import signal
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.environments import SLURMEnvironment
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
+from experiments.atomic import put_in_place
 from experiments.callbacks.upstream import CheckpointOnDemand, write_step_metrics
+from strategies.checkpoints.intact import checkpoints, step_of
 
 
 class StepCheckpoint(CheckpointOnDemand):
@@ -19,6 +22,17 @@ class StepCheckpoint(CheckpointOnDemand):
 
     _step: tuple[L.LightningModule, Any, Any, int] | None = None
     """of the step that ends now and whose metrics have not been written: the stage, and what its hook gets"""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Puts checkpoints of later steps aside where a run goes on from an earlier one: they are no longer
+        its newest."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.is_global_zero and trainer.ckpt_path is not None and self.dirpath is not None:
+            for path in list(checkpoints(Path(self.dirpath))):
+                if step_of(path) > trainer.global_step:
+                    aside = path.with_name(f"{path.name}.superseded")
+                    rank_zero_info(f"{path} is of a later step than this run goes on from: now {aside.name}")
+                    put_in_place(path, aside)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -45,6 +59,16 @@ class StepCheckpoint(CheckpointOnDemand):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.remove_others(trainer)
+
+
+class LastIsNewest(Callback):
+    """Lets any callback of Lightning's that keeps a `last.ckpt` write over it: in a folder that was moved, or
+    written by another one, it would write `last-v1.ckpt` and leave an older one under that name."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for each in trainer.checkpoint_callbacks:
+            if isinstance(each, ModelCheckpoint) and each.save_last and each.dirpath is not None:
+                each.last_model_path = each.format_checkpoint_name({}, each.CHECKPOINT_NAME_LAST)
 
 
 class Requeue(Callback):

@@ -1,6 +1,5 @@
 """`trivium fit|validate|test|predict`: Lightning's own command line with Trivium's defaults."""
 
-import shutil
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 
-from experiments.callbacks.checkpoints import Requeue, StepCheckpoint
+from experiments.callbacks.checkpoints import LastIsNewest, Requeue, StepCheckpoint
 from experiments.callbacks.due_validation import DueValidation
 from experiments.callbacks.loggers import Curves, default_loggers, finish_wandb
 from experiments.callbacks.memory_forecast import Forecast, explained, forecast, tell
@@ -22,7 +21,8 @@ from experiments.callbacks.termination import Termination
 from experiments.cli.parser import StageCLI, parse
 from experiments.cli.quiet import hush
 from experiments.cli.user_errors import UserError
-from experiments.commands.resume import NEWEST, checkpoint_errors, newest_checkpoint, tidy
+from experiments.commands.overwriting import Overwriting, put_back, results_of
+from experiments.commands.resume import NEWEST, checkpoint_errors, chosen_checkpoint, make_last, tidy
 from experiments.commands.run_lock import locked
 from experiments.distributed.agreement import Agreement, shared_settings, versions_and_settings
 from experiments.distributed.launcher import watch_over_ranks
@@ -31,8 +31,6 @@ from strategies.checkpoints.checkpoint import AnyCheckpoint
 from strategies.fsdp2 import Sharded
 from strategies.names import strategy_of
 from strategies.precision import precision_errors
-
-RESULTS = ("export", "checkpoints", "metrics")  # folders of a run
 
 
 class SaveConfig(SaveConfigCallback):
@@ -50,6 +48,8 @@ class RunCLI(StageCLI):
 
     forecast: Forecast | str | None = None
     """of a fit: the memory it will take, or why that is not known"""
+    checkpoint: str | None = None
+    """the path that `--ckpt_path` means"""
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> L.Trainer:
         """Lightning has no public hook for a trainer's defaults that depend on other options."""
@@ -62,7 +62,15 @@ class RunCLI(StageCLI):
         config["strategy"] = strategy_of(config["strategy"], config["accelerator"])
         agreement = Agreement(self.settings, self.explained)
         callbacks = [*callbacks, *self._default_callbacks(config)]
-        callbacks += [DueValidation(), Requeue(run), Termination(), agreement]
+        self.overwriting = Overwriting(Path(run))
+        callbacks += [
+            DueValidation(),
+            Requeue(run),
+            Termination(),
+            self.overwriting,
+            LastIsNewest(),
+            agreement,
+        ]
         plugins = [AnyCheckpoint(), *(config["plugins"] or [])]
         options = {**config, "plugins": plugins, "default_root_dir": run}
         trainer = super()._instantiate_trainer(options, callbacks)
@@ -93,28 +101,36 @@ class RunCLI(StageCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Lightning's own hooks are one for each command; this is what all of them come through."""
         trainer: Any = self.trainer
+        run = Path(self.option("run"))
         writes = subcommand == "fit" and ranks.rank == 0 and not trainer.fast_dev_run
-        with locked(Path(self.option("run"))) if writes else nullcontext():
-            tidy(Path(self.option("run")), self.option("ckpt_path"), writes)
-            self._check_and_run(subcommand)
+        with locked(run) if writes else nullcontext():
+            if writes:
+                put_back(run)
+                tidy(run)
+            ranks.agree({})  # the other ranks look at the folder once that is done
+            self.checkpoint = chosen_checkpoint(self.option("ckpt_path"), run)
+            self._check_and_run(subcommand, writes)
 
-    def _check_and_run(self, subcommand: str) -> None:
-        """Runs a command once nothing speaks against it."""
+    def _check_and_run(self, subcommand: str, writes: bool) -> None:
+        """Runs a command once nothing speaks against it. A run that goes on keeps what is there, although the
+        config that it began with may say `overwrite: true`."""
         if errors := self.errors():
             raise UserError("\n".join(errors))
         if self.trainer.world_size > 1:
             ranks.agree(versions_and_settings(self.settings(), self.trainer.world_size))
-        if self.option("ckpt_path") == NEWEST:
-            self.config_init[subcommand]["ckpt_path"] = str(newest_checkpoint(Path(self.option("run"))))
+        self.config_init[subcommand]["ckpt_path"] = self.checkpoint
+        if writes and self.option("ckpt_path") == NEWEST:
+            make_last(Path(self.option("run")), Path(str(self.checkpoint)))
+        replaces = writes and self.option("overwrite") and self.checkpoint is None
         if subcommand == "fit":
-            self._clear_results()
             self.forecast = forecast(self.config["fit"], self.trainer)
             if self.trainer.is_global_zero:
                 tell(self.forecast)
         if self.precision_is_auto and self.trainer.is_global_zero:
             print(f"precision: {self.option('trainer')['precision']} (auto: bf16 where it is in hardware)")
         try:
-            super()._run_subcommand(subcommand)
+            with self.overwriting.kept_until_begun() if replaces else nullcontext():
+                super()._run_subcommand(subcommand)
         except Exception as error:
             if (refusal := self.explained(error)) is not error:
                 raise refusal from error
@@ -135,8 +151,9 @@ class RunCLI(StageCLI):
         trains = self.subcommand == "fit" and not trainer.fast_dev_run
         run = Path(self.option("run"))
         errors = [*folder_errors(run), *self._folder_errors(run)] if trains else []
-        errors += checkpoint_errors(self.option("ckpt_path"), run, trainer.strategy)
-        errors += self._precision_errors()
+        errors += checkpoint_errors(self.option("ckpt_path"), self.checkpoint, run, trainer.strategy)
+        wrong_world = world_errors(trainer.num_devices * trainer.num_nodes)
+        errors += wrong_world or self._precision_errors()  # a rank too many has no device to ask
         end = trainer.max_steps if trainer.max_steps >= 0 else trainer.max_epochs
         if self.subcommand == "fit" and 0 in (end, trainer.limit_train_batches):
             errors.append(
@@ -150,7 +167,6 @@ class RunCLI(StageCLI):
         errors += self.datamodule.pairing_errors(self.model)
         if self.subcommand in ("validate", "test") and not self.datamodule.has_validation:
             errors.append(f"data.val is not set: there is nothing to {self.subcommand} on; name a file")
-        errors += world_errors(trainer.num_devices * trainer.num_nodes)
         # checkpoints and tokenizer can be read where nothing was said of them
         return errors or self.model.vocabulary_errors(self.datamodule)
 
@@ -163,22 +179,13 @@ class RunCLI(StageCLI):
 
     def _folder_errors(self, run: Path) -> list[str]:
         """Refuses to train over an earlier run's results."""
-        results = [name for name in RESULTS if any(path.is_file() for path in (run / name).rglob("*"))]
+        results = results_of(run)
         if not results or self.option("overwrite") or self.option("ckpt_path") is not None:
             return []
         return [
             f"run: {run} already holds {', '.join(results)}: go on with `--ckpt_path newest`, give another "
             "`--run`, or begin again with `--overwrite true`"
         ]
-
-    def _clear_results(self) -> None:
-        """Removes an earlier run's results where that was asked for; a run that goes on keeps them, although
-        the config that it began with may say `overwrite: true`."""
-        trainer: Any = self.trainer
-        begins = self.option("ckpt_path") is None and not trainer.fast_dev_run
-        if self.option("overwrite") and begins and trainer.is_global_zero:
-            for name in RESULTS:
-                shutil.rmtree(Path(self.option("run")) / name, ignore_errors=True)
 
 
 def main(argv: list[str]) -> int:

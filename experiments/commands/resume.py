@@ -1,72 +1,82 @@
 """What a run goes on from: the checkpoint that `--ckpt_path` names, or the newest one that is complete."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.utilities import rank_zero_info
 
-from experiments.cli.user_errors import USER_ERRORS, UserError
+from experiments.cli.user_errors import UserError
 from strategies.atomic import finish_interrupted_save, remove_interrupted, repeat
-from strategies.checkpoints.checkpoint import open_checkpoint
+from strategies.checkpoints.intact import damage, newest, step_of
 from strategies.zero import ZeRO
 
 NEWEST = "newest"
 OF_LIGHTNING = (None, "best", "hpc", "registry")  # which it finds by itself
 
 
-def step_of(path: Path) -> int | None:
-    """The optimizer steps of a checkpoint that a run can go on from; None where it is none or cut off."""
-    try:
-        metadata = open_checkpoint(path).metadata
-    except (*USER_ERRORS, OSError, KeyError):
-        return None
-    return int(metadata["global_step"]) if "loops" in metadata else None
+def chosen_checkpoint(given: str | None, run: Path) -> str | None:
+    """The path that a `--ckpt_path` means; itself where it is one, or is for Lightning to find. None where
+    none of the run's is whole. Tells which ones were passed over."""
+    if given != NEWEST:
+        return str(_last(run)) if given == "last" else given
+    path, damaged = newest(run / "checkpoints")
+    for line in damaged if path else ():
+        rank_zero_info(f"{line}: the run goes on from {path}")
+    return None if path is None else str(path)
 
 
-def newest_checkpoint(run: Path) -> Path | None:
-    """The complete checkpoint of a run that has the most steps."""
-    steps = {path: step_of(path) for path in sorted((run / "checkpoints").glob("*.ckpt"))}
-    complete = {path: step for path, step in steps.items() if step is not None}
-    # `last.ckpt` before another one of its step
-    return max(complete, key=lambda path: (complete[path], path.name == "last.ckpt"), default=None)
+def _last(run: Path) -> Path:
+    """A run's `last.ckpt`; a callback of Lightning's own may have written a newer `last-v1.ckpt`."""
+    lasts = list((run / "checkpoints").glob("last*.ckpt"))
+    return max(lasts, key=step_of) if len(lasts) > 1 else run / "checkpoints" / "last.ckpt"
 
 
-def tidy(run: Path, given: str | None, writes: bool) -> None:
-    """Sees to what a run that was cut off has left in its folder.
-
-    Args:
-        run: the folder.
-        given: as `--ckpt_path` says; with `newest`, `last.ckpt` becomes that one if it is older or cut off.
-        writes: whether this process is the one that writes to the folder.
+def tidy(run: Path) -> None:
+    """Sees to what a run that was cut off has left in its folder, before another one writes to it.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    folder = run / "checkpoints"
+    with _writing(run):
+        finish_interrupted_save(run / "checkpoints")
+        remove_interrupted(run / "checkpoints")
+
+
+def make_last(run: Path, checkpoint: Path) -> None:
+    """Lets `last.ckpt` be the run's own checkpoint that it goes on from, where it is older or damaged.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    last = run / "checkpoints" / "last.ckpt"
+    if checkpoint.parent == last.parent and checkpoint != last:
+        with _writing(run):
+            repeat(checkpoint, last)
+
+
+@contextmanager
+def _writing(run: Path) -> Iterator[None]:
     try:
-        finish_interrupted_save(folder)
-        if not writes:
-            return
-        remove_interrupted(folder)
-        newest = newest_checkpoint(run) if given == NEWEST else None
-        if newest is not None and newest.name != "last.ckpt":
-            repeat(newest, folder / "last.ckpt")
+        yield
     except OSError as error:
         raise UserError(
-            f"run: {folder} cannot be written ({error.strerror}): make room, or mend the folder"
+            f"run: {run}/checkpoints cannot be written ({error.strerror}): make room, or mend the folder"
         ) from error
 
 
-def checkpoint_errors(given: str | None, run: Path, strategy: Strategy) -> list[str]:
-    """Why a run cannot go on from the checkpoint that `--ckpt_path` gives; what Lightning finds by itself is
-    not looked at."""
-    if given in OF_LIGHTNING:
+def checkpoint_errors(given: str | None, chosen: str | None, run: Path, strategy: Strategy) -> list[str]:
+    """Why a run cannot go on from the checkpoint that `--ckpt_path` gives, which means the path `chosen`;
+    what Lightning finds by itself is not looked at."""
+    if given in OF_LIGHTNING or "://" in str(given):
         return []
     if given == NEWEST:
         nothing = (
             f"ckpt_path: there is no complete checkpoint in {run}/checkpoints to go on from: leave it out"
         )
-        return [] if newest_checkpoint(run) else [nothing]
-    path = run / "checkpoints" / "last.ckpt" if given == "last" else Path(given or "")
+        return [nothing] if chosen is None else []
+    path = Path(chosen or "")
     if given == "last" and not path.exists():
         return [f"ckpt_path: there is no {path} to go on from: {_instead(run) or 'leave it out'}"]
     if not path.exists():
@@ -81,14 +91,13 @@ def checkpoint_errors(given: str | None, run: Path, strategy: Strategy) -> list[
             f"ckpt_path: {path} holds pickles, which could run code: they are read only from the run's own "
             f"folder {run}: name the run that wrote them with --run"
         ]
-    try:
-        open_checkpoint(path)
-    except USER_ERRORS as error:
-        return [f"ckpt_path: {error}{': ' if _instead(run) else ''}{_instead(run)}"]
+    if (reason := damage(path)) is not None:
+        instead = _instead(path.parent.parent)
+        return [f"ckpt_path: {path} is no complete checkpoint: it {reason}{': ' if instead else ''}{instead}"]
     return []
 
 
 def _instead(run: Path) -> str:
-    """What to do where a run's own checkpoint is missing or cut off, if there is another one."""
-    newest = newest_checkpoint(run)
-    return f"go on from {newest}, step {step_of(newest)}, with `--ckpt_path newest`" if newest else ""
+    """What to do where a run's own checkpoint is missing or damaged, if there is another one."""
+    whole, _ = newest(run / "checkpoints")
+    return f"go on from {whole}, step {step_of(whole)}, with `--ckpt_path newest`" if whole else ""
