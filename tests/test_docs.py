@@ -116,7 +116,7 @@ def test_the_mixture_file_is_a_mixture(tmp_path, capsys):
 
 
 def test_every_row_of_the_page_is_read(tiny_tokenizer):
-    from datamodules.preference import comparison
+    from datamodules.layouts.comparison import comparison
     from datamodules.rendering.chat_template import ChatTemplate
     from datamodules.rendering.templates import InstructionTemplate
     from datamodules.rendering.tokenizer import load_tokenizer
