@@ -99,9 +99,8 @@ class RowReader:
         for column in layout.used:
             if isinstance(value := layout.row.get(column), Unreadable):
                 raise BadRow(f"`{column}` cannot be read: {value.reason}")
-        for our, their in self.columns.items():
-            if our != their:
-                layout.moves = {their: our, **{t: o for t, o in layout.moves.items() if t != our}}
+        given = {their: our for our, their in self.columns.items() if our != their}
+        layout.moves = given | {t: o for t, o in layout.moves.items() if t not in self.columns}
         return layout
 
     def not_used(self, layout: Layout) -> list[str]:

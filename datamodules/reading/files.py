@@ -97,16 +97,17 @@ def read_file(
 def _check_text(file: str, name: str, encoding: str | None) -> None:
     packed = packing(file)
     with open(file, "rb") as stream:
-        head = stream.read(4)
+        head = stream.read(6)
     if packed and not head.startswith(PACKINGS[packed].magic):
         raise UserError(
             f"{name}: {file} ends in {packed} but is not packed with {PACKINGS[packed].name}: rename it"
         )
     try:
         with open_unpacked(file) as stream:
-            head = stream.read(4)
+            head = stream.read(6)
     except CANNOT_UNPACK:
-        return  # the reader names the row
+        _check_header(file, name, encoding)
+        return  # of other files the reader names the row
     if head in (b"", codecs.BOM_UTF8):
         raise UserError(f"{name}: {file} is empty")
     for other, (kind, magic) in PACKINGS.items():
@@ -116,6 +117,10 @@ def _check_text(file: str, name: str, encoding: str | None) -> None:
     found = next((name for bom, name in BOMS.items() if head.startswith(bom)), "")
     if found and encoding is None:
         raise UserError(f"{name}: {file} is {found.upper()}: set its `encoding` to {found}")
+    _check_header(file, name, encoding)
+
+
+def _check_header(file: str, name: str, encoding: str | None) -> None:
     if ending(file) in (".csv", ".tsv"):
         try:
             csv_header(file, ending(file) == ".tsv", encoding)

@@ -23,6 +23,7 @@ GUESSED = ("gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "cp1252", "cp1251
 MAX_GUESSED = 100_000  # bytes
 GUESSES: dict[str, str] = {}
 """file → the encoding that it seems to have"""
+WESTERN = {*map(chr, range(128)), *"àáâãäåæçèéêëìíîïñòóôõöøùúûüÿßœ€«»¿¡°–—‘’“”…"}
 INVALID = "\udcff"  # stands for what an encoding does not know; as bytes it is no UTF-8
 
 
@@ -184,8 +185,8 @@ def likely_encoding(data: bytes) -> str:
         korean = best == "euc_kr" and all("가" <= c <= "힣" for c in letters)
         kana = best == "euc_jp" and any("ぁ" <= c <= "ヿ" for c in letters)
         best = best if korean or kana else "gb18030"
-    if best == "cp1250" and data.decode("cp1252", "replace") == data.decode("cp1250", "replace"):
-        return "cp1252"  # western Europe's, which says the same
+    if best == "cp1250" and set(data.decode("cp1252", "replace").lower()) <= WESTERN:
+        return "cp1252"
     return best
 
 
