@@ -110,6 +110,21 @@ INSTRUCTIONS = {
         "ShareGPT: their roles → user, assistant",
         {"messages": [ASKED, {"role": "assistant", "content": None, "tool_calls": [CALL]}]},
     ),
+    "prompt as messages and a completion": (
+        {"prompt": [ASKED], "completion": [SAID]},
+        "messages: prompt → messages, completion → messages",
+        {"messages": CHAT},
+    ),
+    "messages and a response": (
+        {"messages": [ASKED], "response": "Yo"},
+        "OpenAI messages: response → messages",
+        {"messages": CHAT},
+    ),
+    "transcript and response": (
+        {"prompt": HH, "response": " Yo"},
+        "HH-RLHF transcript: prompt → instruction, response → output",
+        {"instruction": "Hi", "output": "Yo"},
+    ),
     "UltraChat": ({"prompt": "Hi", "messages": CHAT}, "OpenAI messages", {"messages": CHAT}),
     "messages as JSON text": (
         {"messages": json.dumps(CHAT)},
@@ -183,6 +198,36 @@ PREFERENCES = {
         ["a", "b"],
         "Hi",
         [1, 2],
+    ),
+    "annotations": (
+        {
+            "instruction": "Hi",
+            "completions": [
+                {"response": text, "annotations": {"a": {"Rating": rating}, "b": {"Rating": "N/A"}}}
+                for text, rating in (("a", "5"), ("b", "2"))
+            ],
+        },
+        ["a", "b"],
+        "Hi",
+        [5.0, 2.0],
+    ),
+    "transcript as prompt": (
+        {"prompt": HH, "chosen": " Yo", "rejected": " No"},
+        ["Yo", "No"],
+        "Hi",
+        [1, 0],
+    ),
+    "one message each": (
+        {"conversations": GPT[:1], "chosen": GPT[1], "rejected": {"from": "gpt", "value": "No"}},
+        ["Yo", "No"],
+        [ASKED],
+        [1, 0],
+    ),
+    "OpenAI's wrapped": (
+        {"input": {"messages": [ASKED]}, "preferred_output": [SAID], "non_preferred_output": REJECTED[1:]},
+        ["Yo", "No"],
+        [ASKED],
+        [1, 0],
     ),
     "OpenAI": (
         {"prompt": "Hi", "preferred_output": CHOSEN[1:], "non_preferred_output": REJECTED[1:]},

@@ -11,6 +11,7 @@ QUESTIONS = ("instruction", "prompt", "query", "question", "problem", "inputs")
 CONTEXTS = ("input", "context")
 SYSTEMS = ("system", "system_prompt")
 REPLIES = ("output", "response", "completion", "answer", "answers", "solution", "targets")
+TRANSCRIPT = "HH-RLHF transcript"
 NAMES = {
     ("instruction", "output"): "Alpaca",
     ("instruction", "response"): "Dolly",
@@ -89,13 +90,13 @@ def _read_question(layout: Layout, column: str) -> None:
     layout.name = column
     if is_transcript(question):
         question = transcript(question)
-        layout.name = "HH-RLHF transcript"
+        layout.name = TRANSCRIPT
         if len(question) == 1:
             layout.take(column, "instruction", question[0]["content"])
             return
     if isinstance(question, list) and column == "prompt":
         layout.take(column, "messages", messages_of(question)[0])
-        layout.name = "messages"
+        layout.name = layout.name if layout.name == TRANSCRIPT else "messages"
         _read_tools(layout)
         return
     layout.take(column, "instruction", question)
@@ -113,18 +114,36 @@ def read_answer(layout: Layout) -> None:
         DropRow: there is no answer among several.
     """
     layout.used |= {"steps"}
-    if "messages" in layout.used or "messages" in layout.row:
+    messages = layout.row.get("messages")
+    if messages is not None and (not isinstance(messages, list) or _is_answered(messages)):
         return
     question = layout.name
     present = layout.present(*REPLIES)
     own = "output" if "output" in present else "solution" if question == "problem" else ""
-    present = [own] if own in present else present
-    column = layout.only(present, "answer", "output")
+    column = layout.only([own] if own in present else present, "answer", "output")
+    if column is None and messages is not None:
+        return  # whoever reads the messages says that they have no answer
     if column is None:
         raise BadRow(f"no `output` (it has {present_in(layout.row)}): name it with `columns: {{output: …}}`")
-    if layout.name != "HH-RLHF transcript":
+    if messages is not None:
+        answer = _first(layout, column)
+        turns = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
+        layout.row["messages"] = [*messages, *messages_of(turns)[0]]
+        layout.moves[column] = "messages"
+        layout.used.add(column)
+        return
+    if layout.name != TRANSCRIPT:
         layout.name = NAMES.get((question, column), f"{question} and {column}")
-    layout.take(column, "output", _first(layout, column))
+    layout.take(column, "output", stripped(_first(layout, column), layout))
+
+
+def _is_answered(messages: list[Any]) -> bool:
+    return not messages or any(isinstance(m, dict) and m.get("role") == "assistant" for m in messages[-1:])
+
+
+def stripped(reply: Any, layout: Layout) -> Any:
+    """A reply to a transcript, without the space that a transcript puts in front of it."""
+    return reply.strip() if layout.name == TRANSCRIPT and isinstance(reply, str) else reply
 
 
 def _first(layout: Layout, column: str) -> Any:

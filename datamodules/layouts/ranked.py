@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from datamodules.layouts.asked import CHATS, QUESTIONS, read_asked
+from datamodules.layouts.asked import CHATS, QUESTIONS, read_asked, stripped
 from datamodules.layouts.chats import from_json, is_transcript, messages_of, transcript
 from datamodules.layouts.layout import Layout
 from datamodules.rendering.segments import BadRow, present_in
@@ -32,6 +32,7 @@ def read_ranked(layout: Layout) -> None:
     Raises:
         BadRow: nothing is ranked, or in two ways, or against the scores.
     """
+    _unwrap(layout)
     pairs = layout.present(*PAIRS)
     lists = [column for column in layout.present(*LISTS) if _is_list(layout, column)]
     if any(column in layout.named for column in (*pairs, *lists)):
@@ -46,6 +47,14 @@ def read_ranked(layout: Layout) -> None:
         _read_pair(layout, way)
     else:
         _read_list(layout, way)
+
+
+def _unwrap(layout: Layout) -> None:
+    """OpenAI's `input` of messages and tools as columns."""
+    wrapped = layout.row.get("input")
+    if isinstance(wrapped, dict) and isinstance(wrapped.get("messages"), list):
+        layout.drop("input")
+        layout.row |= {name: wrapped[name] for name in ("messages", "tools") if wrapped.get(name)}
 
 
 def _is_list(layout: Layout, column: str) -> bool:
@@ -66,6 +75,7 @@ def _read_pair(layout: Layout, way: str) -> None:
         name = f"{way} and {PAIRS[way]}, {'conversations' if is_chat else 'texts'}"
         if not is_chat or any(layout.row.get(c) is not None for c in (*CHATS, *QUESTIONS)):
             _read_asked_beside(layout, sides)
+            sides = [stripped(side, layout) for side in sides]
     layout.take(way, "chosen", sides[0])
     layout.take(PAIRS[way], "rejected", sides[1])
     layout.name = name
@@ -77,6 +87,7 @@ def _side(layout: Layout, way: str, column: str) -> Any:
     value = from_json(layout.row[column])
     if is_transcript(layout.row[way]) and is_transcript(value):
         return transcript(value)
+    value = [value] if isinstance(value, dict) else value  # one message
     return messages_of(value)[0] if isinstance(value, list) else value
 
 
@@ -137,16 +148,28 @@ def _read_list(layout: Layout, column: str) -> None:
 def _read_completions(layout: Layout, column: str, completions: list[dict[str, Any]]) -> None:
     text = next((key for key in ("response", "text", "content") if key in completions[0]), "response")
     score = next((key for key in SCORES if all(c.get(key) is not None for c in completions)), None)
-    if score is None:
+    ratings = [_annotated(completion) for completion in completions] if score is None else []
+    if score is None and None in ratings:
         raise BadRow(f"`{column}` have no score: give each of them one of {', '.join(SCORES)}")
     missing = [c for c in completions if not isinstance(c.get(text), str)]
     if missing:
         raise BadRow(f"one of `{column}` has no `{text}`")
     layout.take(column, "replies", [completion[text] for completion in completions])
-    layout.row["ratings"] = [number(completion[score], score) for completion in completions]
+    if score is not None:
+        ratings = [number(completion[score], score) for completion in completions]
+    layout.row["ratings"] = ratings
     layout.name = "UltraFeedback"
-    layout.moves[score] = "ratings"
+    layout.moves[score or "mean of annotations"] = "ratings"
     layout.used.add("ratings")
+
+
+def _annotated(completion: dict[str, Any]) -> float | None:
+    """The mean of the ratings that annotations give a completion; None where they give none."""
+    annotations = completion.get("annotations")
+    values = annotations.values() if isinstance(annotations, dict) else ()
+    given = [value.get("Rating") for value in values if isinstance(value, dict)]
+    ratings = [number(rating, "Rating") for rating in given if rating not in (None, "", "N/A")]
+    return sum(ratings) / len(ratings) if ratings else None
 
 
 def number(value: Any, name: str) -> float:
