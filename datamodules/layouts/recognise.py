@@ -1,6 +1,7 @@
 """A file that nobody has described → what its rows are: the kind of data, the layout, the columns."""
 
 from collections import Counter
+from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -11,10 +12,12 @@ from datamodules.layouts.columns import never_there
 from datamodules.layouts.layout import Layout
 from datamodules.layouts.ranked import LISTS, PAIRS
 from datamodules.layouts.reader import DOCUMENTS, Kind, RowReader
+from datamodules.reading.record import Record
 from datamodules.reading.sources import read_rows
 from datamodules.rendering.segments import BadRow, DropRow, Row
 
 LOOKED_AT = 1000  # rows
+CHARACTERS = 20_000_000  # or fewer rows, where they are long
 
 
 class Recognised(NamedTuple):
@@ -44,7 +47,7 @@ def recognise(path: str | list[str], name: str, encoding: str | None = None) -> 
     Raises:
         UserError: it cannot be read, or its rows have no layout that is known.
     """
-    records = list(islice(read_rows(path, name, encoding), LOOKED_AT))
+    records = list(_first(read_rows(path, name, encoding)))
     rows = [record.row for record in records if record.row is not None]
     if not rows:
         first = next((f"{record.where} {record.problem}" for record in records), "it has no rows")
@@ -67,6 +70,16 @@ def recognise(path: str | list[str], name: str, encoding: str | None = None) -> 
         "messages" in layout.row or isinstance(layout.row.get("chosen"), list) for layout in layouts
     )
     return Recognised(kind, layouts[0].told, columns, is_chat, rows)
+
+
+def _first(records: Iterator[Record]) -> Iterator[Record]:
+    """The records that are looked at."""
+    size = 0
+    for record in islice(records, LOOKED_AT):
+        yield record
+        size += sum(len(value) for value in (record.row or {}).values() if isinstance(value, str))
+        if size > CHARACTERS:
+            return
 
 
 def kind_of(row: Row) -> Kind:
@@ -94,6 +107,6 @@ def check_columns(path: str | list[str], name: str, reader: RowReader) -> None:
     """
     if not reader.columns:
         return
-    rows = (record.row for record in islice(read_rows(path, name, reader.encoding), LOOKED_AT))
+    rows = (record.row for record in _first(read_rows(path, name, reader.encoding)))
     for line in never_there((row for row in rows if row is not None), reader.columns):
         raise UserError(f"{name}: {path}: {line}")
