@@ -259,10 +259,14 @@ def test_tokens_of_another_name_are_read(tmp_path, tiny_tokenizer):
 # --- folders and the hub
 
 
-def test_a_folder_is_all_its_files_of_rows_in_order(tmp_path):
+def test_a_folder_is_all_its_files_of_rows_in_order_and_tells_what_it_leaves_out(tmp_path, caplog):
+    caplog.set_level("INFO")
     for name, text in (("b.jsonl", LINES), ("a.csv", CSV), ("README.md", "#"), ("x.bin", "?")):
         (tmp_path / name).write_text(text)
     assert parts_of(str(tmp_path), "x") == [str(tmp_path / name) for name in ("a.csv", "b.jsonl")]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"x: of folder {tmp_path} not read: README.md, x.bin"
+    ]
     (tmp_path / "texts").mkdir()
     for name in ("2.txt", "1.md"):
         (tmp_path / "texts" / name).write_text(name)

@@ -1,14 +1,17 @@
 """Rows as others lay them out: read as what they say, or refused in one line that names the setting."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from datamodules import ChatTemplate, InstructionData, MixedCorpusData, PreferenceData, PromptData, Source
 from datamodules.errors import UserError
 from datamodules.layouts.comparison import comparison
 from datamodules.layouts.reader import RowReader
 from datamodules.layouts.recognise import recognise
+from datamodules.receipt import render
 from datamodules.rendering.segments import BadRow
 
 ASKED, SAID = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}
@@ -379,6 +382,11 @@ def test_the_receipt_tells_the_layout_and_what_is_not_read(tmp_path, rows, tiny_
     assert receipt.layouts == {"ShareGPT: conversations → messages": 2, "OpenAI messages": 1}
     assert receipt.layout_first["OpenAI messages"] == f"{file}:2"
     assert receipt.not_read == ["id", "source"]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(render(data.receipts))
+    told = console.export_text()
+    assert f"2 rows, the first {file}:1, read as ShareGPT: conversations → messages" in told
+    assert "data.train: not read: `id`, `source`" in told
 
 
 def test_columns_are_part_of_the_cache(tmp_path, rows, tiny_tokenizer):

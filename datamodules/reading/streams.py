@@ -9,6 +9,7 @@ import zlib
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+from charset_normalizer import from_bytes
 
 from datamodules.reading.record import BLOCK, BROKEN_OFF, first_line
 
@@ -172,10 +173,6 @@ def likely_encoding(data: bytes) -> str:
     for bom, name in BOMS.items():
         if data.startswith(bom):
             return name
-    try:
-        from charset_normalizer import from_bytes
-    except ModuleNotFoundError:
-        return ""
     likely = [match.encoding for match in from_bytes(data, cp_isolation=list(GUESSED))]
     if not likely:
         return ""
