@@ -50,7 +50,7 @@ def read_asked(layout: Layout) -> None:
         layout.name = "OpenAI messages"  # an empty list: whoever reads it says so
     else:
         raise BadRow(
-            f"no `instruction` and no `messages` (it has {present_in(layout.row)}): name them with "
+            f"no `instruction` and no `messages` (it has {present_in(layout.file_row)}): name them with "
             "`columns`, as in `columns: {instruction: …}`"
         )
     if systems := layout.present(*SYSTEMS):
@@ -124,7 +124,9 @@ def read_answer(layout: Layout) -> None:
     if column is None and messages is not None:
         return  # whoever reads the messages says that they have no answer
     if column is None:
-        raise BadRow(f"no `output` (it has {present_in(layout.row)}): name it with `columns: {{output: …}}`")
+        raise BadRow(
+            f"no `output` (it has {present_in(layout.file_row)}): name it with `columns: {{output: …}}`"
+        )
     if messages is not None:
         answer = _first(layout, column)
         turns = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]

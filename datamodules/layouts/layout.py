@@ -18,6 +18,7 @@ class Layout:
         moves: their columns → ours.
         used: columns whose values are read.
         changes: what was done to the row, for the receipt.
+        file_row: the row as it is in the file, for messages.
     """
 
     row: Row
@@ -26,6 +27,7 @@ class Layout:
     moves: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     changes: list[str] = field(default_factory=list)
+    file_row: Row = field(default_factory=dict)
 
     def has(self, column: str) -> bool:
         """Whether the row says anything in a column."""

@@ -40,7 +40,7 @@ def read_ranked(layout: Layout) -> None:
     way = layout.only([*pairs, *lists], "rank", (*pairs, *lists, "")[0])
     if way is None:
         raise BadRow(
-            f"no `chosen` and no `replies` (it has {present_in(layout.row)}): name them with "
+            f"no `chosen` and no `replies` (it has {present_in(layout.file_row)}): name them with "
             "`columns: {chosen: …, rejected: …}`"
         )
     if way in PAIRS:
@@ -63,7 +63,7 @@ def _is_list(layout: Layout, column: str) -> bool:
 
 def _read_pair(layout: Layout, way: str) -> None:
     if not layout.has(PAIRS[way]):
-        raise BadRow(f"no `{PAIRS[way]}` beside `{way}` (it has {present_in(layout.row)})")
+        raise BadRow(f"no `{PAIRS[way]}` beside `{way}` (it has {present_in(layout.file_row)})")
     layout.drop(*LISTS)
     sides = [_side(layout, way, column) for column in (way, PAIRS[way])]
     if all(is_transcript(layout.row[column]) for column in (way, PAIRS[way])):

@@ -82,7 +82,8 @@ class RowReader:
             BadRow: it has no known layout, two at once, or a value that cannot be read in a column that is.
             DropRow: there is nothing in it.
         """
-        layout = Layout(mapped(row, self.columns) if self.columns else dict(row), self.columns)
+        ours = mapped(row, self.columns) if self.columns else dict(row)
+        layout = Layout(ours, self.columns, file_row=row)
         layout.used |= {*self.columns, *self.also}
         match self.kind:
             case "documents":
@@ -119,7 +120,7 @@ def read_document(layout: Layout) -> None:
     """
     column = next((column for column in DOCUMENTS if layout.has(column)), None)
     if column is None or ("text" in layout.named and column != "text"):
-        raise BadRow(f"no `text` (it has {present_in(layout.row)}): name it with `columns: {{text: …}}`")
+        raise BadRow(f"no `text` (it has {present_in(layout.file_row)}): name it with `columns: {{text: …}}`")
     layout.take(column, "text")
     layout.name = "documents"
 
@@ -141,6 +142,6 @@ def read_prompt(layout: Layout) -> None:
     if layout.has("instruction"):
         return
     if not isinstance(chosen, list):
-        raise BadRow(f"no `instruction` and no `messages` (it has {present_in(layout.row)})")
+        raise BadRow(f"no `instruction` and no `messages` (it has {present_in(layout.file_row)})")
     shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
     layout.row["messages"] = chosen[: len(chosen) - 1 if shared is None else shared]
