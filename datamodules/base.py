@@ -1,7 +1,7 @@
 """What the four kinds of data share: tokenizer, refusals, step sampler, loaders, receipt."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -14,9 +14,12 @@ from datamodules.caching.split import EncodedRows, Split
 from datamodules.caching.token_cache import TokenCache
 from datamodules.collate import Batch
 from datamodules.errors import UserError
+from datamodules.layouts.reader import Kind, RowReader
+from datamodules.layouts.recognise import check_columns
 from datamodules.reading.fingerprint import fingerprint
 from datamodules.receipt import Receipt
 from datamodules.rendering.stop_tokens import stop_tokens
+from datamodules.rendering.templates import Template
 from datamodules.rendering.tokenizer import load_tokenizer, vocabulary_size
 from datamodules.sampling.loaders import EvalBatches, MakeBatch, StepLoader
 from datamodules.sampling.mixture import GLOBAL_BATCH_SIZE
@@ -75,10 +78,15 @@ class TextDataModule(L.LightningDataModule):
         max_dropped: share of a source's rows that may be left out, for whatever reason.
         seed: of the order.
         num_workers: processes that prepare batches; 0 = in the training process.
+        columns: our name for a column ← the file's own, `{instruction: query}`; a path (`meta.text`) where it
+            lies inside another. What a known layout calls its columns need not be said.
+        encoding: of text files, such as `gb18030`; None = UTF-8.
     """
 
     makes: ClassVar[str]
     """the kind of batch, which a stage `reads`: `tokens`, `ranked_replies`, `prompts` or a kind of its own"""
+    rows: ClassVar[Kind] = "other"
+    """the kind of rows whose layouts are recognised; `other` takes rows as they are"""
 
     def __init__(
         self,
@@ -90,6 +98,8 @@ class TextDataModule(L.LightningDataModule):
         max_dropped: float = 0.01,
         seed: int = 0,
         num_workers: int = 0,
+        columns: dict[str, str] | None = None,
+        encoding: str | None = None,
     ):
         super().__init__()
         self.tokenizer_path = tokenizer
@@ -99,6 +109,7 @@ class TextDataModule(L.LightningDataModule):
         self.on_bad_row, self.max_dropped = on_bad_row, max_dropped
         self.seed = seed
         self.num_workers = num_workers
+        self.columns, self.encoding = columns, encoding
         self.val: str | list[str] | None = None
         self.splits: Mapping[str, Split] = {}
 
@@ -183,6 +194,7 @@ class TextDataModule(L.LightningDataModule):
             errors += too_small(f"data.{name}", getattr(self, name), 1)
         if not 0 <= self.max_dropped <= 1:
             errors.append(f"data.max_dropped is {self.max_dropped}: give a share between 0 and 1")
+        errors += self.reader().config_errors("data")
         if errors:
             return errors
         at_once = self.rows_per_forward(world_size) * world_size
@@ -246,6 +258,19 @@ class TextDataModule(L.LightningDataModule):
         """What a process that prepares batches gets: no trainer, which cannot be sent, nor its model."""
         return {**self.__dict__, "trainer": None}
 
+    def reader(
+        self,
+        template: Template | None = None,
+        columns: dict[str, str] | None = None,
+        encoding: str | None = None,
+        also: Collection[str] = (),
+    ) -> RowReader:
+        """How a source's rows are read: `columns` and `encoding` are its own, where it has some; `also` names
+        columns that are read whatever the layout."""
+        columns = self.columns if columns is None else columns
+        any_column = template is not None and template.reads_any_column
+        return RowReader(self.rows, columns or {}, encoding or self.encoding, tuple(also), any_column)
+
     def encode(self, path: str | list[str], name: str, encoder: RowEncoder) -> EncodedRows:
         """The encoded rows of the source `path` of the field `name`, from its cache or into it.
 
@@ -253,6 +278,9 @@ class TextDataModule(L.LightningDataModule):
             UserError: a bad row with its place, more left out than `max_dropped`, or nothing left.
         """
         cache = TokenCache(path, name, encoder)
+        cache.refresh()
+        if not cache.index.finished:
+            check_columns(path, name, encoder.reader)
         cache.write(strict=self.on_bad_row == "error", max_dropped=self.max_dropped)
         return EncodedRows(cache)
 

@@ -1,6 +1,7 @@
 """Pretraining data: several sources, mixed by tokens, packed into blocks."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from datamodules.caching.split import EncodedRows, JoinedSplit
 from datamodules.caching.token_cache import TokenCache
 from datamodules.collate import Batch, packed_blocks, token_rows
 from datamodules.errors import UserError
+from datamodules.layouts.reader import Kind, RowReader
 from datamodules.receipt import Receipt, sample
 from datamodules.rendering.segments import DropRow, Row, Segment, text_of
 from datamodules.rendering.tokenizer import vocabulary_size
@@ -43,6 +45,7 @@ class MixedCorpusData(TextDataModule):
     """
 
     makes: ClassVar[str] = "tokens"
+    rows: ClassVar[Kind] = "documents"
     splits: Mapping[str, MixtureBlocks]
 
     def __init__(
@@ -80,6 +83,11 @@ class MixedCorpusData(TextDataModule):
             for name, source in self.sources.items()
             if not source.train
         ]
+        for name, source in self.sources.items():
+            if source.columns or source.encoding:
+                errors += self._reader(name).config_errors(f"data.sources.{name}")
+            if source.text != "text" and (source.columns or {}).get("text", source.text) != source.text:
+                errors.append(f"data.sources.{name} has text and columns.text: give one of them")
         return errors + too_small("data.sequence_length", self.sequence_length, 2)
 
     @property
@@ -126,7 +134,7 @@ class MixedCorpusData(TextDataModule):
 
     def _blocks(self, name: str, path: Any, streaming: bool, keep_tail: bool = False) -> SourceBlocks:
         # an unfinished cache may be read from its first block on, by every process of the machine
-        encoder = DocumentEncoder(self.tokenizer, self.sources[name].text)
+        encoder = DocumentEncoder(self.tokenizer, self.sources[name].text, self._reader(name))
         cache = TokenCache(path, f"data.sources.{name}", encoder)
         cache.refresh()
         strict = self.on_bad_row == "error"
@@ -137,6 +145,10 @@ class MixedCorpusData(TextDataModule):
         else:
             cache.write(strict, self.max_dropped)
         return SourceBlocks(cache, self.sequence_length, keep_tail)
+
+    def _reader(self, name: str) -> RowReader:
+        source = self.sources[name]
+        return self.reader(None, source.columns, source.encoding)
 
     @property
     def receipts(self) -> list[Receipt]:
@@ -210,11 +222,16 @@ class MixedCorpusData(TextDataModule):
 class DocumentEncoder(RowEncoder):
     """A row's text, from a column or a function, between bos (where the tokenizer has one) and eos."""
 
-    def __init__(self, tokenizer: Any, text: str | Callable[[Row], str]):
+    def __init__(
+        self,
+        tokenizer: Any,
+        text: str | Callable[[Row], str],
+        reader: RowReader = RowReader("documents"),  # noqa: B008 (frozen)
+    ):
         self.text = text
         key = text if isinstance(text, str) else Hasher.hash(text)  # its code and all that it refers to
         ids = pa.uint16() if vocabulary_size(tokenizer) <= 1 << 16 else pa.int32()
-        super().__init__(tokenizer, {"input_ids": pa.list_(ids)}, f"document {key}")
+        super().__init__(tokenizer, {"input_ids": pa.list_(ids)}, f"document {key}", _reader_of(text, reader))
         begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self.begin, self.end = np.array(begin, np.int32), np.array([tokenizer.eos_token_id], np.int32)
 
@@ -228,7 +245,7 @@ class DocumentEncoder(RowEncoder):
 
     def _text(self, row: dict[str, Any]) -> str:
         if isinstance(self.text, str):
-            return text_of(row, self.text)
+            return text_of(row, "text")
         text = self.text(row)
         if not isinstance(text, str):
             name = getattr(self.text, "__qualname__", repr(self.text))
@@ -236,3 +253,10 @@ class DocumentEncoder(RowEncoder):
         if not text.strip():
             raise DropRow("empty text")
         return text
+
+
+def _reader_of(text: str | Callable[[Row], str], reader: RowReader) -> RowReader:
+    """How rows are read whose text is a column, or a function of the user's own that may read any."""
+    if not isinstance(text, str):
+        return replace(reader, kind="other")
+    return reader if text == "text" else replace(reader, columns={**reader.columns, "text": text})

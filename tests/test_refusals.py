@@ -55,13 +55,17 @@ def test_a_row_without_output_is_named_by_its_line(refused, rows, tmp_path):
         ],
     )
     (line,) = refused("sft", f"--data.init_args.train={file}")
-    assert line == f"trivium: data.train: {file}:2: no `output` (it has `instruction`, `task`, `language`)"
+    remedy = "name it with `columns: {output: …}`"
+    assert line == (
+        f"trivium: data.train: {file}:2: no `output` (it has `instruction`, `task`, `language`): {remedy}"
+    )
 
 
 def test_a_file_without_the_column_is_refused_by_its_first_row_with_those_it_has(refused, rows, tmp_path):
     file = rows(tmp_path / "x.jsonl", [{"prompt": "a", "reply": "b"}])
     (line,) = refused("sft", f"--data.init_args.train={file}")
-    assert line == f"trivium: data.train: {file}:1: no `instruction` (it has `prompt`, `reply`)"
+    remedy = "name it with `columns: {output: …}`"
+    assert line == f"trivium: data.train: {file}:1: no `output` (it has `prompt`, `reply`): {remedy}"
 
 
 def test_a_row_without_a_column_that_rows_are_grouped_by_is_refused(refused, rows, tmp_path):

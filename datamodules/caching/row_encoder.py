@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from datamodules.layouts.layout import Layout
+from datamodules.layouts.reader import RowReader
 from datamodules.reading.record import Record
 from datamodules.rendering.segments import BadRow, DropRow, Row, Segment
 from datamodules.rendering.whole_text import Tokens, encode_batch
@@ -35,10 +37,21 @@ class EncodedBatch:
     rows: list[Row] = field(default_factory=list)
     """the columns of those that are kept, with their `number`"""
     left_out: list[LeftOut] = field(default_factory=list)
+    layouts: dict[str, list[str]] = field(default_factory=dict)
+    """layout → where the rows are that have it"""
+    not_read: dict[str, int] = field(default_factory=dict)
+    """column → rows that say something there, which nobody reads"""
 
     def leave_out(self, number: int, where: str, error: DropRow | BadRow) -> None:
         """Notes that a row is left out, and why."""
         self.left_out.append(LeftOut(number, type(error), str(error), f"{where}: {error}"))
+
+    def note(self, where: str, layout: Layout, reader: RowReader) -> None:
+        """Notes how a row that is kept was read."""
+        if layout.name:
+            self.layouts.setdefault(layout.told, []).append(where)
+        for column in reader.not_used(layout):
+            self.not_read[column] = self.not_read.get(column, 0) + 1
 
 
 class RowEncoder(ABC):
@@ -50,10 +63,17 @@ class RowEncoder(ABC):
         tokenizer: a fast Hugging Face tokenizer.
         columns: name → Arrow type; `length` and `weight` are added.
         settings: what the columns depend on, rows and tokenizer apart, as a text.
+        reader: how rows are read; as they are where it is not given.
     """
 
-    def __init__(self, tokenizer: Any, columns: Mapping[str, pa.DataType], settings: str):
-        self.tokenizer = tokenizer
+    def __init__(
+        self,
+        tokenizer: Any,
+        columns: Mapping[str, pa.DataType],
+        settings: str,
+        reader: RowReader = RowReader(),  # noqa: B008 (frozen)
+    ):
+        self.tokenizer, self.reader = tokenizer, reader
         self.schema = pa.schema({**columns, "length": pa.int32(), "weight": pa.int32()})
         self.settings = settings
 
@@ -62,7 +82,9 @@ class RowEncoder(ABC):
         """Everything, the rows apart, that the columns depend on: another key is another cache."""
         special = json.dumps(self.tokenizer.special_tokens_map, sort_keys=True)
         template = str(self.tokenizer.chat_template)
-        return "\0".join([self.settings, self.tokenizer.backend_tokenizer.to_str(), special, template])
+        return "\0".join(
+            [self.settings, self.reader.key, self.tokenizer.backend_tokenizer.to_str(), special, template]
+        )
 
     def parse(self, row: Row) -> Any:
         """What `render` and `finish` are given of a row."""
@@ -88,23 +110,25 @@ class RowEncoder(ABC):
     def encode(self, records: Sequence[tuple[int, Record]]) -> EncodedBatch:
         """Encodes rows, given with their numbers; called from several threads."""
         batch = EncodedBatch()
-        rendered: list[tuple[int, str, Any, list[list[Segment]]]] = []
+        rendered: list[tuple[int, str, Layout, Any, list[list[Segment]]]] = []
         for number, (where, row, problem) in records:
             if row is None:
                 batch.left_out.append(LeftOut(number, BadRow, str(problem), f"{where} {problem}"))
                 continue
             try:
-                parsed = self.parse(row)
-                rendered.append((number, where, parsed, self.render(parsed, number)))
+                layout = self.reader.read(row)
+                parsed = self.parse(layout.row)
+                rendered.append((number, where, layout, parsed, self.render(parsed, number)))
             except (DropRow, BadRow) as error:
                 batch.leave_out(number, where, error)
         tokens = iter(self.tokenize([text for *_, texts in rendered for text in texts]))
-        for number, where, parsed, texts in rendered:
+        for number, where, layout, parsed, texts in rendered:
             row_tokens = [next(tokens) for _ in texts]
             try:
                 columns = self.finish(parsed, row_tokens)
-                changed = [*columns.get("changed", ()), *self.changes(parsed, number)]
+                changed = [*layout.changes, *columns.get("changed", ()), *self.changes(parsed, number)]
                 batch.rows.append({**columns, "changed": changed, "number": number})
+                batch.note(where, layout, self.reader)
             except (DropRow, BadRow) as error:
                 batch.leave_out(number, where, error)
         batch.left_out.sort()

@@ -184,7 +184,9 @@ class _Writer:
 
     def _encoded(self, pool: ThreadPoolExecutor) -> Iterator[tuple[int, EncodedBatch]]:
         """Batches in the order of the source, each with its number of rows."""
-        records = islice(read_rows(self.path, self.name), self.index.rows, None)  # those of no shard yet
+        reader = self.encoder.reader
+        every = read_rows(self.path, self.name, reader.encoding, reader.wanted)
+        records = islice(every, self.index.rows, None)  # those of no shard yet
         pending: deque[tuple[int, Future[EncodedBatch]]] = deque()
         for batch in _prefetched(_in_batches(enumerate(records, self.index.rows))):
             pending.append((len(batch), pool.submit(self.encoder.encode, batch)))
@@ -198,6 +200,7 @@ class _Writer:
         """The rows of each batch that are kept, none of them empty; the index counts what is taken."""
         for size, batch in encoded:
             self._count_left_out(batch)
+            self.index.note(batch.layouts, batch.not_read)
             self.index.rows += size
             for row in batch.rows:
                 changes = row.pop("changed", ())
