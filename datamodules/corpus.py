@@ -1,5 +1,6 @@
 """Pretraining data: several sources, mixed by tokens, packed into blocks."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
@@ -73,6 +74,15 @@ class MixedCorpusData(TextDataModule):
     def has_validation(self) -> bool:
         return any(source.val for source in self.sources.values())
 
+    def named_files(self) -> dict[str, str | list[str]]:
+        files: dict[str, str | list[str]] = {}
+        for name, source in self.sources.items():
+            named = [
+                [paths] if isinstance(paths, str) else paths or [] for paths in (source.train, source.val)
+            ]
+            files[f"data.sources.{name}"] = [*named[0], *named[1]]
+        return {field: paths for field, paths in files.items() if paths}
+
     def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
         errors = super().config_errors(world_size, accumulate) + self._mix.config_errors()
         errors += [
@@ -80,6 +90,8 @@ class MixedCorpusData(TextDataModule):
             for name, source in self.sources.items()
             if not source.train
         ]
+        if self.temperature is not None and not math.isfinite(self.temperature):
+            errors.append(f"data.temperature is {self.temperature}: give a number")
         return errors + too_small("data.sequence_length", self.sequence_length, 2)
 
     @property

@@ -5,7 +5,6 @@ import inspect
 import re
 from collections.abc import Iterable
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -82,13 +81,3 @@ def _nearest(name: str, known: Iterable[str]) -> str:
         last = {each.rpartition(".")[2]: each for each in known}
         near = [last[each] for each in difflib.get_close_matches(name.rpartition(".")[2], last, n=1)]
     return f": did you mean `{near[0]}`?" if near else ""
-
-
-def check_config_files(argv: list[str]) -> None:
-    """Refuses (`UserError`) a `--config` that is not a file, which the parser would take for YAML itself."""
-    for place, word in enumerate(argv):
-        given = argv[place + 1 : place + 2] if word in ("--config", "-c") else []
-        given += [word.partition("=")[2]] if word.startswith("--config=") else []
-        for path in given:
-            if not Path(path).is_file():
-                raise UserError(f"--config: {path} does not exist: give the YAML file of a stage")
