@@ -1,5 +1,6 @@
 """What libraries have against the arguments that a configuration gives them, as one line with its field."""
 
+import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from experiments.cli.config_errors import one_line
 from experiments.cli.user_errors import UserError, refusal_of
 
+CLASS_PROBLEM = re.compile(r"Problem with given class_path '([^']+)':\s*([^\n]+)")
 PACKAGES = Path(L.__file__).resolve().parent.parent
 """where libraries are installed: an exception that code elsewhere raises is a bug of that code"""
 
@@ -30,16 +31,16 @@ def complaint(error: Exception, field: str, config: Any = None) -> UserError | N
     for cause in causes:
         if refusal_of(cause) is not None:
             return UserError(refusal_of(cause) or "")
-    if not causes[-1].__traceback__ or not _in_library(causes[-1].__traceback__):
+    if not _in_library(causes[-1].__traceback__):
         return None
-    raised = next((cause for cause in reversed(causes) if "\n" not in str(cause).strip()), causes[-1])
+    if named := CLASS_PROBLEM.search(str(error)):  # jsonargparse's, where a field takes several classes
+        name = named[1].rpartition(".")[2]
+        return UserError(f"{_field_of(name, config) or field}: {name}: {named[2].strip()}")
+    raised = causes[-1]
     maker = _maker(raised.__traceback__)
-    where = _field_of(maker, config) or field
-    text = (
-        " ".join(str(raised).split()) if raised is not error else one_line(str(raised), ()).partition(": ")[2]
-    )
+    text = " ".join(str(raised).split())
     kind = "" if isinstance(raised, ImportError | ValueError) and text else f"{type(raised).__name__}: "
-    return UserError(f"{where}: {f'{maker}: ' if maker else ''}{kind}{text or str(raised)}")
+    return UserError(f"{_field_of(maker, config) or field}: {f'{maker}: ' if maker else ''}{kind}{text}")
 
 
 def callback_complaint(error: Exception) -> UserError | None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any, NoReturn
 
+import torch.optim
+from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser
 
 import datamodules
@@ -15,9 +17,10 @@ from experiments.cli.user_errors import UserError
 
 NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Given value.*"
-    r"|Got value: Namespace.*|(- )?Expected a <class 'NoneType'>.*"
+    r"|Got value: Namespace.*|(- )?Expected a <class '(NoneType|[a-z]+\.[\w.]+)'>.*"
 )
 """lines of jsonargparse about types that a value could have had, and values in its own spelling"""
+LONGEST_VALUE, LONGEST_LINE = 100, 600  # characters of a value that a line repeats, and of a line
 
 
 class ConfigParser(LightningArgumentParser):
@@ -39,6 +42,11 @@ def one_line(message: str, options: Iterable[str]) -> str:
     fields = re.findall(r'Parser key "([^"]+)":', text)
     field = ".".join(dict.fromkeys(fields)) or "configuration"
     known = [option.removeprefix("--") for option in options]
+    given = re.search(r"Given value: (.*)", message)
+    if given and re.fullmatch(r"([^:]*\": )?(Expected a <class '\w+'> ?)+", text):
+        kinds = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", text))
+        return f"{field}: expected {' or '.join(kinds)}, got `{given[1][:LONGEST_VALUE]}`"
+    text = re.sub(r" ?Expected a <class 'list'>(?!\.)", "", text)
     if unknown := re.search(r"unrecognized arguments: (?:--)?([^ =]+)", text):
         return f"there is no option --{unknown[1]}{_nearest(unknown[1], known)}"
     if unknown := re.search(r"Option '([^']+)' is not accepted", text):
@@ -55,11 +63,12 @@ def one_line(message: str, options: Iterable[str]) -> str:
         module, name = unknown.groups()
         return f"{field}: there is no {module}.{name}{_nearest(name, dir(import_module(module)))}"
     if unknown := re.search(r"Expected a dot import path string: (\w+)", text):
-        names = [*modules.__all__, *datamodules.__all__]
+        names = [*modules.__all__, *datamodules.__all__, *callbacks.__all__, *loggers.__all__]
+        names += [name for name in dir(torch.optim) if name[0].isupper()]
         return f"{field}: there is no class `{unknown[1]}`{_nearest(unknown[1], names)}"
     text = re.sub(r'Parser key "[^"]+": ?|Problem with given class_path \'[^\']+\': ?', "", text)
     text = re.sub(r"Expected a <class '([^']+)'>\. Got value: (.*)", r"expected \1, got `\2`", text)
-    return f"{field}: {text.strip()}"
+    return f"{field}: {text.strip()[:LONGEST_LINE]}"
 
 
 def _arguments(class_path: str) -> list[str]:
