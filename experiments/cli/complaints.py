@@ -13,6 +13,9 @@ from lightning.pytorch.callbacks import Callback
 from experiments.cli.user_errors import UserError, refusal_of
 
 CLASS_PROBLEM = re.compile(r"Problem with given class_path '([^']+)':\s*([^\n]+)")
+REASON = re.compile(r"^ *- (.+)$", re.MULTILINE)
+NO_REASONS = ("Expected", "Does not validate", "Import path")
+"""beginnings of what jsonargparse says of the other classes that a field takes"""
 PACKAGES = Path(L.__file__).resolve().parent.parent
 """where libraries are installed: an exception that code elsewhere raises is a bug of that code"""
 
@@ -36,6 +39,8 @@ def complaint(error: Exception, field: str, config: Any = None) -> UserError | N
     if named := CLASS_PROBLEM.search(str(error)):  # jsonargparse's, where a field takes several classes
         name = named[1].rpartition(".")[2]
         return UserError(f"{_field_of(name, config) or field}: {name}: {named[2].strip()}")
+    if bullets := [line for line in REASON.findall(str(error)) if not line.startswith(NO_REASONS)]:
+        return UserError(f"{field}: {bullets[0]}")
     raised = causes[-1]
     maker = _maker(raised.__traceback__)
     text = " ".join(str(raised).split())
