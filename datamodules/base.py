@@ -17,6 +17,7 @@ from datamodules.errors import UserError
 from datamodules.layouts.reader import Kind, RowReader
 from datamodules.layouts.recognise import check_columns
 from datamodules.reading.fingerprint import fingerprint
+from datamodules.reading.sources import read_rows
 from datamodules.receipt import Receipt
 from datamodules.rendering.stop_tokens import stop_tokens
 from datamodules.rendering.templates import Template
@@ -192,28 +193,50 @@ class TextDataModule(L.LightningDataModule):
         errors = []
         for name in ("global_batch_size", "micro_batch_size", "eval_batch_size"):
             errors += too_small(f"data.{name}", getattr(self, name), 1)
+        for name in ("seed", "num_workers"):
+            errors += too_small(f"data.{name}", getattr(self, name), 0)
         if not 0 <= self.max_dropped <= 1:
             errors.append(f"data.max_dropped is {self.max_dropped}: give a share between 0 and 1")
         errors += self.reader().config_errors("data")
-        if errors:
-            return errors
-        at_once = self.rows_per_forward(world_size) * world_size
-        if self.global_batch_size % at_once:
-            errors.append(
-                f"data.global_batch_size {self.global_batch_size} is not a multiple of "
-                f"micro_batch_size {self.rows_per_forward(world_size)} × {world_size} ranks = {at_once}"
-            )
-        elif accumulate not in (1, self.global_batch_size // at_once):
-            errors.append(
-                f"trainer.accumulate_grad_batches is {accumulate}, but global_batch_size "
-                f"{self.global_batch_size} / "
-                f"({at_once} rows at once) makes it {self.global_batch_size // at_once}: leave it out"
-            )
+        if not errors:
+            errors = self._division_errors(world_size, accumulate)
         try:
             _ = self.tokenizer
         except UserError as error:
             errors.append(str(error))
         return errors
+
+    def named_files(self) -> dict[str, str | list[str]]:
+        """Field of the configuration → the files that it names."""
+        files = {f"data.{name}": getattr(self, name, None) for name in ("train", "val")}
+        return {field: paths for field, paths in files.items() if paths}
+
+    def file_errors(self) -> list[str]:
+        """What can be seen to be wrong with the files before a row of them is read, a line each; `read` would
+        tell the first alone."""
+        errors = []
+        for field, paths in self.named_files().items():
+            try:
+                read_rows(paths, field, self.encoding)
+            except UserError as error:
+                errors.append(str(error))
+        return errors
+
+    def _division_errors(self, world_size: int, accumulate: int) -> list[str]:
+        """How the rows of a step cannot be dealt out."""
+        at_once = self.rows_per_forward(world_size) * world_size
+        if self.global_batch_size % at_once:
+            return [
+                f"data.global_batch_size {self.global_batch_size} is not a multiple of "
+                f"micro_batch_size {self.rows_per_forward(world_size)} × {world_size} ranks = {at_once}"
+            ]
+        if accumulate not in (1, self.global_batch_size // at_once):
+            return [
+                f"trainer.accumulate_grad_batches is {accumulate}, but global_batch_size "
+                f"{self.global_batch_size} / "
+                f"({at_once} rows at once) makes it {self.global_batch_size // at_once}: leave it out"
+            ]
+        return []
 
     def run_errors(self, steps: int) -> list[str]:
         """What makes a run of so many optimizer steps impossible, now that the data is read, a line each."""
@@ -250,6 +273,12 @@ class TextDataModule(L.LightningDataModule):
             errors.append(
                 f"trainer.limit_train_batches is {limit}, {batches} micro-batches, no multiple of the "
                 f"{accumulate} of a step: half a step would be taken as a whole one"
+            )
+        every = trainer.val_check_interval
+        if isinstance(every, int) and every > batches and trainer.check_val_every_n_epoch is not None:
+            errors.append(
+                f"trainer.val_check_interval is {every}, but an epoch has {batches} micro-batches: give "
+                "fewer, or check_val_every_n_epoch: null to count through the epochs"
             )
         if errors:
             raise UserError("\n".join(errors))

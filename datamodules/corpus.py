@@ -1,5 +1,6 @@
 """Pretraining data: several sources, mixed by tokens, packed into blocks."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -76,6 +77,15 @@ class MixedCorpusData(TextDataModule):
     def has_validation(self) -> bool:
         return any(source.val for source in self.sources.values())
 
+    def named_files(self) -> dict[str, str | list[str]]:
+        files: dict[str, str | list[str]] = {}
+        for name, source in self.sources.items():
+            named = [
+                [paths] if isinstance(paths, str) else paths or [] for paths in (source.train, source.val)
+            ]
+            files[f"data.sources.{name}"] = [*named[0], *named[1]]
+        return {field: paths for field, paths in files.items() if paths}
+
     def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
         errors = super().config_errors(world_size, accumulate) + self._mix.config_errors()
         errors += [
@@ -88,6 +98,8 @@ class MixedCorpusData(TextDataModule):
                 errors += self._reader(name).config_errors(f"data.sources.{name}")
             if source.text != "text" and (source.columns or {}).get("text", source.text) != source.text:
                 errors.append(f"data.sources.{name} has text and columns.text: give one of them")
+        if self.temperature is not None and not math.isfinite(self.temperature):
+            errors.append(f"data.temperature is {self.temperature}: give a number")
         return errors + too_small("data.sequence_length", self.sequence_length, 2)
 
     @property

@@ -105,6 +105,12 @@ class InstructionData(TextDataModule):
         """The groups of `group_by`, known once the data is read."""
         return sorted(self._groups)
 
+    def named_files(self) -> dict[str, str | list[str]]:
+        if not isinstance(self.train, dict):
+            return super().named_files()
+        files = {f"data.train.{name}": source.train for name, source in self.train.items()}
+        return {**files, "data.val": self.val} if self.val else files
+
     def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
         errors = super().config_errors(world_size, accumulate)
         errors += too_small("data.max_length", self.max_length, 2)

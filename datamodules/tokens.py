@@ -108,6 +108,8 @@ def _integers(row: Row, column: str) -> np.ndarray:
     array = np.asarray(row[column]) if isinstance(row[column], list) else None
     if array is None or array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
         raise BadRow(f"`{column}` is no list of whole numbers")
+    if len(array) and not (array.min() >= -(2**31) and array.max() < 2**31):
+        raise BadRow(f"`{column}` holds {max(array, key=abs)}, which is no token")
     return array.astype(np.int32)
 
 

@@ -17,8 +17,9 @@ def total_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 
 def clip_to_norm(optimizer: Optimizer, max_norm: float | None) -> Tensor:
-    """The norm of all gradients of `optimizer`, which are then scaled down to `max_norm` where it is given.
-    Where the norm is not finite no gradient is left, so that the step changes nothing.
+    """The norm of all gradients of `optimizer`, which are then scaled down to `max_norm` where that is above
+    0, as Lightning does: by a norm below 0 they would be turned round. Where the norm is not finite no
+    gradient is left, so that the step changes nothing.
 
     Lightning's own `clip_gradients` refuses a fused optimizer under mixed precision, which is right only
     where a gradient scaler is at work (fp16).
@@ -29,7 +30,7 @@ def clip_to_norm(optimizer: Optimizer, max_norm: float | None) -> Tensor:
     if not torch.isfinite(full):  # the same on all ranks, whose gradients have been summed
         for parameter in parameters:
             parameter.grad = None
-    elif max_norm:
+    elif max_norm is not None and max_norm > 0:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return full
 

@@ -24,6 +24,7 @@ from modules.hf_export import write_export
 from modules.hf_load import parent_problem
 from modules.optim import (
     decay_groups,
+    endless_run_errors,
     endless_warmup,
     optimizer_errors,
     schedule_errors,
@@ -37,7 +38,10 @@ from modules.specs import ExportSpec, NetworkSpec, SamplingSpec
 from modules.training_data import Batch, TrainingData, own_stop_tokens
 from modules.vocabulary import vocabulary_digest, vocabulary_errors
 
-__all__ = ["Batch", "ExportSpec", "NetworkSpec", "SamplingSpec", "Stage"]
+__all__ = ["TRAINING_LOGS", "Batch", "ExportSpec", "NetworkSpec", "SamplingSpec", "Stage"]
+
+TRAINING_LOGS = ("train/loss", "train/learning_rate", "train/grad_norm")
+"""what every stage logs that Lightning steps"""
 
 Network = TypeVar("Network", bound=LanguageModel | ScalarModel)
 
@@ -65,6 +69,8 @@ class Stage(L.LightningModule):
     parents: ClassVar[tuple[str, ...]]
     reads: ClassVar[str]
     """the kind of batch, that a data module `makes`: `tokens`, `ranked_replies`, `prompts`, or a new one"""
+    logs: ClassVar[tuple[str, ...]] = ()
+    """patterns of the names that it logs, for those who watch one (`monitor`); empty = not said"""
 
     def __init__(
         self,
@@ -209,9 +215,16 @@ class Stage(L.LightningModule):
                 module._buffers[name] = buffer.to(now.device)
         return self
 
+    def batch_errors(self, data: TrainingData, ranks: int) -> list[str]:
+        """What makes training on the batches of `data` impossible, a line each, on so many data ranks."""
+        return []
+
     def setup(self, stage: str) -> None:
         trains = stage == "fit" and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
         errors = self.config_errors(self.trainer.max_steps if trains else -1)
+        if stage == "fit":
+            errors += self.batch_errors(self.data, self.data_ranks())
+            errors += endless_run_errors(self.trainer.max_steps, self.trainer.max_epochs, self.min_lr_ratio)
         if errors := errors or self.vocabulary_errors(self.data):
             raise UserError("\n".join(errors))
         self.step_loss.process_group = self.data_group

@@ -144,12 +144,14 @@ def test_all_problems_are_told_at_once(refused):
 
 
 def test_data_that_the_stage_does_not_read_is_refused_before_anything_is_read(refused, tmp_path):
-    """With all other errors, one that only the configuration has among them; the files are not looked for."""
+    """With all other errors, those of files among them."""
     data = {"class_path": "datamodules.PreferenceData", "init_args": {"train": f"{tmp_path}/nowhere.jsonl"}}
     data["init_args"] |= {"tokenizer": f"{tmp_path}/nowhere", "micro_batch_size": 0}
     lines = refused("pretrain", f"--data={json.dumps(data)}", "--ckpt_path=nowhere.ckpt")
-    assert len(lines) == 3
+    assert len(lines) == 5
     text = "\n".join(lines)
+    assert f"data.train: {tmp_path}/nowhere.jsonl does not exist" in text
+    assert f"data.tokenizer: {tmp_path}/nowhere is no directory" in text
     assert "ckpt_path: nowhere.ckpt does not exist" in text
     assert "data.micro_batch_size is 0" in text
     (pairing,) = [line for line in lines if "CausalLM" in line]

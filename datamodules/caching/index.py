@@ -93,7 +93,10 @@ class Index:
         lost, count = self.left_out, sum(self.left_out.values())
         reasons = ", ".join(f"{reason} ({n})" for reason, n in Counter(lost).most_common())
         if not self.kept:
-            raise UserError(f"{name}: {path}: none of its {self.rows} rows can be trained on: {reasons}")
+            first = f"; the first is {next(iter(self.examples.values()))[0]}" if lost else ""
+            raise UserError(
+                f"{name}: {path}: none of its {self.rows} rows can be trained on: {reasons}{first}"
+            )
         if count > max_dropped * self.rows:
             commonest = max(lost, key=lambda reason: lost[reason])
             raise UserError(

@@ -15,9 +15,11 @@ from experiments.callbacks.checkpoints import LastIsNewest, Requeue, StepCheckpo
 from experiments.callbacks.due_validation import DueValidation
 from experiments.callbacks.loggers import Curves, default_loggers, finish_wandb
 from experiments.callbacks.memory_forecast import Forecast, explained, forecast, tell
+from experiments.callbacks.monitors import monitor_errors
 from experiments.callbacks.progress import Mixture, ProgressBar, Throughput
 from experiments.callbacks.results import DataReceipt, Export, Predictions, folder_errors
 from experiments.callbacks.termination import Termination
+from experiments.cli.complaints import callback_complaint
 from experiments.cli.parser import StageCLI, parse
 from experiments.cli.quiet import hush
 from experiments.cli.user_errors import UserError
@@ -27,6 +29,7 @@ from experiments.commands.run_lock import locked
 from experiments.distributed.agreement import Agreement, shared_settings, versions_and_settings
 from experiments.distributed.launcher import watch_over_ranks
 from experiments.distributed.ranks import as_one_of_many, ranks, world_errors
+from modules.optim import endless_run_errors
 from strategies.checkpoints.checkpoint import AnyCheckpoint
 from strategies.fsdp2 import Sharded
 from strategies.names import strategy_of
@@ -60,6 +63,9 @@ class RunCLI(StageCLI):
         if config["max_steps"] > 0:
             config["max_epochs"] = -1  # steps alone decide, so that a finished run can be taken further
         config["strategy"] = strategy_of(config["strategy"], config["accelerator"])
+        for several in ("callbacks", "plugins"):  # one may stand for a list of it
+            given = config[several] or []
+            config[several] = given if isinstance(given, list) else [given]
         agreement = Agreement(self.settings, self.explained)
         callbacks = [*callbacks, *self._default_callbacks(config)]
         self.overwriting = Overwriting(Path(run))
@@ -71,7 +77,7 @@ class RunCLI(StageCLI):
             LastIsNewest(),
             agreement,
         ]
-        plugins = [AnyCheckpoint(), *(config["plugins"] or [])]
+        plugins = [AnyCheckpoint(), *config["plugins"]]
         options = {**config, "plugins": plugins, "default_root_dir": run}
         trainer = super()._instantiate_trainer(options, callbacks)
         watch_over_ranks(trainer)
@@ -81,7 +87,7 @@ class RunCLI(StageCLI):
         """The callbacks of this command; one that the YAML names replaces the default of its kind."""
         run = self.option("run")
         defaults: list[Callback] = []
-        given = {kind for callback in config["callbacks"] or [] for kind in type(callback).__mro__[:-2]}
+        given = {kind for callback in config["callbacks"] for kind in type(callback).__mro__[:-2]}
         if self.subcommand == "predict":
             defaults = [Predictions(run)]
         elif self.subcommand == "fit":
@@ -138,7 +144,8 @@ class RunCLI(StageCLI):
 
     def explained(self, error: BaseException) -> BaseException:
         """The error itself, or what a user is told of it."""
-        return explained(self.forecast, self.trainer, error)
+        refusal = callback_complaint(error) if isinstance(error, Exception) else None
+        return refusal or explained(self.forecast, self.trainer, error)
 
     def settings(self) -> dict[str, Any]:
         """What must be the same on every rank: field → value."""
@@ -164,11 +171,39 @@ class RunCLI(StageCLI):
         strategy = trainer.strategy  # a tensor-parallel group reads the same rows and counts once
         data_ranks = strategy.data_ranks if isinstance(strategy, Sharded) else trainer.world_size
         errors += self.datamodule.config_errors(data_ranks, trainer.accumulate_grad_batches)
-        errors += self.datamodule.pairing_errors(self.model)
+        pairing = self.datamodule.pairing_errors(self.model)
+        errors += pairing
+        errors += self.datamodule.file_errors()
+        if self.subcommand == "fit":
+            errors += self._training_errors() + (
+                [] if pairing else self.model.batch_errors(self.datamodule, data_ranks)
+            )
+        else:
+            errors += self._untrained_errors()
         if self.subcommand in ("validate", "test") and not self.datamodule.has_validation:
             errors.append(f"data.val is not set: there is nothing to {self.subcommand} on; name a file")
         # checkpoints and tokenizer can be read where nothing was said of them
         return errors or self.model.vocabulary_errors(self.datamodule)
+
+    def _training_errors(self) -> list[str]:
+        """What of the Trainer's options does not go with the stage or its data."""
+        trainer: Any = self.trainer
+        validates = self.datamodule.has_validation and trainer.limit_val_batches != 0
+        errors = monitor_errors(trainer.callbacks, self.model.logs, validates)
+        if not trainer.fast_dev_run:
+            errors += endless_run_errors(trainer.max_steps, trainer.max_epochs, self.model.min_lr_ratio)
+        return errors
+
+    def _untrained_errors(self) -> list[str]:
+        """Refuses to measure random weights unless that was asked for."""
+        begins = any(path for _, path, _ in self.model.parent_checkpoints()) or self.option("ckpt_path")
+        if begins or self.option("untrained"):
+            return []
+        return [
+            f"model: its weights would be random, so there is nothing to {self.subcommand}: give a "
+            "checkpoint as `--ckpt_path`, or an export as model.pretrained; `--untrained true` goes on all "
+            "the same"
+        ]
 
     def _precision_errors(self) -> list[str]:
         """Refuses 16 bits on a device that would only imitate them."""
