@@ -1,6 +1,7 @@
 """A run that goes on: what its configuration says counts and is told, another run is refused by name, and a
 trainer that fits again goes on where it stood."""
 
+import json
 import logging
 import shutil
 
@@ -284,7 +285,13 @@ def test_another_optimizer_network_or_parent_is_refused_by_name(made, saved, tin
     assert "intermediate_size 64 there and 80 here, rms_norm_eps 1e-06 there and 0.001 here" in told
     told = refusal(made, sft, "sft", another_parent)
     assert told.startswith(f"model.pretrained: {tiny_stages.export('sft')} has other weights than what")
+
+    def no_parent(stage, data):
+        stage.pretrained, stage.config = None, json.loads((tmp_path / "moved/config.json").read_text())
+
     shutil.copytree(tiny_stages.export("pretrain"), tmp_path / "moved")
+    told = refusal(made, sft, "sft", no_parent)
+    assert f"model.pretrained: the checkpoint's run began from {tiny_stages.export('pretrain')}, this" in told
     stage, data, trainer, _ = made("sft", steps=4)
     stage.pretrained = str(tmp_path / "moved")
     trainer.fit(stage, datamodule=data, ckpt_path=sft)  # the same weights elsewhere
