@@ -177,15 +177,29 @@ def refuse_another_run(
             f"another class cannot go on with: give that one, or begin a run from the checkpoint's export "
             "(`trivium export`)"
         )
-    for name, parent in before.get("parents", {}).items():
-        now = record["parents"].get(name)
-        if now and parent["weights"] and now["weights"] and parent["weights"] != now["weights"]:
-            errors.append(
-                f"model.{name}: {now['path']} has other weights than what the checkpoint's run began from "
-                f"({parent['path']}): give that, or begin a new run without ckpt_path"
-            )
+    errors += _parent_errors(before.get("parents"), record["parents"])
     if errors:
         raise UserError("\n".join(errors))
+
+
+def _parent_errors(
+    before: Mapping[str, Mapping[str, str | None]] | None, now: Mapping[str, Mapping[str, str | None]]
+) -> Iterator[str]:
+    """The lines that refuse parents whose weights are others than those that a checkpoint's run began from;
+    `before` is None where the checkpoint does not say."""
+    if before is None:
+        return
+    remedy = "give that, or begin a new run without ckpt_path"
+    for name in dict.fromkeys([*before, *now]):
+        there, here = before.get(name), now.get(name)
+        if there is None or here is None:
+            began, begins = (each["path"] if each else "no such directory" for each in (there, here))
+            yield f"model.{name}: the checkpoint's run began from {began}, this one from {begins}: {remedy}"
+        elif there["weights"] and here["weights"] and there["weights"] != here["weights"]:
+            yield (
+                f"model.{name}: {here['path']} has other weights than what the checkpoint's run began from "
+                f"({there['path']}): {remedy}"
+            )
 
 
 def _network_errors(saved: list[dict[str, Any]], exports: list[ExportSpec]) -> Iterator[str]:

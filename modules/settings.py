@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -42,10 +43,8 @@ def _arguments(function: Any) -> Sequence[str]:
 
 def flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Field → plain value of a nested one, named as in YAML: `data.sources.english.weight`."""
-    if value is None or isinstance(value, PLAIN):
-        yield name, value
-    elif isinstance(value, Tensor):
-        yield name, value.tolist()
+    if _is_plain(value):
+        yield name, _plain(value)
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             yield from flat(inner, f"{name}.{key}")
@@ -53,9 +52,11 @@ def flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield from flat(value._asdict(), name)
     elif is_dataclass(value) and not isinstance(value, type):
         yield from flat({field.name: getattr(value, field.name) for field in fields(value)}, name)
-    elif isinstance(value, list | tuple | set | frozenset):
-        if all(each is None or isinstance(each, PLAIN) for each in value):
-            yield name, list(value)
+    elif isinstance(value, set | frozenset):
+        yield name, sorted(map(str, value))
+    elif isinstance(value, list | tuple):
+        if all(map(_is_plain, value)):
+            yield name, _plain(value)
         else:
             yield from flat(dict(enumerate(value)), name)
     elif isinstance(value, Path):
@@ -64,7 +65,7 @@ def flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, getattr(value, "__qualname__", type(value).__qualname__)
     else:  # an object, as a template: its class and what it keeps in plain sight
         kept = {key: inner for key, inner in getattr(value, "__dict__", {}).items() if key[0] != "_"}
-        plain = {key: inner for key, inner in kept.items() if inner is None or isinstance(inner, PLAIN)}
+        plain = {key: inner for key, inner in kept.items() if _is_plain(inner)}
         yield name, type(value).__qualname__
         yield from flat(plain, name)
 
@@ -96,12 +97,18 @@ def hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:
     ]
 
 
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (*PLAIN, Tensor, np.generic, np.ndarray))
+
+
 def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, PLAIN):
-        return value
-    if isinstance(value, Tensor):
+    """Exactly Python's own type: a checkpoint is read without running code."""
+    if isinstance(value, Tensor | np.generic | np.ndarray):
         return value.tolist()
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    base = next((each for each in PLAIN if isinstance(value, each)), None)
+    return value if value is None or type(value) is base else base(value) if base else str(value)
 
 
 def shown(value: Any) -> str:

@@ -90,6 +90,8 @@ def test_a_spoiled_step_changes_nothing_and_the_run_goes_on(tiny_stages, caplog,
     assert "step 1 is skipped: its " in caplog.text
     start = tiny_stages.out / "pretrain"
     assert_weights(weights(run), weights(start), 0)
+    if kind != "nan":  # a run goes on alike whatever the reason
+        return
     line = [*line, "--trainer.max_steps=3", "--ckpt_path=last"]
     assert main(line) == 0
     assert all(map(math.isfinite, [curve(run)[1], curve(run)[2]]))

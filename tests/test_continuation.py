@@ -1,6 +1,7 @@
 """A run that goes on: what its configuration says counts and is told, another run is refused by name, and a
 trainer that fits again goes on where it stood."""
 
+import json
 import logging
 import shutil
 
@@ -284,8 +285,70 @@ def test_another_optimizer_network_or_parent_is_refused_by_name(made, saved, tin
     assert "intermediate_size 64 there and 80 here, rms_norm_eps 1e-06 there and 0.001 here" in told
     told = refusal(made, sft, "sft", another_parent)
     assert told.startswith(f"model.pretrained: {tiny_stages.export('sft')} has other weights than what")
+
+    def no_parent(stage, data):
+        stage.pretrained, stage.config = None, json.loads((tmp_path / "moved/config.json").read_text())
+
     shutil.copytree(tiny_stages.export("pretrain"), tmp_path / "moved")
+    told = refusal(made, sft, "sft", no_parent)
+    assert f"model.pretrained: the checkpoint's run began from {tiny_stages.export('pretrain')}, this" in told
     stage, data, trainer, _ = made("sft", steps=4)
     stage.pretrained = str(tmp_path / "moved")
     trainer.fit(stage, datamodule=data, ckpt_path=sft)  # the same weights elsewhere
     assert trainer.global_step == 4
+
+
+class StopInValidation(L.Callback):
+    """Interrupts the second validation after its first batch."""
+
+    starts = 0
+
+    def on_validation_start(self, trainer, pl_module):
+        self.starts += 1
+
+    def on_validation_batch_end(self, trainer, pl_module, *args):
+        if self.starts == 2:
+            self.starts += 1
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["sft", "ppo"])
+def test_a_fit_interrupted_while_it_validates_trains_each_step_once(made, tiny_files, name):
+    kind = {"sft": "instructions", "ppo": "prompts"}[name]
+    options = {"val_check_interval": 4 if name == "sft" else 2, "check_val_every_n_epoch": None}
+    options |= {"num_sanity_val_steps": 0, "limit_val_batches": 2}
+    stage, data, trainer, whole = made(name, **options)
+    data.val = str(tiny_files / f"{kind}.val.jsonl")
+    trainer.fit(stage, datamodule=data)
+    expected = state(stage)
+    stage, data, trainer, watch = made(name, **options)
+    data.val = str(tiny_files / f"{kind}.val.jsonl")
+    trainer.callbacks.append(StopInValidation())
+    with pytest.raises(SystemExit):
+        trainer.fit(stage, datamodule=data)
+    assert len(watch.rows) == (8 if name == "sft" else 4)
+    trainer.fit(stage, datamodule=data)
+    assert watch.rows == whole.rows
+    assert watch.losses == whole.losses
+    assert_same(state(stage), expected)
+
+
+def test_settings_are_plain_whatever_a_run_was_told_by():
+    import enum
+    from types import SimpleNamespace
+
+    import numpy as np
+
+    from modules.settings import flat
+
+    class Kind(enum.StrEnum):
+        SLOW = "slow"
+
+    said = {"a": np.float32(0.5), "b": {"c": (1, 2)}, "d": {"y", "x"}, "e": Kind.SLOW, "f": [{"g": None}]}
+    said |= {"h": SimpleNamespace(size=3, _hidden=4), "i": print, "j": torch.tensor([1.5]), "k": True}
+    found = dict(flat(said, "data"))
+    assert found == {
+        "data.a": 0.5, "data.b.c": [1, 2], "data.d": ["x", "y"], "data.e": "slow", "data.f.0.g": None,
+        "data.h": "SimpleNamespace", "data.h.size": 3, "data.i": "print", "data.j": [1.5], "data.k": True,
+    }  # fmt: skip
+    assert {type(value) for value in found.values()} <= {float, list, str, int, bool, type(None)}

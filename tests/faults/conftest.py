@@ -20,6 +20,13 @@ def runs(stage_lines, tmp_path_factory):
     return Runs(folder, stage_lines(folder / "runs"))
 
 
+@pytest.fixture
+def long(request):
+    """Of a test that only `make faults` runs."""
+    if not request.config.getoption("--every-moment", default=False):
+        pytest.skip("make faults runs it")
+
+
 @pytest.fixture(scope="session")
 def outcomes():
     """What became of the killed runs, by stage and strategy."""

@@ -11,11 +11,19 @@ CASES = [
     ("ppo", "one", "sampling", (0,)),
     ("sft", "ddp", "training", (1,)),
     ("sft", "ddp", "validating", (0, 1)),
+    ("reward", "fsdp", "training", (0,)),
+    ("pretrain", "zero2", "training", (1,)),
+    ("ppo", "ddp", "sampling", (1,)),
 ]
+SHORT = 2  # of them; `make faults` tries all
 
 
 @pytest.mark.parametrize(("stage", "strategy", "phase", "struck"), CASES)
-def test_a_run_that_is_told_to_end_saves_and_goes_on_bit_for_bit(runs, stage, strategy, phase, struck):
+def test_a_run_that_is_told_to_end_saves_and_goes_on_bit_for_bit(
+    request, runs, stage, strategy, phase, struck
+):
+    if (stage, strategy, phase, struck) not in CASES[:SHORT]:
+        request.getfixturevalue("long")
     assert phase in COMPUTING
     name = f"{stage}_{strategy}_{phase}_terminated"
     (counts,) = told(runs.undisturbed(stage, strategy) / "0.log", "counts")
