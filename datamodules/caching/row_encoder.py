@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from datamodules.caching.code_key import code_key
 from datamodules.reading.record import Record
 from datamodules.rendering.segments import BadRow, DropRow, Row, Segment
 from datamodules.rendering.whole_text import Tokens, encode_batch
@@ -59,10 +60,17 @@ class RowEncoder(ABC):
 
     @property
     def key(self) -> str:
-        """Everything, the rows apart, that the columns depend on: another key is another cache."""
+        """Everything, the rows apart, that the columns depend on, the user's own code too: another key is
+        another cache.
+
+        Raises:
+            UserError: code that cannot be stated.
+        """
         special = json.dumps(self.tokenizer.special_tokens_map, sort_keys=True)
         template = str(self.tokenizer.chat_template)
-        return "\0".join([self.settings, self.tokenizer.backend_tokenizer.to_str(), special, template])
+        own = [value for name, value in vars(self).items() if name not in ("tokenizer", "schema")]
+        code = code_key([type(self), *own])
+        return "\0".join([self.settings, self.tokenizer.backend_tokenizer.to_str(), special, template, code])
 
     def parse(self, row: Row) -> Any:
         """What `render` and `finish` are given of a row."""
