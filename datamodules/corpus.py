@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-from datasets.fingerprint import Hasher
 
 from datamodules.base import RowSpec, TextDataModule, too_small
 from datamodules.caching.blocks import SOURCE_STRIDE, MixtureBlocks, SourceBlocks
@@ -241,9 +240,11 @@ class DocumentEncoder(RowEncoder):
         reader: RowReader = RowReader("documents"),  # noqa: B008 (frozen)
     ):
         self.text = text
-        key = text if isinstance(text, str) else Hasher.hash(text)  # its code and all that it refers to
+        column = text if isinstance(text, str) else ""  # what a function does is in every encoder's key
         ids = pa.uint16() if vocabulary_size(tokenizer) <= 1 << 16 else pa.int32()
-        super().__init__(tokenizer, {"input_ids": pa.list_(ids)}, f"document {key}", _reader_of(text, reader))
+        super().__init__(
+            tokenizer, {"input_ids": pa.list_(ids)}, f"document {column}", _reader_of(text, reader)
+        )
         begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self.begin, self.end = np.array(begin, np.int32), np.array([tokenizer.eos_token_id], np.int32)
 

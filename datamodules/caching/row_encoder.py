@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
+from datamodules.caching.code_key import code_key
 from datamodules.layouts.layout import Layout
 from datamodules.layouts.reader import RowReader
 from datamodules.reading.record import Record
@@ -98,12 +99,18 @@ class RowEncoder(ABC):
 
     @property
     def key(self) -> str:
-        """Everything, the rows apart, that the columns depend on: another key is another cache."""
+        """Everything, the rows apart, that the columns depend on, the user's own code too: another key is
+        another cache.
+
+        Raises:
+            UserError: code that cannot be stated.
+        """
         special = json.dumps(self.tokenizer.special_tokens_map, sort_keys=True)
         template = str(self.tokenizer.chat_template)
-        return "\0".join(
-            [self.settings, self.reader.key, self.tokenizer.backend_tokenizer.to_str(), special, template]
-        )
+        own = [value for name, value in vars(self).items() if name not in ("tokenizer", "schema")]
+        tokenizer = self.tokenizer.backend_tokenizer.to_str()
+        parts = [self.settings, self.reader.key, tokenizer, special, template]
+        return "\0".join([*parts, code_key([type(self), *own])])
 
     def parse(self, row: Row) -> Any:
         """What `render` and `finish` are given of a row."""

@@ -31,7 +31,7 @@ from datamodules.reading.record import BROKEN_OFF, Record
 from datamodules.reading.sources import parts_of, read_rows
 from datamodules.rendering.segments import DropRow, Row, StopRun
 
-VERSION = 3  # of shards and index: another one is another cache
+VERSION = 4  # of shards and index: another one is another cache
 POLL = 0.05  # seconds between two looks at what a writer has done
 BATCH_ROWS = 1000  # tokenised together: enough for all of the tokenizer's threads
 BATCH_CHARACTERS = 2_000_000  # or fewer rows, so that long documents do not fill the memory
@@ -51,7 +51,11 @@ class TokenCache:
 
     def __init__(self, path: str | list[str], name: str, encoder: RowEncoder):
         self.path, self.name, self.encoder = path, name, encoder
-        parts = [str(VERSION), fingerprint(path, name), encoder.key, str(encoder.schema)]
+        try:
+            made_by = encoder.key
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+        parts = [str(VERSION), fingerprint(path, name), made_by, str(encoder.schema)]
         key = hashlib.blake2b("\0".join(parts).encode(), digest_size=12).hexdigest()
         self.folder = cache_folder() / key
         self.files = parts_of(path, name)
