@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 from rich.console import Console
 
 from datamodules.corpus import MixedCorpusData
+from datamodules.reading.repeats import repeated_files
 from datamodules.receipt import render
 from experiments.atomic import write_text
 from experiments.callbacks.upstream import data_of
@@ -44,6 +45,8 @@ class DataReceipt(Callback):
         if trainer.is_global_zero:
             receipts = data_of(trainer).receipts
             Console().print(render(receipts))
+            for line in repeated_files(data_of(trainer).named_files()):
+                print(line)
             text = json.dumps([receipt.to_dict() for receipt in receipts], indent=2, ensure_ascii=False)
             write_text(self.run / "receipt.json", text + "\n")
 

@@ -24,7 +24,15 @@ LONGEST_VALUE, LONGEST_LINE = 100, 600  # characters of a value that a line repe
 
 
 class ConfigParser(LightningArgumentParser):
-    """Lightning's parser, whose errors are a line instead of all its options."""
+    """Lightning's parser, whose errors are a line instead of all its options; to it a path is a path."""
+
+    def add_subclass_arguments(self, baseclass: Any, nested_key: str, *args: Any, **kwargs: Any) -> None:
+        """As jsonargparse's, which would read a file that is given for an argument of the class, such as
+        `data.init_args.train`, as YAML, whatever its size; `--data FILE` itself may still be YAML."""
+        super().add_subclass_arguments(baseclass, nested_key, *args, **kwargs)
+        for action in self._actions:
+            if action.dest == nested_key and hasattr(action, "sub_add_kwargs"):
+                action.sub_add_kwargs["sub_configs"] = False
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser within a parser: the outer one tells
