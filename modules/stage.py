@@ -365,8 +365,9 @@ class Stage(L.LightningModule):
         self.random_before = checkpoint["random"]
 
     def on_fit_start(self) -> None:
-        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            check_exports(self.full_exports(), self.tokenizer)
+        exports = self.full_exports()
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            check_exports(exports, self.tokenizer)  # the rank that will write them
 
     def on_train_start(self) -> None:
         if self.random_before is not None:

@@ -115,15 +115,15 @@ def _whole(path: Path) -> Path:
     """
     from strategies.checkpoints.intact import damage, newest
 
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path.parent
-    whole, _ = newest(folder)
-    if folder.parent == path:
+    if (path / "checkpoints").is_dir():
+        whole, _ = newest(path / "checkpoints")
         if whole is None:
-            raise UserError(f"export: {folder} holds no whole checkpoint")
+            raise UserError(f"export: {path}/checkpoints holds no whole checkpoint")
         return whole
     reason = damage(path)
     if reason is None:
         return path
+    whole, _ = newest(path.parent)
     remedy = "" if whole is None else f": the newest whole one there is {whole}"
     raise UserError(f"export: {path} is no complete checkpoint: it {reason}{remedy}")
 

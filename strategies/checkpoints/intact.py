@@ -71,6 +71,14 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
         reason = damage(path)
         if reason is not None:
             damaged.append(f"{path} {reason}")
-        elif "loops" in open_checkpoint(path).metadata:
+        elif _has_loops(path):
             return path, damaged
     return None, damaged
+
+
+def _has_loops(path: Path) -> bool:
+    """Whether a whole file is a checkpoint of a run, and more than its weights."""
+    try:
+        return "loops" in open_checkpoint(path).metadata
+    except UserError:
+        return False
