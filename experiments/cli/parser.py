@@ -38,6 +38,11 @@ class StageCLI(LightningCLI):
         parser.add_argument("--overwrite", type=bool, default=False, help=again)
         minutes = "minutes between checkpoints"
         parser.add_argument("--checkpoint_minutes", type=float, default=10.0, help=minutes)
+        for action in parser._actions:
+            # `--data FILE` is a YAML of its arguments; a file that one of these names is data, which the
+            # parser would read as YAML, a hundred kilobytes a second, and quote. It has no option for that.
+            if action.dest == "data":
+                action.sub_add_kwargs = {**action.sub_add_kwargs, "sub_configs": False}  # type: ignore[attr-defined]
 
     precision_is_auto = False
     """whether the precision was left to Trivium"""
