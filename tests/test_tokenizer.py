@@ -1,9 +1,12 @@
 """The tokenizer command: every text comes back exactly, numbers are read digit by digit, pad is never eos."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -110,10 +113,10 @@ def test_wrong_inputs_each_give_one_line(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     wrong = {
-        "missing.txt": "missing.txt is not a file",
-        "empty.txt": "needs at least one non-empty text",
-        "rows.jsonl": "row 2: no text under 'text'; say with --field",
-        "latin.txt": "is not UTF-8 text",
+        "missing.txt": "missing.txt does not exist",
+        "empty.txt": "empty.txt is empty",
+        "rows.jsonl": "rows.jsonl:2: no text under 'text'; say with --field",
+        "latin.txt": "is not UTF-8 ",
     }
     for name, message in wrong.items():
         with pytest.raises(ValueError, match=message) as refused:
@@ -122,3 +125,24 @@ def test_wrong_inputs_each_give_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 259"):
         train([str(tmp_path / "rows.jsonl")], 258, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_it_learns_from_the_same_texts_whatever_file_holds_them(tmp_path: Path) -> None:
+    """Of arrays and packed lines once braces and quotes were learned."""
+    rows = [{"text": "the film is good"}, {"text": "the story is dull"}] * 3
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "lines.jsonl").write_text(lines)
+    (tmp_path / "UP.JSONL").write_text(lines)
+    (tmp_path / "bom.jsonl").write_text("\ufeff" + lines, encoding="utf-8")
+    (tmp_path / "array.json").write_text(json.dumps(rows))
+    with gzip.open(tmp_path / "packed.jsonl.gz", "wt") as packed:
+        packed.write(lines)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "table.parquet")
+    vocabularies = [
+        train([str(file)], 300, str(tmp_path / "out")).get_vocab()
+        for file in sorted(tmp_path.iterdir())
+        if file.is_file()
+    ]
+    assert len(vocabularies) == 6
+    assert all(vocabulary == vocabularies[0] for vocabulary in vocabularies)
+    assert '{"' not in vocabularies[0]

@@ -5,9 +5,7 @@ Run `trivium tokenizer --vocab-size 4096 --output DIR FILE…`, or call `train`.
 """
 
 import argparse
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.cli.user_errors import UserError
@@ -44,15 +42,16 @@ def train(
     """Trains the tokenizer and saves it; the same files give the same tokenizer.
 
     Args:
-        files: `.jsonl` files, of which `field` is read, or text files, of which each paragraph is a text.
+        files: whatever the data modules read: of rows `field` is taken, of text files each paragraph.
         vocab_size: number of tokens, the 3 special ones and all 256 bytes included.
         output: the folder to save to, for `AutoTokenizer.from_pretrained`.
         max_bytes: UTF-8 bytes to read in all; every file gives its first `max_bytes / len(files)` at most,
             so that a large one does not crowd the others out.
-        field: the key of the text in the rows of `.jsonl` files.
+        field: the column of the text in rows.
 
     Raises:
-        UserError: for a missing file, a row without `field`, no text at all, or too small a vocabulary.
+        UserError: for a missing file, a row that cannot be read or is without `field`, no text at all, or too
+            small a vocabulary.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -62,8 +61,8 @@ def train(
     if vocab_size < 256 + 3:
         raise UserError(f"--vocab-size is {vocab_size}, but 256 bytes and 3 special tokens need at least 259")
     if not files:
-        raise UserError("no file to train the tokenizer on: name one or more text or .jsonl files")
-    texts = [text for file in files for text in _texts(Path(file), field, max_bytes // len(files))]
+        raise UserError("no file to train the tokenizer on: name one or more files of rows or text")
+    texts = [text for file in files for text in _texts(file, field, max_bytes // len(files))]
     if not any(texts):
         raise UserError(f"no text in {', '.join(files)}: the tokenizer needs at least one non-empty text")
     bpe = Tokenizer(models.BPE())
@@ -86,41 +85,28 @@ def train(
     return tokenizer
 
 
-def _texts(path: Path, field: str, max_bytes: int) -> Iterator[str]:
+def _texts(path: str, field: str, max_bytes: int) -> Iterator[str]:
     """The texts of a file, up to `max_bytes` of them in UTF-8; the first one whatever its length."""
-    if not path.is_file():
-        raise UserError(f"{path} is not a file: name text or .jsonl files to train the tokenizer on")
+    from datamodules.reading.files import ending
+    from datamodules.reading.sources import read_rows
+
     used = 0
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for text in _rows(lines, path, field) if path.suffix == ".jsonl" else _paragraphs(lines):
-                if used and used + len(text.encode()) > max_bytes:
-                    return
-                used += len(text.encode())
-                yield text
-    except UnicodeDecodeError as error:
-        where = f"{error.reason} at byte {error.start}"
-        raise UserError(f"{path} is not UTF-8 text ({where}): convert it first") from error
+    for where, row, problem in read_rows(path, "tokenizer"):
+        if row is None:
+            raise UserError(f"{where} {problem}")
+        if not isinstance(row.get(field), str):
+            raise UserError(f"{where}: no text under '{field}'; say with --field which key holds it")
+        for text in _paragraphs(row[field]) if ending(path) in (".txt", ".md") else [row[field]]:
+            if used and used + len(text.encode()) > max_bytes:
+                return
+            used += len(text.encode())
+            yield text
 
 
-def _rows(lines: Iterator[str], path: Path, field: str) -> Iterator[str]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, row {number}: not JSON ({error.msg})") from error
-        if not isinstance(row, dict) or not isinstance(row.get(field), str):
-            hint = "say with --field which key holds it"
-            raise UserError(f"{path}, row {number}: no text under '{field}'; {hint}")
-        yield row[field]
-
-
-def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
+def _paragraphs(text: str) -> Iterator[str]:
     """Lines up to and including the empty ones after them, so that line ends are learned too."""
     paragraph = ""
-    for line in lines:
+    for line in text.splitlines(keepends=True):
         if paragraph.endswith("\n\n") and line.strip():
             yield paragraph
             paragraph = ""
@@ -138,11 +124,12 @@ def main(argv: list[str]) -> int:
     size = "tokens in all (default: %(default)s); 32000 and up for a large model"
     limit = "bytes to train on (default: %(default)s), shared equally among the files"
     option = parser.add_argument
-    option("files", nargs="+", metavar="FILE", help=".jsonl (one row a line) or plain UTF-8 text")
+    files = "rows or texts, as for the data modules: .jsonl, .json, .parquet, .txt, …"
+    option("files", nargs="+", metavar="FILE", help=files)
     option("--output", required=True, metavar="DIR", help="folder to save the tokenizer to")
     option("--vocab-size", type=int, default=4096, metavar="N", help=size)
     option("--max-bytes", type=int, default=20_000_000, metavar="N", help=limit)
-    option("--field", default="text", metavar="KEY", help="key of the text in .jsonl rows")
+    option("--field", default="text", metavar="KEY", help="column of the text in rows")
     options = parser.parse_args(argv)
     tokenizer = train(**vars(options))
     print(f"{options.output}: {len(tokenizer):,} tokens; pad {PAD} = 0, bos {BOS} = 1, eos {EOS} = 2")
