@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from datamodules import MixedCorpusData, Source
-from datamodules.caching import token_cache
+from datamodules.caching import writer
 from datamodules.sampling import orders
 
 LENGTH, GLOBAL = 32, 8
@@ -15,8 +15,8 @@ LENGTH, GLOBAL = 32, 8
 def shrink(monkeypatch):
     """Windows and shards that tiny sources have several of."""
     monkeypatch.setattr(orders, "WINDOW", 8)
-    monkeypatch.setattr(token_cache, "BATCH_ROWS", 10)
-    monkeypatch.setattr(token_cache, "SHARD_BYTES", 3000)
+    monkeypatch.setattr(writer, "BATCH_ROWS", 10)
+    monkeypatch.setattr(writer, "SHARD_BYTES", 3000)
 
 
 def maker(tiny_files, tiny_tokenizer):

@@ -6,47 +6,21 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from datamodules import InstructionTemplate, Policies, PreferenceData
-from datamodules.caching import token_cache
+from datamodules.caching import writer
 from datamodules.caching.blocks import SourceBlocks
-from datamodules.caching.row_encoder import RowEncoder
 from datamodules.caching.token_cache import TokenCache
 from datamodules.corpus import DocumentEncoder
 from datamodules.instruction import InstructionData
-from datamodules.rendering.segments import BadRow, DropRow, Segment
-from datamodules.rendering.whole_text import Tokens
+from datamodules.rendering.segments import BadRow, DropRow
+from tests.letters import Letters, cache, columns, expected, texts, written
 
 FORK = multiprocessing.get_context("fork")
-
-
-class Letters(RowEncoder):
-    """A toy encoder: a row's text as its code points; and what it is told to do at a row."""
-
-    key = "letters"  # no tokenizer is in it
-
-    def __init__(self, at=None, **more):
-        super().__init__(None, {"input_ids": pa.list_(pa.int32()), **more}, "")
-        self.at = at or {}
-
-    def render(self, row, number):
-        outcome = self.at[number]() if number in self.at else None
-        if isinstance(outcome, Exception):
-            raise outcome
-        return [[Segment(row["text"], True)]]
-
-    def tokenize(self, texts):
-        ids = [np.array([ord(letter) for letter in segments[0].text], np.int32) for segments in texts]
-        return [Tokens(each, np.ones(len(each), bool)) for each in ids]
-
-    def finish(self, row, tokens):
-        ids = tokens[0].ids
-        return {"input_ids": ids, "length": len(ids), "weight": len(ids) - 1}
 
 
 def fail():
@@ -57,43 +31,13 @@ def fail():
 def small_shards(tmp_path, monkeypatch):
     """A cache of its own; a batch of 10 rows, 3 to 5 of them a shard."""
     monkeypatch.setenv("TRIVIUM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(token_cache, "BATCH_ROWS", 10)
-    monkeypatch.setattr(token_cache, "SHARD_BYTES", 4000)
-
-
-def texts(count=200):
-    rng = np.random.default_rng(0)
-    return ["".join(chr(97 + n) for n in rng.integers(0, 26, rng.integers(2, 30))) for _ in range(count)]
+    monkeypatch.setattr(writer, "BATCH_ROWS", 10)
+    monkeypatch.setattr(writer, "SHARD_BYTES", 4000)
 
 
 @pytest.fixture
 def source(tmp_path, rows):
     return rows(tmp_path / "source.jsonl", [{"text": text} for text in texts()])
-
-
-def cache(path, at=None):
-    return TokenCache(path, "data.train", Letters(at))
-
-
-def columns(found):
-    return pa.Table.from_batches(found.batches).to_pydict()
-
-
-def written(path, at=None):
-    found = cache(path, at)
-    found.write(strict=True)
-    return found
-
-
-def expected(found=None):
-    """The columns that the texts must give."""
-    found = texts() if found is None else found
-    return {
-        "input_ids": [[ord(letter) for letter in text] for text in found],
-        "length": [len(text) for text in found],
-        "weight": [len(text) - 1 for text in found],
-        "number": list(range(len(found))),
-    }
 
 
 def elsewhere(tmp_path, monkeypatch):

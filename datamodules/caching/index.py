@@ -1,5 +1,6 @@
 """What a token cache holds: counts of the rows that are kept, and reason and place of those that are not."""
 
+import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -21,7 +22,13 @@ class Index:
     files: list[str] = field(default_factory=list)
     """the source's, as they were called when it was read"""
     shards: list[int] = field(default_factory=list)
-    """rows of each"""
+    """rows of each that are kept"""
+    ends: list[int] = field(default_factory=list)
+    """rows read from the source when each was complete"""
+    sizes: list[int] = field(default_factory=list)
+    """bytes of each"""
+    checksums: list[str] = field(default_factory=list)
+    """of the content of each"""
     rows: int = 0
     """rows read from the source"""
     tokens: int = 0
@@ -50,6 +57,13 @@ class Index:
     def left_out(self) -> dict[str, int]:
         """reason → rows that are not kept, for whichever cause"""
         return {**self.dropped, **self.refused}
+
+    def add_shard(self, kept: int, size: int, checksum: str) -> None:
+        """Takes note of a shard that is complete: rows in it, bytes, and the checksum of its content."""
+        self.shards.append(kept)
+        self.ends.append(self.rows)
+        self.sizes.append(size)
+        self.checksums.append(checksum)
 
     def leave_out(self, counts: dict[str, int], reason: str, line: str) -> None:
         """Counts a row in `dropped` or `refused`, and remembers the `line` that tells of the first few. What
@@ -102,22 +116,34 @@ class Index:
         )
 
     def save(self, folder: Path) -> None:
-        """Writes `index.json`."""
+        """Writes `index.json`.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        text = json.dumps(asdict(self), ensure_ascii=False)
         with replacing(folder / "index.json") as unfinished:
-            unfinished.write_text(json.dumps(asdict(self), ensure_ascii=False))
+            unfinished.write_text(json.dumps([_checksum(text), text]), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path, files: list[str]) -> "Index | None":
-        """The index of a cache; None where none was written yet. Rows are told by the names that `files` have
-        now: the same content may have lain elsewhere when it was read."""
-        file = folder / "index.json"
-        if not file.is_file():
+        """The index of a cache; None where none was written yet, or it is damaged. Rows are told by the names
+        that `files` have now: the same content may have lain elsewhere when it was read."""
+        try:
+            checksum, text = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+            if checksum != _checksum(text):
+                return None
+            index = cls(**json.loads(text))
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
-        index = cls(**json.loads(file.read_text()))
         for lines in index.examples.values():
             lines[:] = [_renamed(line, index.files, files) for line in lines]
         index.files = files
         return index
+
+
+def _checksum(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _renamed(line: str, before: list[str], now: list[str]) -> str:

@@ -37,6 +37,17 @@ def fingerprint(path: str | list[str], name: str) -> str:
     return hashlib.blake2b(json.dumps(identities).encode(), digest_size=16).hexdigest()
 
 
+def versions(parts: list[str]) -> list[tuple[int, int]]:
+    """Size and time of change of the files among the parts of a source, to tell that one was changed while
+    it was read; a file that is gone has none."""
+    found = []
+    for part in parts:
+        with contextlib.suppress(OSError):
+            stat = os.stat(part)
+            found.append((stat.st_size, stat.st_mtime_ns))
+    return found
+
+
 def cache_folder() -> Path:
     """Where encoded tokens and digests of files are kept; it need not exist."""
     root = os.environ.get("TRIVIUM_CACHE")
