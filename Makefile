@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: quickstart test check gpu-check format clean
+.PHONY: quickstart test check faults gpu-check format clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -20,6 +20,9 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layering.py
+
+faults: .venv/installed  ## 192 kills: 4 stages x 4 strategies x 12 moments, as a table; and all other faults
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --every-moment tests/faults
 
 gpu-check: .venv/installed  ## what only a GPU can show, in one table, within eight minutes
 	$(BIN)/python -m experiments.benchmarks.gpu_check

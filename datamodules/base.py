@@ -1,7 +1,7 @@
 """What the four kinds of data share: tokenizer, refusals, step sampler, loaders, receipt."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -14,8 +14,13 @@ from datamodules.caching.split import EncodedRows, Split
 from datamodules.caching.token_cache import TokenCache
 from datamodules.collate import Batch
 from datamodules.errors import UserError
+from datamodules.layouts.reader import Kind, RowReader
+from datamodules.layouts.recognise import check_columns
+from datamodules.reading.fingerprint import fingerprint
+from datamodules.reading.sources import read_rows
 from datamodules.receipt import Receipt
 from datamodules.rendering.stop_tokens import stop_tokens
+from datamodules.rendering.templates import Template
 from datamodules.rendering.tokenizer import load_tokenizer, vocabulary_size
 from datamodules.sampling.loaders import EvalBatches, MakeBatch, StepLoader
 from datamodules.sampling.mixture import GLOBAL_BATCH_SIZE
@@ -74,10 +79,15 @@ class TextDataModule(L.LightningDataModule):
         max_dropped: share of a source's rows that may be left out, for whatever reason.
         seed: of the order.
         num_workers: processes that prepare batches; 0 = in the training process.
+        columns: our name for a column ← the file's own, `{instruction: query}`; a path (`meta.text`) where it
+            lies inside another. What a known layout calls its columns need not be said.
+        encoding: of text files, such as `gb18030`; None = UTF-8.
     """
 
     makes: ClassVar[str]
     """the kind of batch, which a stage `reads`: `tokens`, `ranked_replies`, `prompts` or a kind of its own"""
+    rows: ClassVar[Kind] = "other"
+    """the kind of rows whose layouts are recognised; `other` takes rows as they are"""
 
     def __init__(
         self,
@@ -89,6 +99,8 @@ class TextDataModule(L.LightningDataModule):
         max_dropped: float = 0.01,
         seed: int = 0,
         num_workers: int = 0,
+        columns: dict[str, str] | None = None,
+        encoding: str | None = None,
     ):
         super().__init__()
         self.tokenizer_path = tokenizer
@@ -98,6 +110,7 @@ class TextDataModule(L.LightningDataModule):
         self.on_bad_row, self.max_dropped = on_bad_row, max_dropped
         self.seed = seed
         self.num_workers = num_workers
+        self.columns, self.encoding = columns, encoding
         self.val: str | list[str] | None = None
         self.splits: Mapping[str, Split] = {}
 
@@ -119,6 +132,10 @@ class TextDataModule(L.LightningDataModule):
     @abstractmethod
     def batch(self, split: Any, rows: np.ndarray) -> Batch:
         """Row ids of a split (−1 = a row that fills up and must count for nothing) → batch."""
+
+    def fingerprint(self, path: str | list[str], name: str) -> str:
+        """The same for files of the same content, wherever they lie; `name` is the field, for messages."""
+        return fingerprint(path, name)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -176,27 +193,50 @@ class TextDataModule(L.LightningDataModule):
         errors = []
         for name in ("global_batch_size", "micro_batch_size", "eval_batch_size"):
             errors += too_small(f"data.{name}", getattr(self, name), 1)
+        for name in ("seed", "num_workers"):
+            errors += too_small(f"data.{name}", getattr(self, name), 0)
         if not 0 <= self.max_dropped <= 1:
             errors.append(f"data.max_dropped is {self.max_dropped}: give a share between 0 and 1")
-        if errors:
-            return errors
-        at_once = self.rows_per_forward(world_size) * world_size
-        if self.global_batch_size % at_once:
-            errors.append(
-                f"data.global_batch_size {self.global_batch_size} is not a multiple of "
-                f"micro_batch_size {self.rows_per_forward(world_size)} × {world_size} ranks = {at_once}"
-            )
-        elif accumulate not in (1, self.global_batch_size // at_once):
-            errors.append(
-                f"trainer.accumulate_grad_batches is {accumulate}, but global_batch_size "
-                f"{self.global_batch_size} / "
-                f"({at_once} rows at once) makes it {self.global_batch_size // at_once}: leave it out"
-            )
+        errors += self.reader().config_errors("data")
+        if not errors:
+            errors = self._division_errors(world_size, accumulate)
         try:
             _ = self.tokenizer
         except UserError as error:
             errors.append(str(error))
         return errors
+
+    def named_files(self) -> dict[str, str | list[str]]:
+        """Field of the configuration → the files that it names."""
+        files = {f"data.{name}": getattr(self, name, None) for name in ("train", "val")}
+        return {field: paths for field, paths in files.items() if paths}
+
+    def file_errors(self) -> list[str]:
+        """What can be seen to be wrong with the files before a row of them is read, a line each; `read` would
+        tell the first alone."""
+        errors = []
+        for field, paths in self.named_files().items():
+            try:
+                read_rows(paths, field, self.encoding)
+            except UserError as error:
+                errors.append(str(error))
+        return errors
+
+    def _division_errors(self, world_size: int, accumulate: int) -> list[str]:
+        """How the rows of a step cannot be dealt out."""
+        at_once = self.rows_per_forward(world_size) * world_size
+        if self.global_batch_size % at_once:
+            return [
+                f"data.global_batch_size {self.global_batch_size} is not a multiple of "
+                f"micro_batch_size {self.rows_per_forward(world_size)} × {world_size} ranks = {at_once}"
+            ]
+        if accumulate not in (1, self.global_batch_size // at_once):
+            return [
+                f"trainer.accumulate_grad_batches is {accumulate}, but global_batch_size "
+                f"{self.global_batch_size} / "
+                f"({at_once} rows at once) makes it {self.global_batch_size // at_once}: leave it out"
+            ]
+        return []
 
     def run_errors(self, steps: int) -> list[str]:
         """What makes a run of so many optimizer steps impossible, now that the data is read, a line each."""
@@ -234,12 +274,31 @@ class TextDataModule(L.LightningDataModule):
                 f"trainer.limit_train_batches is {limit}, {batches} micro-batches, no multiple of the "
                 f"{accumulate} of a step: half a step would be taken as a whole one"
             )
+        every = trainer.val_check_interval
+        if isinstance(every, int) and every > batches and trainer.check_val_every_n_epoch is not None:
+            errors.append(
+                f"trainer.val_check_interval is {every}, but an epoch has {batches} micro-batches: give "
+                "fewer, or check_val_every_n_epoch: null to count through the epochs"
+            )
         if errors:
             raise UserError("\n".join(errors))
 
     def __getstate__(self) -> dict[str, Any]:
         """What a process that prepares batches gets: no trainer, which cannot be sent, nor its model."""
         return {**self.__dict__, "trainer": None}
+
+    def reader(
+        self,
+        template: Template | None = None,
+        columns: dict[str, str] | None = None,
+        encoding: str | None = None,
+        also: Collection[str] = (),
+    ) -> RowReader:
+        """How a source's rows are read: `columns` and `encoding` are its own, where it has some; `also` names
+        columns that are read whatever the layout."""
+        columns = self.columns if columns is None else columns
+        any_column = template is not None and template.reads_any_column
+        return RowReader(self.rows, columns or {}, encoding or self.encoding, tuple(also), any_column)
 
     def encode(self, path: str | list[str], name: str, encoder: RowEncoder) -> EncodedRows:
         """The encoded rows of the source `path` of the field `name`, from its cache or into it.
@@ -248,6 +307,9 @@ class TextDataModule(L.LightningDataModule):
             UserError: a bad row with its place, more left out than `max_dropped`, or nothing left.
         """
         cache = TokenCache(path, name, encoder)
+        cache.refresh()
+        if not cache.index.finished:
+            check_columns(path, name, encoder.reader)
         cache.write(strict=self.on_bad_row == "error", max_dropped=self.max_dropped)
         return EncodedRows(cache)
 
@@ -303,7 +365,11 @@ class TextDataModule(L.LightningDataModule):
     def train_dataloader(self) -> StepLoader:
         by_steps = self.trainer is not None and self.trainer.max_steps > 0
         steps = self.steps_ahead if by_steps else self.steps_per_epoch
-        return StepLoader(self.sampler(), self.step_batch, steps, self.num_workers)
+        loader = StepLoader(self.sampler(), self.step_batch, steps, self.num_workers)
+        if self.trainer is not None:  # it may have trained before, or reload its loader every few epochs
+            total: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+            loader.load_state_dict({"step": total.processed // loader.sampler.accumulate})
+        return loader
 
     def eval_batches(self, split: Split, make: MakeBatch, rows: np.ndarray | None = None) -> EvalBatches:
         """Every row of a split once (or those named), in batches of like length."""

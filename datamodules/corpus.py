@@ -1,6 +1,8 @@
 """Pretraining data: several sources, mixed by tokens, packed into blocks."""
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -14,6 +16,7 @@ from datamodules.caching.split import EncodedRows, JoinedSplit
 from datamodules.caching.token_cache import TokenCache
 from datamodules.collate import Batch, packed_blocks, token_rows
 from datamodules.errors import UserError
+from datamodules.layouts.reader import Kind, RowReader
 from datamodules.receipt import Receipt, sample
 from datamodules.rendering.segments import DropRow, Row, Segment, text_of
 from datamodules.rendering.tokenizer import vocabulary_size
@@ -42,6 +45,7 @@ class MixedCorpusData(TextDataModule):
     """
 
     makes: ClassVar[str] = "tokens"
+    rows: ClassVar[Kind] = "documents"
     splits: Mapping[str, MixtureBlocks]
 
     def __init__(
@@ -72,6 +76,15 @@ class MixedCorpusData(TextDataModule):
     def has_validation(self) -> bool:
         return any(source.val for source in self.sources.values())
 
+    def named_files(self) -> dict[str, str | list[str]]:
+        files: dict[str, str | list[str]] = {}
+        for name, source in self.sources.items():
+            named = [
+                [paths] if isinstance(paths, str) else paths or [] for paths in (source.train, source.val)
+            ]
+            files[f"data.sources.{name}"] = [*named[0], *named[1]]
+        return {field: paths for field, paths in files.items() if paths}
+
     def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
         errors = super().config_errors(world_size, accumulate) + self._mix.config_errors()
         errors += [
@@ -79,6 +92,13 @@ class MixedCorpusData(TextDataModule):
             for name, source in self.sources.items()
             if not source.train
         ]
+        for name, source in self.sources.items():
+            if source.columns or source.encoding:
+                errors += self._reader(name).config_errors(f"data.sources.{name}")
+            if source.text != "text" and (source.columns or {}).get("text", source.text) != source.text:
+                errors.append(f"data.sources.{name} has text and columns.text: give one of them")
+        if self.temperature is not None and not math.isfinite(self.temperature):
+            errors.append(f"data.temperature is {self.temperature}: give a number")
         return errors + too_small("data.sequence_length", self.sequence_length, 2)
 
     @property
@@ -125,7 +145,7 @@ class MixedCorpusData(TextDataModule):
 
     def _blocks(self, name: str, path: Any, streaming: bool, keep_tail: bool = False) -> SourceBlocks:
         # an unfinished cache may be read from its first block on, by every process of the machine
-        encoder = DocumentEncoder(self.tokenizer, self.sources[name].text)
+        encoder = DocumentEncoder(self.tokenizer, self.sources[name].text, self._reader(name))
         cache = TokenCache(path, f"data.sources.{name}", encoder)
         cache.refresh()
         strict = self.on_bad_row == "error"
@@ -136,6 +156,10 @@ class MixedCorpusData(TextDataModule):
         else:
             cache.write(strict, self.max_dropped)
         return SourceBlocks(cache, self.sequence_length, keep_tail)
+
+    def _reader(self, name: str) -> RowReader:
+        source = self.sources[name]
+        return self.reader(None, source.columns, source.encoding)
 
     @property
     def receipts(self) -> list[Receipt]:
@@ -209,11 +233,18 @@ class MixedCorpusData(TextDataModule):
 class DocumentEncoder(RowEncoder):
     """A row's text, from a column or a function, between bos (where the tokenizer has one) and eos."""
 
-    def __init__(self, tokenizer: Any, text: str | Callable[[Row], str]):
+    def __init__(
+        self,
+        tokenizer: Any,
+        text: str | Callable[[Row], str],
+        reader: RowReader = RowReader("documents"),  # noqa: B008 (frozen)
+    ):
         self.text = text
         column = text if isinstance(text, str) else ""  # what a function does is in every encoder's key
         ids = pa.uint16() if vocabulary_size(tokenizer) <= 1 << 16 else pa.int32()
-        super().__init__(tokenizer, {"input_ids": pa.list_(ids)}, f"document {column}")
+        super().__init__(
+            tokenizer, {"input_ids": pa.list_(ids)}, f"document {column}", _reader_of(text, reader)
+        )
         begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self.begin, self.end = np.array(begin, np.int32), np.array([tokenizer.eos_token_id], np.int32)
 
@@ -227,7 +258,7 @@ class DocumentEncoder(RowEncoder):
 
     def _text(self, row: dict[str, Any]) -> str:
         if isinstance(self.text, str):
-            return text_of(row, self.text)
+            return text_of(row, "text")
         text = self.text(row)
         if not isinstance(text, str):
             name = getattr(self.text, "__qualname__", repr(self.text))
@@ -235,3 +266,10 @@ class DocumentEncoder(RowEncoder):
         if not text.strip():
             raise DropRow("empty text")
         return text
+
+
+def _reader_of(text: str | Callable[[Row], str], reader: RowReader) -> RowReader:
+    """How rows are read whose text is a column, or a function of the user's own that may read any."""
+    if not isinstance(text, str):
+        return replace(reader, kind="other")
+    return reader if text == "text" else replace(reader, columns={**reader.columns, "text": text})

@@ -1,6 +1,6 @@
 """SFT data: instructions and chats, with the loss on the replies."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +11,7 @@ from datamodules.base import RowSpec, TextDataModule, too_small
 from datamodules.caching.row_encoder import FLAGS, INTS, RowEncoder
 from datamodules.caching.split import EncodedRows, JoinedSplit, Packed, Split
 from datamodules.collate import IGNORED, Batch, prompts, token_rows
+from datamodules.layouts.reader import Kind, RowReader
 from datamodules.receipt import sample
 from datamodules.rendering.chat_template import turn_end
 from datamodules.rendering.policies import Policies, without_start
@@ -32,11 +33,15 @@ class InstructionSource:
         train: files (globs allowed), a saved `datasets` folder or a hub name.
         weight: its share, relative to the other sources'.
         template: how its rows become text; the data module's where it is not given.
+        columns: our name for a column ← the file's own; the data module's where it is not given.
+        encoding: of text files; the data module's where it is not given.
     """
 
     train: str | list[str]
     weight: float = 1.0
     template: Template | None = None
+    columns: dict[str, str] | None = None
+    encoding: str | None = None
 
 
 class InstructionData(TextDataModule):
@@ -59,6 +64,7 @@ class InstructionData(TextDataModule):
     """
 
     makes: ClassVar[str] = "tokens"
+    rows: ClassVar[Kind] = "instructions"
 
     def __init__(
         self,
@@ -99,6 +105,12 @@ class InstructionData(TextDataModule):
         """The groups of `group_by`, known once the data is read."""
         return sorted(self._groups)
 
+    def named_files(self) -> dict[str, str | list[str]]:
+        if not isinstance(self.train, dict):
+            return super().named_files()
+        files = {f"data.train.{name}": source.train for name, source in self.train.items()}
+        return {**files, "data.val": self.val} if self.val else files
+
     def config_errors(self, world_size: int, accumulate: int = 1) -> list[str]:
         errors = super().config_errors(world_size, accumulate)
         errors += too_small("data.max_length", self.max_length, 2)
@@ -111,6 +123,8 @@ class InstructionData(TextDataModule):
                 errors.append(f"data.train.{name}.weight is {source.weight}: give a number above 0")
             for line in source.template.config_errors() if source.template else []:
                 errors.append(line.replace("data.template", f"data.train.{name}.template", 1))
+            reader = self.reader(source.template or self.template, source.columns, source.encoding)
+            errors += reader.config_errors(f"data.train.{name}") if source.columns or source.encoding else []
         return errors + self.template.config_errors()
 
     def read(self) -> dict[str, Split]:
@@ -118,21 +132,33 @@ class InstructionData(TextDataModule):
         parts: list[Split] = []
         for name, source in self.sources.items():
             field = f"data.train.{name}" if several else "data.train"
-            rows = self._rows(field, source.train, source.template or self.template)
+            rows = self._rows(field, source)
             parts.append(rows if self.packing is None else Packed(rows, self.packing))
         splits: dict[str, Split] = {"train": JoinedSplit(parts) if several else parts[0]}
         if self.val:
-            splits["val"] = self._rows("data.val", self.val, self.template)
+            splits["val"] = self._rows("data.val", InstructionSource(self.val))
         return splits
 
-    def encoder(self, template: Template) -> RowEncoder:
+    def encoder(self, template: Template, reader: RowReader) -> RowEncoder:
         """What makes tokens of a source's rows."""
         return InstructionEncoder(
-            self.tokenizer, template, self.group_by or [], self.max_length, self.policies
+            self.tokenizer, template, self.group_by or [], self.max_length, self.policies, reader
         )
 
-    def _rows(self, name: str, path: Any, template: Template) -> EncodedRows:
-        rows = self.encode(path, name, self.encoder(template))
+    def reader(
+        self,
+        template: Template | None = None,
+        columns: dict[str, str] | None = None,
+        encoding: str | None = None,
+        also: Collection[str] = (),
+    ) -> RowReader:
+        groups = self.group_by or ()
+        return super().reader(template or self.template, columns, encoding, (*also, *groups))
+
+    def _rows(self, name: str, source: InstructionSource) -> EncodedRows:
+        template = source.template or self.template
+        reader = self.reader(template, source.columns, source.encoding)
+        rows = self.encode(source.train, name, self.encoder(template, reader))
         rows.receipt.sample = sample(self.tokenizer, rows[0]["input_ids"], rows[0]["trained"])
         self._groups |= rows.distinct("group")
         return rows
@@ -179,10 +205,16 @@ class InstructionEncoder(RowEncoder):
     """A conversation's tokens and which of them are trained on; the arguments are `InstructionData`'s."""
 
     def __init__(
-        self, tokenizer: Any, template: Template, group_by: list[str], max_length: int, policies: Policies
+        self,
+        tokenizer: Any,
+        template: Template,
+        group_by: list[str],
+        max_length: int,
+        policies: Policies,
+        reader: RowReader = RowReader("instructions"),  # noqa: B008 (frozen)
     ):
         settings = f"instruction {template.key(tokenizer)} {group_by} {max_length} {asdict(policies)}"
-        super().__init__(tokenizer, COLUMNS, settings)
+        super().__init__(tokenizer, COLUMNS, settings, reader)
         self.template, self.group_by = template, group_by
         self.max_length, self.policies = max_length, policies
         self.turn_end = turn_end(tokenizer)

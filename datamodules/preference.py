@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -11,19 +11,12 @@ from datamodules.base import RowSpec, TextDataModule, too_small
 from datamodules.caching.row_encoder import INTS, RowEncoder
 from datamodules.caching.split import EncodedRows, Packed, Split
 from datamodules.collate import Batch, ranked_replies
+from datamodules.layouts.comparison import Comparison, comparison
+from datamodules.layouts.reader import Kind, RowReader
 from datamodules.receipt import sample
 from datamodules.rendering.chat_template import turn_end
 from datamodules.rendering.policies import Policies, without_start
-from datamodules.rendering.segments import (
-    BadRow,
-    DropRow,
-    EmptyReply,
-    Reply,
-    Row,
-    Segment,
-    StopRun,
-    text_of,
-)
+from datamodules.rendering.segments import DropRow, EmptyReply, Row, Segment, StopRun
 from datamodules.rendering.templates import InstructionTemplate, Template
 from datamodules.rendering.whole_text import Tokens
 from datamodules.sampling.loaders import EvalBatches
@@ -65,6 +58,7 @@ class PreferenceData(TextDataModule):
     """
 
     makes: ClassVar[str] = "ranked_replies"
+    rows: ClassVar[Kind] = "preferences"
 
     def __init__(
         self,
@@ -109,7 +103,9 @@ class PreferenceData(TextDataModule):
         return splits
 
     def _rows(self, name: str, path: Any, packed: bool) -> EncodedRows:
-        encoder = PreferenceEncoder(self.tokenizer, self.template, self.max_length, packed, self.policies)
+        encoder = PreferenceEncoder(
+            self.tokenizer, self.template, self.max_length, packed, self.policies, self.reader(self.template)
+        )
         rows = self.encode(path, name, encoder)
         first = rows[0]
         best = first["replies"][int(np.argmax(first["ratings"]))]
@@ -129,19 +125,6 @@ class PreferenceData(TextDataModule):
         return self.eval_batches(train, lambda ids: self.batch(train, ids), rows)
 
 
-class Comparison(NamedTuple):
-    """What a row compares."""
-
-    prompt: Row
-    """the row that the prompt is made of"""
-    replies: list[Reply]
-    """K of them"""
-    ratings: np.ndarray
-    """(K,)"""
-    preferred: np.ndarray
-    """(K, K): the share of people who preferred the first to the second reply"""
-
-
 class PreferenceEncoder(RowEncoder):
     """The tokens of every reply with its prompt in front, ratings, and preferences. A row is as long as
     the longest reply or, packed, as all of them together."""
@@ -153,9 +136,10 @@ class PreferenceEncoder(RowEncoder):
         max_length: int,
         packed: bool,
         policies: Policies,
+        reader: RowReader = RowReader("preferences"),  # noqa: B008 (frozen)
     ):
         settings = f"preference {template.key(tokenizer)} {max_length} {packed} {asdict(policies)}"
-        super().__init__(tokenizer, COLUMNS, settings)
+        super().__init__(tokenizer, COLUMNS, settings, reader)
         self.template, self.max_length, self.packed = template, max_length, packed
         self.policies, self.turn_end = policies, turn_end(tokenizer)
 
@@ -193,7 +177,7 @@ class PreferenceEncoder(RowEncoder):
             changed |= dict.fromkeys(filter(None, (ended, one_bos)))
         replies, cut = self._fitting(replies)
         if not any(
-            row.ratings[i] != row.ratings[j] and not np.array_equal(replies[i].ids, replies[j].ids)
+            row.differ(i, j) and not np.array_equal(replies[i].ids, replies[j].ids)
             for i in replies
             for j in replies
         ):
@@ -245,84 +229,3 @@ def _shared_prompt(replies: list[Tokens]) -> int:
     if any(_prompt_length(r) != length or not np.array_equal(r.ids[:length], first) for r in replies):
         raise DropRow("the template gives its replies different prompts")
     return length
-
-
-def comparison(row: Row) -> Comparison:
-    """What a row compares.
-
-    Raises:
-        BadRow: a field is missing or of a wrong type.
-        DropRow: the conversations do not differ in their last message alone.
-    """
-    if row.get("messages") is None and not isinstance(row.get("chosen"), list):
-        text_of(row, "instruction")
-    if row.get("chosen") is not None:
-        return _chosen(row)
-    texts = row.get("replies")
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise BadRow("`replies` is not a list of texts")
-    given = row.get("ratings")
-    if given is None:
-        given = [float(len(texts) - rank) for rank in range(len(texts))]
-    return Comparison(row, texts, *ratings_of(given, len(texts)))
-
-
-def ratings_of(given: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) mean ratings and (K, K) shares who preferred, from K ratings or a list of them for each labeler.
-
-    Raises:
-        BadRow: not K numbers, or a reply that nobody rated.
-    """
-    labelers = given if isinstance(given, list) and given and isinstance(given[0], list) else [given]
-    numbers = (int, float, type(None)) if labelers is given else (int, float)
-    for ratings in labelers:
-        if not isinstance(ratings, list) or len(ratings) != count:
-            rated = len(ratings) if isinstance(ratings, list) else 0
-            raise BadRow(f"{count} `replies` but {rated} `ratings`, or an empty one among them")
-        if not all(isinstance(rating, numbers) for rating in ratings):
-            raise BadRow(
-                f"{count} `replies` but not {count} numbers as `ratings`, or an empty one among them"
-            )
-    table = np.array([[np.nan if r is None else r for r in ratings] for ratings in labelers], dtype=float)
-    if np.isnan(table).all(axis=0).any():
-        raise BadRow("`ratings`: a reply that nobody rated")
-    difference = table[:, :, None] - table[:, None, :]
-    votes = np.where(np.isnan(difference), np.nan, (np.sign(difference) + 1) / 2)
-    compared = ~np.isnan(votes)
-    # a pair that nobody compared is decided by the mean ratings
-    mean = np.nanmean(table, axis=0)
-    by_mean = (np.sign(mean[:, None] - mean[None, :]) + 1) / 2
-    shares = np.nansum(votes, axis=0) / np.maximum(compared.sum(axis=0), 1)
-    return mean, np.where(compared.any(axis=0), shares, by_mean)
-
-
-def _chosen(row: Row) -> Comparison:
-    """A row of `chosen` and `rejected`: two texts, or two conversations that differ in the last message."""
-    share = row.get("agreement")
-    share = 1.0 if share is None else share
-    if not isinstance(share, int | float) or not 0.5 < share <= 1:
-        raise BadRow(f"`agreement` is no share above 0.5 and at most 1 (it is {share})")
-    preferred = np.array([[0.5, share], [1 - share, 0.5]])
-    ratings = np.array([1.0, 0.0])
-    if not isinstance(row["chosen"], list):
-        return Comparison(row, [text_of(row, "chosen"), text_of(row, "rejected")], ratings, preferred)
-    chosen, rejected = row["chosen"], row.get("rejected")
-    if not isinstance(rejected, list):
-        raise BadRow("`chosen` is a conversation but `rejected` is none")
-    if not all(isinstance(message, dict) for message in [*chosen, *rejected]):
-        raise BadRow("`chosen` and `rejected` hold something else than messages of role and content")
-    shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
-    last = [messages[-1] if messages else {} for messages in (chosen, rejected)]
-    if shared is None or len(chosen) != shared + 1 or len(rejected) != shared + 1:
-        raise DropRow("`chosen` and `rejected` do not differ in their last message alone")
-    if any(message.get("role") != "assistant" for message in last):
-        raise DropRow("the last message is not the assistant's")
-    replies = [_reply(message) for message in last]
-    asked = {**row, "messages": chosen[:shared] or row.get("messages")}
-    return Comparison(asked, replies, ratings, preferred)
-
-
-def _reply(message: dict[str, Any]) -> Reply:
-    """A conversation's last message as a text, or as it is where it calls tools or holds more."""
-    more = any(value is not None for key, value in message.items() if key not in ("role", "content"))
-    return message if more or isinstance(message.get("content"), list) else text_of(message, "content")

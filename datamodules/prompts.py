@@ -11,6 +11,7 @@ from datamodules.base import RowSpec, TextDataModule, too_small
 from datamodules.caching.row_encoder import INTS, RowEncoder
 from datamodules.caching.split import Split
 from datamodules.collate import Batch, prompts
+from datamodules.layouts.reader import Kind, RowReader
 from datamodules.receipt import sample
 from datamodules.rendering.policies import Policies, without_start
 from datamodules.rendering.segments import Row, Segment, text_of
@@ -35,6 +36,7 @@ class PromptData(TextDataModule):
     """
 
     makes: ClassVar[str] = "prompts"
+    rows: ClassVar[Kind] = "prompts"
 
     def __init__(
         self,
@@ -76,7 +78,13 @@ class PromptData(TextDataModule):
         splits: dict[str, Split] = {}
         for name, path in (("train", self.train), ("val", self.val)):
             if path:
-                encoder = PromptEncoder(self.tokenizer, self.template, self.max_prompt_length, self.policies)
+                encoder = PromptEncoder(
+                    self.tokenizer,
+                    self.template,
+                    self.max_prompt_length,
+                    self.policies,
+                    self.reader(self.template),
+                )
                 rows = self.encode(path, f"data.{name}", encoder)
                 ids = rows[0]["input_ids"]
                 rows.receipt.sample = sample(self.tokenizer, ids, [False] * len(ids))
@@ -99,9 +107,16 @@ class PromptData(TextDataModule):
 class PromptEncoder(RowEncoder):
     """The tokens of what a reply continues."""
 
-    def __init__(self, tokenizer: Any, template: Template, max_length: int, policies: Policies):
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: Template,
+        max_length: int,
+        policies: Policies,
+        reader: RowReader = RowReader("prompts"),  # noqa: B008 (frozen)
+    ):
         settings = f"prompts {template.key(tokenizer)} {max_length} {asdict(policies)}"
-        super().__init__(tokenizer, {"input_ids": INTS}, settings)
+        super().__init__(tokenizer, {"input_ids": INTS}, settings, reader)
         self.template, self.max_length, self.policies = template, max_length, policies
 
     def render(self, row: Row, number: int) -> list[list[Segment]]:

@@ -31,6 +31,12 @@ class Receipt:
     """tokens of the kept rows"""
     trained: int
     """tokens that carry a loss (ranked prompts for preferences)"""
+    layouts: dict[str, int] = field(default_factory=dict)
+    """layout that rows were found to have → rows"""
+    layout_first: dict[str, str] = field(default_factory=dict)
+    """layout → the first such row, where it is"""
+    not_read: list[str] = field(default_factory=list)
+    """columns that say something and that nobody reads"""
     sample: list[tuple[str, bool]] = field(default_factory=list)
     """one row as (text of a token, whether it is trained)"""
 
@@ -61,7 +67,24 @@ def render(receipts: list[Receipt]) -> Group:
     for r in receipts:
         numbers = (r.rows, r.kept, r.truncated, sum(r.dropped.values()), r.tokens, r.trained)
         table.add_row(r.source, *(f"{n:,}" for n in numbers))
-    return Group(table, *map(_changes, receipts), *(_sample(r) for r in receipts if r.sample))
+    return Group(
+        table, *map(_layouts, receipts), *map(_changes, receipts), *(_sample(r) for r in receipts if r.sample)
+    )
+
+
+def _layouts(receipt: Receipt) -> Text:
+    """What the rows were read as, a line each, and the columns that were not read."""
+    several = len(receipt.layouts) > 1
+    lines = [
+        f"{receipt.source}: "
+        + (f"{n:,} rows, the first {receipt.layout_first[layout]}, " if several else "")
+        + f"read as {layout}\n"
+        for layout, n in receipt.layouts.items()
+    ]
+    if receipt.not_read:
+        columns = ", ".join(f"`{column}`" for column in receipt.not_read)
+        lines.append(f"{receipt.source}: not read: {columns}\n")
+    return Text(printable("".join(lines)), end="")
 
 
 def _changes(receipt: Receipt) -> Text:

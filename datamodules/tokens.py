@@ -6,6 +6,7 @@ import numpy as np
 
 from datamodules.caching.row_encoder import RowEncoder
 from datamodules.instruction import COLUMNS, InstructionData, InstructionSource, group_of, last_reply
+from datamodules.layouts.reader import Kind, RowReader
 from datamodules.rendering.policies import Policies
 from datamodules.rendering.segments import BadRow, DropRow, EmptyReply, Row, Segment
 from datamodules.rendering.templates import InstructionTemplate, Template
@@ -28,6 +29,7 @@ class TokenData(InstructionData):
     """
 
     makes: ClassVar[str] = "tokens"
+    rows: ClassVar[Kind] = "tokens"
 
     def __init__(
         self,
@@ -60,15 +62,17 @@ class TokenData(InstructionData):
             if source.template is not None
         ]
 
-    def encoder(self, template: Template) -> RowEncoder:
-        return TokenEncoder(self.tokenizer, self.vocabulary, self.group_by or [], self.max_length)
+    def encoder(self, template: Template, reader: RowReader) -> RowEncoder:
+        return TokenEncoder(self.tokenizer, self.vocabulary, self.group_by or [], self.max_length, reader)
 
 
 class TokenEncoder(RowEncoder):
     """Checks rows of tokens; the arguments are `TokenData`'s."""
 
-    def __init__(self, tokenizer: Any, vocabulary: int, group_by: list[str], max_length: int):
-        super().__init__(tokenizer, COLUMNS, f"tokens {group_by} {max_length}")
+    def __init__(
+        self, tokenizer: Any, vocabulary: int, group_by: list[str], max_length: int, reader: RowReader
+    ):
+        super().__init__(tokenizer, COLUMNS, f"tokens {group_by} {max_length}", reader)
         self.vocabulary, self.group_by, self.max_length = vocabulary, group_by, max_length
 
     def render(self, row: Row, number: int) -> list[list[Segment]]:
@@ -104,6 +108,8 @@ def _integers(row: Row, column: str) -> np.ndarray:
     array = np.asarray(row[column]) if isinstance(row[column], list) else None
     if array is None or array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
         raise BadRow(f"`{column}` is no list of whole numbers")
+    if len(array) and not (array.min() >= -(2**31) and array.max() < 2**31):
+        raise BadRow(f"`{column}` holds {max(array, key=abs)}, which is no token")
     return array.astype(np.int32)
 
 

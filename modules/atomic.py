@@ -15,6 +15,14 @@ def replaced_folder(path: str) -> Iterator[Path]:
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     part.mkdir()
-    yield part
-    shutil.rmtree(target, ignore_errors=True)
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)  # which may be what fills the disk
+        raise
+    old = target.with_name(target.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():  # removed once the new one is there: half a folder would be taken for a whole one
+        target.rename(old)
     part.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -14,7 +14,7 @@ from modules.metrics import GroupedMean
 from modules.optim import AdamW
 from modules.probe import language_model
 from modules.specs import ExportSpec, NetworkSpec
-from modules.stage import Batch, Stage
+from modules.stage import TRAINING_LOGS, Batch, Stage
 from modules.training_data import check_model
 
 ONE_START = "model: give either `config` (from scratch) or `pretrained` (a directory), not both or none"
@@ -35,6 +35,7 @@ class CausalLM(Stage):
     stage: ClassVar[str] = "pretrain"
     parents: ClassVar[tuple[str, ...]] = ("pretrain",)
     reads: ClassVar[str] = "tokens"
+    logs: ClassVar[tuple[str, ...]] = (*TRAINING_LOGS, "val/loss", "val/loss/*", "val/perplexity/*")
 
     def __init__(
         self,

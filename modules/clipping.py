@@ -17,16 +17,22 @@ def total_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 
 def clip_to_norm(optimizer: Optimizer, max_norm: float | None) -> Tensor:
-    """The norm of all gradients of `optimizer`, which are then scaled down to `max_norm` where it is given.
+    """The norm of all gradients of `optimizer`, which are then scaled down to `max_norm` where that is above
+    0, as Lightning does: by a norm below 0 they would be turned round. Where the norm is not finite no
+    gradient is left, so that the step changes nothing.
 
     Lightning's own `clip_gradients` refuses a fused optimizer under mixed precision, which is right only
     where a gradient scaler is at work (fp16).
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if max_norm:
+    full = full_tensor(norm)
+    if not torch.isfinite(full):  # the same on all ranks, whose gradients have been summed
+        for parameter in parameters:
+            parameter.grad = None
+    elif max_norm is not None and max_norm > 0:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return full_tensor(norm)
+    return full
 
 
 def check_scaler(precision_plugin: Any, optimizer: Optimizer, automatic: bool) -> None:

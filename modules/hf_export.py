@@ -1,6 +1,7 @@
 """Hugging Face directories out: how a stage hands its result to the next, and to plain `transformers`."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -44,7 +45,8 @@ def write_export(
     provenance: Mapping[str, Any],
     file_size: str = "50GB",  # as `transformers` has it
 ) -> None:
-    """Writes a stage's models as Hugging Face directories, complete or not at all.
+    """Writes a stage's models as Hugging Face directories, each complete or not at all, and the others where
+    one cannot be written.
 
     Args:
         exports: the models, with their configs.
@@ -56,33 +58,91 @@ def write_export(
         file_size: the largest file of weights, for example `5GB`.
 
     Raises:
-        UserError: an export that names a class or a folder that it may not.
+        UserError: what could not be written, once the others are; or an export that names a class or a
+            folder that it may not.
     """
     with replaced_folder(directory) as root:
-        for export, state in zip(exports, states, strict=True):
-            # a name may come from a checkpoint, which might say `../..`
-            if Path(export.folder).name != export.folder or export.folder == "..":
-                raise UserError(f"export: {export.folder} is no plain name of a folder")
-            if export.bias is not None:
-                state = _token_classifier(export, state)
-            model, folder = _skeleton(export, state), root / export.folder
-            vocabulary = tokenizer
-            if export.auto_class == SEQUENCE_CLASSIFIER and tokenizer.pad_token_id == tokenizer.eos_token_id:
-                vocabulary = with_pad_token(tokenizer)
-                state = _with_row(model, state, vocabulary.pad_token_id)
-            pads = vocabulary.pad_token_id != tokenizer.eos_token_id
-            # transformers' embeddings do not train the row of the config's pad id
-            model.config.pad_token_id = vocabulary.pad_token_id if pads else None
-            model.config.eos_token_id = tokenizer.eos_token_id
-            if model.can_generate():
-                _set_stop_tokens(model.generation_config, tokenizer)
-                mend_generation(model.generation_config)
-            model.save_pretrained(folder, state_dict=dict(state), max_shard_size=file_size)
-            save_tokenizer(vocabulary, folder)
-            versions = {name: version(name) for name in PACKAGES}
-            record = {"stage": export.stage, "parent": export.parent, "versions": versions}
-            text = json.dumps({**record, **export.metadata, **provenance}, indent=2, ensure_ascii=False)
-            (folder / PROVENANCE).write_text(text + "\n")
+        problems = write_parts(exports, states, tokenizer, root, provenance, file_size)
+        lines = [
+            f"export: {Path(directory, export.folder)} cannot be written as {export.auto_class}: "
+            f"{remedied(error)}, and let `trivium export` write it from the last checkpoint"
+            for export, error in problems
+        ]
+        if len(problems) == len(exports):  # what was there before stays
+            raise UserError("\n".join(lines))
+    if lines:
+        raise UserError("\n".join([*lines, f"export: {directory} has all other parts"]))
+
+
+def remedied(error: Exception) -> str:
+    """What was in the way of an export, in a line that ends with what to do."""
+    return str(error) if isinstance(error, UserError) else f"{in_a_line(error).rstrip('.')}: mend that"
+
+
+def write_parts(
+    exports: Sequence[ExportSpec],
+    states: Sequence[State],
+    tokenizer: Any,
+    root: Path | str,
+    provenance: Mapping[str, Any],
+    file_size: str = "50GB",
+) -> list[tuple[ExportSpec, Exception]]:
+    """Writes each model to its folder in `root`, complete or not at all, whatever becomes of the others, and
+    gives what went wrong; the arguments are those of `write_export`.
+
+    Raises:
+        UserError: an export that names a class or a folder that it may not.
+    """
+    for export in exports:
+        # a name may come from a checkpoint, which might say `../..`
+        if Path(export.folder).name != export.folder or export.folder == "..":
+            raise UserError(f"export: {export.folder} is no plain name of a folder")
+        if export.auto_class not in AUTO_CLASSES:
+            raise UserError(f"export: {export.auto_class} is none of {', '.join(AUTO_CLASSES)}")
+    problems: list[tuple[ExportSpec, Exception]] = []
+    for export, state in zip(exports, states, strict=True):
+        part = Path(root, ".part")
+        try:
+            _write_model(export, state, tokenizer, part, provenance, file_size)
+            if export.folder:
+                part.rename(Path(root, export.folder))
+            else:
+                for file in part.iterdir():
+                    file.rename(Path(root, file.name))
+                part.rmdir()
+        except Exception as error:  # as many kinds as there are networks, tokenizers and disks
+            shutil.rmtree(part, ignore_errors=True)
+            problems.append((export, error))
+    return problems
+
+
+def _write_model(
+    export: ExportSpec,
+    state: State,
+    tokenizer: Any,
+    folder: Path,
+    provenance: Mapping[str, Any],
+    file_size: str,
+) -> None:
+    if export.bias is not None:
+        state = _token_classifier(export, state)
+    model, vocabulary = skeleton(export, _dtype(state)), tokenizer
+    if export.auto_class == SEQUENCE_CLASSIFIER and tokenizer.pad_token_id == tokenizer.eos_token_id:
+        vocabulary = with_pad_token(tokenizer)
+        state = _with_row(model, state, vocabulary.pad_token_id)
+    pads = vocabulary.pad_token_id != tokenizer.eos_token_id
+    # transformers' embeddings do not train the row of the config's pad id
+    model.config.pad_token_id = vocabulary.pad_token_id if pads else None
+    model.config.eos_token_id = tokenizer.eos_token_id
+    if model.can_generate():
+        _set_stop_tokens(model.generation_config, tokenizer)
+        mend_generation(model.generation_config)
+    model.save_pretrained(folder, state_dict=dict(state), max_shard_size=file_size)
+    save_tokenizer(vocabulary, folder)
+    versions = {name: version(name) for name in PACKAGES}
+    record = {"stage": export.stage, "parent": export.parent, "versions": versions}
+    text = json.dumps({**record, **export.metadata, **provenance}, indent=2, ensure_ascii=False)
+    (folder / PROVENANCE).write_text(text + "\n", encoding="utf-8")
 
 
 def critic_class(config: PretrainedConfig) -> str:
@@ -139,9 +199,14 @@ def mend_generation(generation: Any) -> None:
             return generation.validate(strict=True)
         except ValueError as error:
             problem = error
-    raise UserError(
-        f"generation_config.json of the start cannot be saved again: {in_a_line(problem)}: mend or delete it"
-    ) from problem
+    raise _unsaveable(problem) from problem
+
+
+def _unsaveable(problem: ValueError) -> UserError:
+    reason = in_a_line(problem).rstrip(".")
+    return UserError(
+        f"generation_config.json of the start cannot be saved again: {reason}: mend or delete it"
+    )
 
 
 def _set_stop_tokens(generation: Any, tokenizer: Any) -> None:
@@ -153,18 +218,22 @@ def _set_stop_tokens(generation: Any, tokenizer: Any) -> None:
     generation.eos_token_id = stops if len(stops) > 1 else stops[0]
 
 
-def _skeleton(export: ExportSpec, state: State) -> PreTrainedModel:
-    """The model without its weights, in their dtype; only its config is used, and the names of its parts."""
-    if export.auto_class not in AUTO_CLASSES:
-        raise UserError(f"export: {export.auto_class} is none of {', '.join(AUTO_CLASSES)}")
+def _dtype(state: State) -> torch.dtype:
+    return next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+
+
+def skeleton(export: ExportSpec, dtype: torch.dtype) -> PreTrainedModel:
+    """The model without its weights; only its config is used, and the names of its parts."""
     config = CONFIG_MAPPING[export.config["model_type"]].from_dict(dict(export.config))
     if export.auto_class == TOKEN_CLASSIFIER:
         config.classifier_dropout = 0.0
-    dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
     with torch.device("meta"):
         model = getattr(transformers, export.auto_class).from_config(config, dtype=dtype)
     if export.generation_config:
-        model.generation_config = GenerationConfig.from_dict(dict(export.generation_config))
+        try:
+            model.generation_config = GenerationConfig.from_dict(dict(export.generation_config))
+        except ValueError as error:
+            raise _unsaveable(error) from error
     return model
 
 
@@ -183,7 +252,7 @@ def _with_row(model: PreTrainedModel, state: State, token: int) -> State:
 
 def _token_classifier(export: ExportSpec, state: State) -> State:
     """The weights of a sequence classifier, by the names of a token classifier, whose head has a bias."""
-    model = _skeleton(export, state)
+    model = skeleton(export, _dtype(state))
     head = next(name for name, _ in model.named_children() if name in ("score", "classifier"))
     body = {name: tensor for name, tensor in state.items() if name.startswith(f"{model.base_model_prefix}.")}
     weight = state["score.weight"]

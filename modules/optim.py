@@ -104,6 +104,16 @@ def endless_warmup(warmup_steps: int, steps: int) -> str:
     )
 
 
+def endless_run_errors(max_steps: int, max_epochs: int | None, min_lr_ratio: float) -> list[str]:
+    """The line that refuses a falling learning rate in a run without a last step; −1 is no limit."""
+    if max_steps != -1 or max_epochs != -1 or min_lr_ratio == 1:
+        return []
+    return [
+        f"model.min_lr_ratio is {min_lr_ratio:g}, but the run has no last step for the learning rate to fall "
+        "to (trainer.max_epochs is -1): give trainer.max_steps or max_epochs, or model.min_lr_ratio: 1"
+    ]
+
+
 def schedule_errors(
     warmup_steps: int, min_lr_ratio: float, decay_share: float | None, max_steps: int
 ) -> list[str]:
@@ -121,15 +131,28 @@ def schedule_errors(
 
 
 def optimizer_errors(make: Callable[[list[dict]], Optimizer], rates: Mapping[str, float]) -> list[str]:
-    """What is wrong with an optimizer's options, a line each; it is made once, of one number. `rates` are
-    peak learning rates by their fields; without any the optimizer's own counts."""
+    """What is wrong with an optimizer's options, a line each; it is made once, of two numbers in two groups,
+    and torch's own takes a step. `rates` are peak learning rates by their fields; without any the optimizer's
+    own counts."""
     if wrong := _wrong_rates(rates):
         return wrong
+    vectors = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
     try:
-        optimizer = make([{"params": [nn.Parameter(torch.zeros(1))]}])
-    except (ValueError, TypeError, LookupError, RuntimeError) as error:
+        optimizer = make([{"params": [vectors[0]]}, {"params": [vectors[1]], "weight_decay": 0.0}])
+        own = {} if rates else {"model.optimizer's lr": optimizer.param_groups[0]["lr"]}
+        return _wrong_rates(own) or _try_step(optimizer, vectors)
+    except Exception as error:  # as many kinds as there are optimizers
         return [f"model.optimizer: {in_a_line(error)}"]
-    return _wrong_rates({} if rates else {"model.optimizer's lr": optimizer.param_groups[0]["lr"]})
+
+
+def _try_step(optimizer: Optimizer, vectors: list[nn.Parameter]) -> list[str]:
+    """A step of one of torch's optimizers, without complaints: some refuse dense gradients, or want a
+    closure, only then."""
+    if type(optimizer).__module__.startswith("torch.optim"):
+        for vector in vectors:
+            vector.grad = torch.ones(1)
+        optimizer.step()
+    return []
 
 
 def _wrong_rates(rates: Mapping[str, float]) -> list[str]:

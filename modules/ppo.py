@@ -12,20 +12,24 @@ from torchmetrics import MeanMetric
 
 from modules import rl
 from modules.backbone import LanguageModel
-from modules.clipping import clip_to_norm
-from modules.errors import UserError
 from modules.generation import generate, uniforms
 from modules.hf_export import LANGUAGE_MODEL, critic_export
 from modules.hf_load import load_causal_lm, load_scalar_model, read_provenance
 from modules.optim import AdamW, decay_groups
-from modules.ppo_checks import UpdateMetrics, check_first_ratio, check_same_policy, rollout_metrics
+from modules.ppo_checks import (
+    UpdateMetrics,
+    argument_errors,
+    batch_errors,
+    check_first_ratio,
+    check_same_policy,
+    rollout_metrics,
+)
 from modules.probe import language_model, scalar_model
 from modules.rollout import ActorCritic, Rollout, Sequences, logprobs, minibatch_order, scores, values
 from modules.specs import ExportSpec, NetworkSpec, SamplingSpec
 from modules.stage import Batch, Stage
-from modules.training_data import check_model
+from modules.training_data import TrainingData, check_model
 
-COUNTS = ("epochs", "minibatches", "micro_batch_size", "rollout_batch_size", "max_new_tokens")
 EVALUATION = 2**31  # the "iteration" whose random numbers validation and predict use
 
 
@@ -63,7 +67,7 @@ class PPOModule(Stage):
         missing_eos_penalty: off the score of a response that did not end within the limit.
         max_approx_kl: ends an iteration's passes early when the mean approximate KL old → new is above it;
             None = never.
-        max_grad_norm: one norm over actor and critic, clipped to this.
+        max_grad_norm: one norm over actor and critic, clipped to this; 0 or less = not clipped.
         seed: of the sampling.
         kwargs: of `Stage`.
     """
@@ -71,6 +75,7 @@ class PPOModule(Stage):
     stage: ClassVar[str] = "ppo"
     parents: ClassVar[tuple[str, ...]] = ("sft", "ppo")
     reads: ClassVar[str] = "prompts"
+    logs: ClassVar[tuple[str, ...]] = ("ppo/*", "val/score", "val/kl_per_sequence")
     kl_coef: Tensor
 
     def __init__(
@@ -148,19 +153,10 @@ class PPOModule(Stage):
         return [actor, critic_export("network.critic.model", self.network.critic, self.actor, metadata)]
 
     def config_errors(self, max_steps: int = -1) -> list[str]:
-        values = {name: getattr(self, name) for name in (*COUNTS, "temperature")}
-        wrong = [f"model.{name} is {x}: give a number above 0" for name, x in values.items() if x <= 0]
-        return super().config_errors(max_steps) + wrong
+        return super().config_errors(max_steps) + argument_errors(self, max_steps)
 
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        prompts, ranks = self.data.global_batch_size, self.data_ranks()
-        parts = self.minibatches * ranks
-        if stage == "fit" and prompts % parts:
-            raise UserError(
-                f"data.global_batch_size {prompts} is not a multiple of model.minibatches {self.minibatches} "
-                f"× {ranks} ranks = {parts}: every rank needs a share of every minibatch"
-            )
+    def batch_errors(self, data: TrainingData, ranks: int) -> list[str]:
+        return batch_errors(data.global_batch_size, self.minibatches, ranks)
 
     def parent_checkpoints(self) -> list[tuple[str, str | None, tuple[str, ...]]]:
         return [
@@ -345,9 +341,9 @@ class PPOModule(Stage):
             self.update_metrics.add(new_logprobs - part.logprobs, policy, value, clipped, mask)
         norm = self.sharding.grad_norm
         self.update_metrics.add_norms(norm(self.network.actor), norm(self.network.critic))
-        if not self.sharding.clips_gradients:
-            clip_to_norm(optimizer, self.max_grad_norm)
+        self.clip(optimizer, self.max_grad_norm)
         optimizer.step()
+        self.end_step()
         optimizer.zero_grad()
         scheduler.step()
 

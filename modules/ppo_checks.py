@@ -1,16 +1,63 @@
-"""What every PPO iteration reports, and what must never happen."""
+"""What PPO's arguments may be, what every iteration reports, and what must never happen."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric
 
 from modules import rl
+from modules.ranges import (
+    COUNT,
+    NOT_NEGATIVE,
+    NUMBER,
+    POSITIVE,
+    POSITIVE_OR_NONE,
+    SEED,
+    SHARE,
+    range_errors,
+)
 from modules.rollout import Rollout
 
 FP32_TOLERANCE = 1e-4  # |log ρ| at the first inner step: two forwards of other shapes round differently
 BF16_TOLERANCE = 0.02  # mean |log ρ| under bf16 matrix products
+
+COUNTS = ("epochs", "minibatches", "micro_batch_size", "rollout_batch_size", "max_new_tokens", "kl_horizon")
+RANGES = {
+    **dict.fromkeys(COUNTS, COUNT),
+    **dict.fromkeys(("temperature", "clip_eps", "value_clip_eps", "score_clip"), POSITIVE),
+    **dict.fromkeys(("value_coef", "kl_coef", "missing_eos_penalty"), NOT_NEGATIVE),
+    **dict.fromkeys(("gamma", "gae_lambda"), SHARE),
+    **dict.fromkeys(("kl_target", "max_approx_kl"), POSITIVE_OR_NONE),
+    "max_grad_norm": NUMBER,
+    "seed": SEED,
+}
+
+
+def argument_errors(stage: Any, max_steps: int) -> list[str]:
+    """What is wrong with the arguments of a `PPOModule`, a line each; `max_steps` is −1 where it is not known
+    ahead."""
+    errors = range_errors(stage, RANGES)
+    if not errors and max_steps > 0 and max_steps % stage.updates_per_batch:
+        updates = stage.updates_per_batch
+        errors.append(
+            f"trainer.max_steps is {max_steps}, no multiple of the {updates} optimizer steps of an iteration "
+            f"(model.epochs {stage.epochs} × minibatches {stage.minibatches}): give "
+            f"{-(-max_steps // updates) * updates}"
+        )
+    return errors
+
+
+def batch_errors(prompts: int, minibatches: int, ranks: int) -> list[str]:
+    """The line that refuses an iteration whose prompts do not divide into minibatches."""
+    parts = minibatches * ranks
+    if parts < 1 or prompts % parts == 0:
+        return []
+    return [
+        f"data.global_batch_size {prompts} is not a multiple of model.minibatches {minibatches} "
+        f"× {ranks} ranks = {parts}: every rank needs a share of every minibatch"
+    ]
 
 
 def check_first_ratio(log_ratio: Tensor, mask: Tensor, precision: str) -> None:

@@ -18,8 +18,9 @@ from modules.losses import ranking_loss, untied_pairs
 from modules.metrics import Correlation, GroupedMean
 from modules.optim import AdamW
 from modules.probe import scalar_model
+from modules.ranges import COUNT, NOT_NEGATIVE, range_errors
 from modules.specs import ExportSpec, NetworkSpec
-from modules.stage import Batch, Stage
+from modules.stage import TRAINING_LOGS, Batch, Stage
 from modules.training_data import RankedData, check_model
 
 CHANCE_BINS = 10  # of the predicted chance to win, for calibration
@@ -43,6 +44,7 @@ class RewardModule(Stage):
     stage: ClassVar[str] = "reward"
     parents: ClassVar[tuple[str, ...]] = ("sft", "pretrain", "reward")
     reads: ClassVar[str] = "ranked_replies"
+    logs: ClassVar[tuple[str, ...]] = (*TRAINING_LOGS, "val/loss", "reward/*")
 
     def __init__(
         self,
@@ -67,6 +69,10 @@ class RewardModule(Stage):
     @classmethod
     def network_specs(cls, arguments: Mapping[str, Any]) -> list[NetworkSpec]:
         return [NetworkSpec("reward", "pretrained", arguments["pretrained"], head="scalar", trained=True)]
+
+    def config_errors(self, max_steps: int = -1) -> list[str]:
+        ranges = {"centring": NOT_NEGATIVE, "offset_replies": COUNT}
+        return super().config_errors(max_steps) + range_errors(self, ranges)
 
     def exports(self) -> list[ExportSpec]:
         model = ExportSpec("network.model", SEQUENCE_CLASSIFIER, self.stage, self.pretrained)

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 from modules.causal_lm import CausalLM
 from modules.generation import generate
 from modules.optim import AdamW
+from modules.ranges import COUNT, range_errors
 from modules.stage import Batch
 from modules.training_data import positions_of
 
@@ -40,6 +41,9 @@ class SFTModule(CausalLM):
             config=None, pretrained=pretrained, optimizer=optimizer, warmup_steps=warmup_steps, **kwargs
         )
         self.max_new_tokens = max_new_tokens
+
+    def config_errors(self, max_steps: int = -1) -> list[str]:
+        return super().config_errors(max_steps) + range_errors(self, {"max_new_tokens": COUNT})
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """The greedy reply to each prompt, and whether it ended by itself."""

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import chain
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
 import lightning as L
 import torch
@@ -13,19 +13,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
-from transformers import GenerationConfig
 
 from modules.backbone import LanguageModel, ScalarModel
+from modules.bad_steps import BadSteps, spoiled
 from modules.clipping import check_scaler, clip_to_norm
+from modules.continuation import Continuation
 from modules.errors import UserError
-from modules.hf_export import mend_generation, write_export
+from modules.export_check import check_exports
+from modules.hf_export import write_export
 from modules.hf_load import parent_problem
 from modules.optim import (
     decay_groups,
+    endless_run_errors,
     endless_warmup,
     optimizer_errors,
     schedule_errors,
-    set_rates,
     warmup_cosine,
     warmup_stable_decay,
 )
@@ -36,7 +38,10 @@ from modules.specs import ExportSpec, NetworkSpec, SamplingSpec
 from modules.training_data import Batch, TrainingData, own_stop_tokens
 from modules.vocabulary import vocabulary_digest, vocabulary_errors
 
-__all__ = ["Batch", "ExportSpec", "NetworkSpec", "SamplingSpec", "Stage"]
+__all__ = ["TRAINING_LOGS", "Batch", "ExportSpec", "NetworkSpec", "SamplingSpec", "Stage"]
+
+TRAINING_LOGS = ("train/loss", "train/learning_rate", "train/grad_norm")
+"""what every stage logs that Lightning steps"""
 
 Network = TypeVar("Network", bound=LanguageModel | ScalarModel)
 
@@ -56,12 +61,16 @@ class Stage(L.LightningModule):
             kept until then; None = it falls along a cosine from the end of the warm-up on.
         activation_checkpointing: keep only the input of each block for the backward pass and compute the
             rest again: far less memory, about a third more time.
+        max_bad_steps: steps in a row whose loss or gradients are not finite, and which are skipped, that end
+            the run.
     """
 
     stage: ClassVar[str]
     parents: ClassVar[tuple[str, ...]]
     reads: ClassVar[str]
     """the kind of batch, that a data module `makes`: `tokens`, `ranked_replies`, `prompts`, or a new one"""
+    logs: ClassVar[tuple[str, ...]] = ()
+    """patterns of the names that it logs, for those who watch one (`monitor`); empty = not said"""
 
     def __init__(
         self,
@@ -70,6 +79,7 @@ class Stage(L.LightningModule):
         min_lr_ratio: float = 0.1,
         decay_share: float | None = None,
         activation_checkpointing: bool = False,
+        max_bad_steps: int = 3,
     ):
         super().__init__()
         self.optimizer = optimizer
@@ -77,12 +87,16 @@ class Stage(L.LightningModule):
         self.min_lr_ratio = min_lr_ratio
         self.decay_share = decay_share
         self.activation_checkpointing = activation_checkpointing
-        self.step_loss = SumMetric()
+        self.max_bad_steps = max_bad_steps
+        self.bad_steps = BadSteps(max_bad_steps)
+        self.clipped_norm: Tensor | None = None  # of the gradients of the step, where no engine clips
+        self.step_loss = SumMetric(nan_strategy="disable")  # else it leaves NaN out, and says 0
         # tokens that this rank has trained on since it started or resumed, padding not counted; no buffer,
         # which DDP would overwrite with rank 0's
         self.tokens_seen: Tensor | int = 0
         self.tokens_before = 0  # those of all ranks when the run was resumed
         self.random_before: list[dict[str, Any]] | None = None  # each rank's generators in the checkpoint
+        self.continuation = Continuation()
 
     @classmethod
     @abstractmethod
@@ -129,6 +143,11 @@ class Stage(L.LightningModule):
         return [
             *(line for line in problems if line),
             *networks,
+            *(
+                []
+                if self.max_bad_steps > 0
+                else [f"model.max_bad_steps is {self.max_bad_steps}: give 1 or more"]
+            ),
             *schedule_errors(self.warmup_steps, self.min_lr_ratio, self.decay_share, max_steps),
             *optimizer_errors(self.make_optimizer, self.learning_rates()),
         ]
@@ -196,12 +215,23 @@ class Stage(L.LightningModule):
                 module._buffers[name] = buffer.to(now.device)
         return self
 
+    def batch_errors(self, data: TrainingData, ranks: int) -> list[str]:
+        """What makes training on the batches of `data` impossible, a line each, on so many data ranks."""
+        return []
+
     def setup(self, stage: str) -> None:
         trains = stage == "fit" and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
         errors = self.config_errors(self.trainer.max_steps if trains else -1)
+        if stage == "fit":
+            errors += self.batch_errors(self.data, self.data_ranks())
+            errors += endless_run_errors(self.trainer.max_steps, self.trainer.max_epochs, self.min_lr_ratio)
         if errors := errors or self.vocabulary_errors(self.data):
             raise UserError("\n".join(errors))
         self.step_loss.process_group = self.data_group
+        self.step_loss.reset()  # of a step that was broken off
+        self.bad_steps = BadSteps(self.max_bad_steps)
+        if stage == "fit":
+            self.continuation.begin(self)
 
     def normalized(self, loss_sum: Tensor, batch: Batch) -> Tensor:
         """The loss to return from `training_step`: Σ / normalizer over the whole optimizer step.
@@ -211,8 +241,9 @@ class Stage(L.LightningModule):
         """
         loss = loss_sum / batch["normalizer"].to(loss_sum.dtype)
         self.step_loss.update(loss.detach())
+        self.bad_steps.note(loss, batch.get("rows"))
         self.tokens_seen += (batch["document_ids"] >= 0).sum()
-        return loss * (self.data_ranks() * self.trainer.accumulate_grad_batches)
+        return spoiled(loss) * (self.data_ranks() * self.trainer.accumulate_grad_batches)
 
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()
@@ -225,11 +256,30 @@ class Stage(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.automatic_optimization and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
-            self.log("train/loss", self.step_loss.compute(), prog_bar=True)
+            loss = self.step_loss.compute()
+            self.log("train/loss", loss, prog_bar=True)
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-            if self.sharding.clips_gradients:  # within its step, so that the norm is known only now
-                self.log("train/grad_norm", self.sharding.grad_norm(self))
+            self.log("train/grad_norm", self.end_step(loss))
             self.step_loss.reset()
+
+    def clip(self, optimizer: Any, max_norm: float | None) -> None:
+        """Clips the gradients of the step that comes, unless an engine does within it; where they are not
+        finite, the step will change nothing."""
+        self.clipped_norm = None if self.sharding.clips_gradients else clip_to_norm(optimizer, max_norm)
+
+    def end_step(self, loss: Tensor | None = None) -> Tensor:
+        """The norm of the gradients of the optimizer step that was just taken, or skipped, which is counted;
+        every rank must ask.
+
+        Raises:
+            UserError: too many have been skipped in a row.
+        """
+        norm = self.sharding.grad_norm(self) if self.clipped_norm is None else self.clipped_norm
+        bad = loss is not None and not torch.isfinite(loss)
+        if not str(self.trainer.precision).startswith("16"):  # there too large gradients lower their scale
+            bad = bad or not torch.isfinite(norm)
+        self.bad_steps.end_step(bool(bad), self.trainer.global_step)
+        return norm
 
     def configure_gradient_clipping(
         self,
@@ -237,11 +287,9 @@ class Stage(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        if self.sharding.clips_gradients:
-            return
         by_value = gradient_clip_algorithm == "value"
-        self.log("train/grad_norm", clip_to_norm(optimizer, None if by_value else gradient_clip_val))
-        if by_value:
+        self.clip(optimizer, None if by_value else gradient_clip_val)
+        if by_value and not self.sharding.clips_gradients:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def make_optimizer(self, groups: list[dict]) -> Optimizer:
@@ -255,9 +303,12 @@ class Stage(L.LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.parameter_groups())
         check_scaler(self.trainer.precision_plugin, optimizer, self.automatic_optimization)
+        self.continuation.note_optimizer(optimizer)
+        scheduler = self.schedule(optimizer)
+        self.continuation.carry_over(self.trainer, optimizer, scheduler)
         # under manual optimisation the stage steps it, and Lightning warns of an interval
         interval = {"interval": "step"} if self.automatic_optimization else {}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), **interval}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **interval}}
 
     def schedule(self, optimizer: Optimizer) -> LambdaLR:
         """Warm-up and decay over the whole run, which may not end before the warm-up does."""
@@ -297,7 +348,8 @@ class Stage(L.LightningModule):
         checkpoint["accumulate"] = self.trainer.accumulate_grad_batches
         checkpoint["tokenizer"] = self.data.tokenizer_path
         checkpoint["vocabulary"] = vocabulary_digest(self.tokenizer)
-        checkpoint["exports"] = [spec._asdict() for spec in self._exports()]
+        checkpoint["settings"] = self.continuation.record
+        checkpoint["exports"] = [spec._asdict() for spec in self.full_exports()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stage = checkpoint.get("stage", "unknown")
@@ -308,49 +360,28 @@ class Stage(L.LightningModule):
                 "directory"
             )
         if self._trainer is not None:
-            _check_vocabulary(checkpoint, self.data)
-            _count_batches_anew(checkpoint, self.trainer.accumulate_grad_batches)
+            self.continuation.restore(self, checkpoint)
         self.tokens_before = checkpoint["tokens"]
         self.random_before = checkpoint["random"]
 
     def on_fit_start(self) -> None:
-        for export in self._exports():  # what could not be saved is refused before it is trained
-            if export.generation_config:
-                mend_generation(GenerationConfig.from_dict(dict(export.generation_config)))
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            check_exports(self.full_exports(), self.tokenizer)
 
     def on_train_start(self) -> None:
         if self.random_before is not None:
             restore_random_state(self.random_before)
             self.random_before = None
-            # the rates in the checkpoint are those of a run of the length that it had then
-            for config in self.trainer.lr_scheduler_configs:
-                set_rates(cast(LambdaLR, config.scheduler))
+        self.continuation.go_on(self)
 
     def export(self, directory: str, provenance: dict[str, Any]) -> None:
         """Writes the Hugging Face directory that hands this stage's result on; every rank must ask."""
-        exports = self._exports()
+        exports = self.full_exports()
         states = [self.sharding.full_state_dict(self.get_submodule(export.module)) for export in exports]
         if self._trainer is None or self.trainer.is_global_zero:
             write_export(exports, states, self.tokenizer, directory, provenance)
 
-    def _exports(self) -> list[ExportSpec]:
+    def full_exports(self) -> list[ExportSpec]:
+        """What it hands on, with what the networks themselves say."""
         specs, stops = self.exports(), self.stop_token_ids
         return [spec.with_configs_of(self.get_submodule(spec.module), stops) for spec in specs]
-
-
-def _check_vocabulary(checkpoint: dict[str, Any], data: TrainingData) -> None:
-    digest = vocabulary_digest(data.tokenizer)
-    if checkpoint.get("vocabulary", digest) != digest:
-        raise UserError(
-            f"data.tokenizer: {data.tokenizer_path} has another vocabulary than the run of ckpt_path had: "
-            f"give that run's, which was in {checkpoint['tokenizer']}"
-        )
-
-
-def _count_batches_anew(checkpoint: dict[str, Any], accumulate: int) -> None:
-    """Lightning counts micro-batches, of which a step may have another number on other ranks: left as it is,
-    the count would end the first step in its middle."""
-    before = checkpoint.get("accumulate", accumulate)
-    for counts in checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"].values():
-        if isinstance(counts, dict):
-            counts.update({name: count * accumulate // before for name, count in counts.items()})

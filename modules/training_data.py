@@ -44,6 +44,9 @@ class TrainingData(Protocol):
     def steps_per_epoch(self) -> int:
         """Optimizer steps (PPO: iterations) until every row has been seen once."""
 
+    def fingerprint(self, path: Any, name: str) -> str:
+        """The same for files of the same content, wherever they lie; `name` is the field, for messages."""
+
 
 class RankedData(TrainingData, Protocol):
     """What the reward model reads as well."""

@@ -20,7 +20,7 @@ from lightning.pytorch.strategies.deepspeed import remove_module_hooks
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from strategies.atomic import part_of, put_in_place, remove_leftovers
+from strategies.atomic import part_of, put_in_place, refused_writes, remove_leftovers, sync
 from strategies.checkpoints.checkpoint import open_checkpoint
 from strategies.checkpoints.restore import restore, set_fp32_weight
 from strategies.errors import UserError
@@ -187,8 +187,9 @@ class ZeRO(DeepSpeedStrategy):
         parameters too."""
         if network is self.lightning_module:
             norm = self.deepspeed_engine.get_global_grad_norm()
-            # None until a step was taken: fp16's first ones overflow, which is an infinite norm
-            return torch.as_tensor(math.inf if norm is None else norm, device=self.root_device)
+            # a step that it has skipped leaves the norm of the one before, or None where there was none yet
+            skipped = norm is None or self.deepspeed_engine.optimizer.overflow
+            return torch.as_tensor(math.inf if skipped else norm, device=self.root_device)
         optimizer, options = self.deepspeed_engine.optimizer, self.config["zero_optimization"]
         trained = [p for p in network.parameters() if p.requires_grad]
         square = torch.zeros((), device=self.root_device)
@@ -248,10 +249,14 @@ class ZeRO(DeepSpeedStrategy):
         if self.is_global_zero:
             remove_leftovers(target)
         self.barrier()
-        super().save_checkpoint(checkpoint, part_of(target), storage_options)
+        with refused_writes(target):
+            super().save_checkpoint(checkpoint, part_of(target), storage_options)
+            if self.local_rank == 0:
+                sync(part_of(target))  # only a machine's own writes are within its reach
         self.barrier()
         if self.is_global_zero:
-            put_in_place(target)
+            with refused_writes(target):
+                put_in_place(target)
         self.barrier()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:

@@ -190,6 +190,12 @@ class Commands:
 
 
 @pytest.fixture(scope="session")
+def stage_lines(tiny_files, tiny_tokenizer):
+    """Makes command lines of the four stages whose runs lie in a folder of one's own; runs nothing."""
+    return lambda out: Commands(tiny_files, tiny_tokenizer, out)
+
+
+@pytest.fixture(scope="session")
 def tiny_stages(tiny_files, tiny_tokenizer, tmp_path_factory):
     """The four stages, run once; gives their command lines and, in `out`, their folders."""
     from experiments.cli.program import main

@@ -32,6 +32,21 @@ class Letters(RowEncoder):
         ids = tokens[0].ids
         return {"input_ids": ids, "length": len(ids), "weight": len(ids) - 1}
 
+    def encode(self, records):
+        try:
+            return super().encode(records)
+        except OutOfRoom as error:
+            raise RuntimeError("the disk is full") from error
+
+
+class OutOfRoom(BaseException):
+    """No fault of a row's: every `Exception` there would be."""
+
+
+def fail():
+    """What a row may be told to do: the writer ends."""
+    raise OutOfRoom
+
 
 def texts(count=200):
     rng = np.random.default_rng(0)

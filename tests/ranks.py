@@ -3,11 +3,15 @@ their runs."""
 
 import csv
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -18,14 +22,13 @@ from experiments.distributed.rendezvous import free_port
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 600  # for all command lines together
 
-WORKER = """
-import json, sys
-from experiments.cli.program import main
-for line in json.load(open(sys.argv[1])):
-    print("RUN", line[line.index("--run") + 1], file=sys.stderr, flush=True)
-    if main(line):
-        sys.exit(1)
-"""
+SERVER = multiprocessing.get_context("forkserver")
+# the server imports torch before a command could say so
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+SERVER.set_forkserver_preload(
+    ["experiments.commands.fit", "deepspeed", "transformers.models.llama.modeling_llama"]
+)
+"""ranks are forked from a process that has imported everything: a start of Python costs seconds"""
 
 
 class Record(L.Callback):
@@ -44,23 +47,71 @@ class Record(L.Callback):
             Path(self.path).write_text(json.dumps(found))
 
 
+def torchrun(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """What torchrun tells a rank of one machine by its environment."""
+    env = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
+    env |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    return env | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+
+
+def fork_rank(
+    env: dict[str, str],
+    lines: list[list[str]],
+    out: Path,
+    err: Path,
+    before: Callable[[], None] | None = None,
+) -> Any:
+    """A started process that goes through command lines, to the first that fails, and ends with its code.
+    `before` is called in it first."""
+    # the server keeps the environment that it was born with
+    environment = {**os.environ, **env, "PYTHONPATH": str(ROOT)}
+    process = SERVER.Process(target=_life_of_a_rank, args=(environment, lines, out, err, before))
+    process.start()
+    return process
+
+
+def _life_of_a_rank(
+    env: dict[str, str], lines: list[list[str]], out: Path, err: Path, before: Callable[[], None] | None
+) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    for file, number in ((out, 1), (err, 2)):
+        os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+    from experiments.cli.program import main
+
+    multiprocessing.set_start_method("fork", force=True)  # of data workers: a child inherits the server's
+    if before is not None:
+        before()
+    os._exit(next((code for code in map(main, lines) if code), 0))
+
+
 def run_ranks(folder: Path, lines: list[list[str]], ranks: int = 2) -> None:
-    """All ranks go through command lines."""
+    """All ranks go through command lines; where one fails, the others end."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "runs.json").write_text(json.dumps(lines))
-    run_code(folder, WORKER, ranks, str(folder / "runs.json"))
+    port = free_port()
+    processes = [
+        fork_rank(torchrun(rank, ranks, port), lines, folder / f"out.{rank}", folder / f"errors.{rank}")
+        for rank in range(ranks)
+    ]
+    end, running = time.monotonic() + SECONDS, list(processes)
+    while running and not any(process.exitcode for process in processes) and time.monotonic() < end:
+        wait([process.sentinel for process in running], timeout=SECONDS)
+        running = [process for process in running if process.is_alive()]
+    for process in processes:
+        process.kill()
+        process.join()
+    told = "\n".join((folder / f"errors.{rank}").read_text()[-3000:] for rank in range(ranks))
+    assert [process.exitcode for process in processes] == [0] * ranks, told
 
 
 def run_code(folder: Path, code: str, ranks: int, *arguments: str) -> str:
-    """All ranks run Python code; gives rank 0's errors. Where one fails, the others end."""
+    """All ranks run Python code, each in a new process; gives rank 0's errors. Where one fails, the others
+    end."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     processes = []
-    for rank in map(str, range(ranks)):
-        torchrun = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
-        torchrun |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
-        torchrun |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        env = {**os.environ, **torchrun, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    for rank in range(ranks):
+        env = {**os.environ, **torchrun(rank, ranks, port), "PYTHONPATH": str(ROOT)}
         with (folder / f"errors.{rank}").open("w") as errors:
             line = [sys.executable, "-c", code, *arguments]
             quiet = subprocess.DEVNULL

@@ -18,6 +18,7 @@ def messages(*turns):
     return {"messages": [{"role": role, "content": content} for role, content in turns], **TURN}
 
 
+NAME_OUTPUT = ": name it with `columns: {output: …}`"
 CHAT = messages(("user", "Write."), ("assistant", "a good film"))
 
 
@@ -47,7 +48,7 @@ def receipt(tmp_path: Path) -> dict:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({**GOOD, "output": None}, "no `output` (it has `instruction`, `task`, `language`)"),
+        ({**GOOD, "output": None}, f"no `output` (it has `instruction`, `task`, `language`){NAME_OUTPUT}"),
         ({**GOOD, "output": 3}, "`output` is int, not text"),
         ({**GOOD, "instruction": ["Write."]}, "`instruction` is list, not text"),
         ({**GOOD, "input": 3}, "`input` is int, not text"),
@@ -91,7 +92,11 @@ def test_a_chat_that_cannot_be_used_is_dropped_and_counted(trivium, rows, tmp_pa
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"messages": None, **TURN}, "no `messages` (it has `task`, `language`)"),
+        (
+            {"messages": None, **TURN},
+            "no `instruction` and no `messages` (it has `task`, `language`): name them "
+            "with `columns`, as in `columns: {instruction: …}`",
+        ),
         ({"messages": "Write.", **TURN}, "`messages` is str, not a list"),
         (messages(("user", 3), ("assistant", "a")), "`content` of a message is int, not text"),
         ({**CHAT, "language": None}, "no `language`, which data.group_by asks for"),

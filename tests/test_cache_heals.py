@@ -15,7 +15,7 @@ from datamodules.caching.token_cache import TokenCache
 from datamodules.caching.writer import _in_batches
 from datamodules.errors import UserError
 from datamodules.reading.record import Record
-from tests.letters import Letters, cache, columns, expected, texts, written
+from tests.letters import Letters, cache, columns, expected, fail, texts, written
 
 FORK = multiprocessing.get_context("fork")
 
@@ -141,7 +141,7 @@ def test_a_damaged_index_is_told_and_the_cache_written_anew(source, damage, told
 
 def test_a_cache_that_was_not_finished_is_mended_and_goes_on(source, told):
     with pytest.raises(RuntimeError):
-        cache(source, {150: lambda: RuntimeError("killed")}).write(strict=True)
+        cache(source, {150: fail}).write(strict=True)
     file = shards(cache(source))[0]
     zeroed(500, 50)(file)
     assert columns(written(source)) == expected()

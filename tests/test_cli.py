@@ -1,10 +1,10 @@
 """Commands beside `fit`, and that what one writes another reads."""
 
 import json
+import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,9 +24,11 @@ def test_help_is_fast_and_imports_nothing_heavy():
     code = (
         "import sys, experiments.cli.program as c; c.main(['--help']); print(*sys.modules, file=sys.stderr)"
     )
-    started = time.perf_counter()
+    before = os.times()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert time.perf_counter() - started < 2
+    after = os.times()
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    assert seconds < 2  # of a core: the clock would tell how busy the machine is
     heavy = {"torch", "lightning", "transformers", "datasets", "numpy", "wandb", "rich", "jsonargparse"}
     assert heavy.isdisjoint(done.stderr.split())
     listed = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]

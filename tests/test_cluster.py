@@ -42,8 +42,9 @@ echo "$@" >> "$TASKS.scontrol"
 """
 
 
-class Slow(L.Callback):
-    """Tells when the first step is over, and takes its time with the others."""
+class Held(L.Callback):
+    """Tells when the first step is over, goes on once that was noticed (the file is gone), and holds the job
+    before its last step until SLURM ends it."""
 
     def __init__(self, file: str):
         self.file = Path(file)
@@ -51,7 +52,16 @@ class Slow(L.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if trainer.global_rank == 1 and batch_idx == 0:
             self.file.touch()
-        time.sleep(1)
+            wait_until(lambda: not self.file.exists())
+        if batch_idx == 4:
+            wait_until(lambda: False)
+
+
+def wait_until(happened):
+    """Looks again and again, but not for ever."""
+    end = time.monotonic() + PATIENCE
+    while not happened() and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 class Asking(L.Callback):
@@ -159,17 +169,17 @@ def slurm(tmp_path):
 def test_a_slurm_job_saves_before_its_time_limit_and_goes_on(config, alone, slurm, tmp_path):
     run = tmp_path / "run"
     line = ["bash", SCRIPTS / "slurm.sbatch", config, run, "--data.init_args.micro_batch_size=4"]
-    slow = json.dumps({"class_path": f"{__name__}.Slow", "init_args": {"file": str(tmp_path / "step")}})
-    job = started([*line, f"--trainer.callbacks+={slow}"], tmp_path, "first", **slurm)
-    end = time.monotonic() + PATIENCE
-    while not (tmp_path / "task.scontrol").exists() and job.poll() is None and time.monotonic() < end:
-        if (tmp_path / "step").exists():  # both ranks have their handlers; only one is signalled
-            os.kill(int((tmp_path / "task.1").read_text()), signal.SIGUSR1)
-            (tmp_path / "step").unlink()
-        time.sleep(0.05)
-    told = (tmp_path / "first.err").read_text()
-    assert (tmp_path / "task.scontrol").exists(), told
-    assert (tmp_path / "task.scontrol").read_text() == "requeue 4711\n"
+    step = tmp_path / "step"
+    held = json.dumps({"class_path": f"{__name__}.Held", "init_args": {"file": str(step)}})
+    job = started([*line, f"--trainer.callbacks+={held}"], tmp_path, "first", **slurm)
+    wait_until(lambda: step.exists() or job.poll() is not None)
+    # both ranks have their handlers; only one is signalled
+    os.kill(int((tmp_path / "task.1").read_text()), signal.SIGUSR1)
+    step.unlink()
+    requeued = tmp_path / "task.scontrol"
+    wait_until(lambda: job.poll() is not None or (requeued.exists() and requeued.read_text().endswith("\n")))
+    assert requeued.exists(), (tmp_path / "first.err").read_text()
+    assert requeued.read_text() == "requeue 4711\n"
     for machine in (0, 1):  # SLURM ends the job
         os.kill(int((tmp_path / f"task.{machine}").read_text()), signal.SIGKILL)
     job.wait(PATIENCE)
@@ -214,8 +224,10 @@ def test_ppo_saves_before_the_time_limit_after_the_iteration_however_seldom_it_l
     [
         ([], "0", None),
         ([], "1", "--overwrite true"),
-        (["last.ckpt"], "0", "--ckpt_path last"),
-        (["last.ckpt.old", "last.ckpt.part"], "1", "--ckpt_path last"),
+        (["last.ckpt"], "0", "--ckpt_path newest"),
+        (["step=4.ckpt"], "1", "--ckpt_path newest"),  # killed between its two names
+        (["last.ckpt.old", "last.ckpt.part"], "1", "--ckpt_path newest"),
+        (["step=4.ckpt.part"], "1", "--overwrite true"),
     ],
 )
 def test_the_slurm_script_goes_on_from_what_is_there(tmp_path, there, restarts, option):

@@ -244,3 +244,18 @@ def test_what_cannot_be_stated_is_refused_by_name(mine, value):
     with pytest.raises(UserError, match=r"^pick, THING is a \w+, whose content cannot be stated") as caught:
         code_key([module.pick])
     assert "\n" not in str(caught.value)
+
+
+def test_a_cell_of_a_notebook_that_is_edited_and_run_again_is_another():
+    keys = []
+    for name in ("title", "title", "body"):
+        cell: dict = {"__name__": "__main__"}
+        exec(f"def pick(row):\n    return row['{name}']", cell)
+        keys.append(code_key([cell["pick"]]))
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_what_a_closure_holds_and_cannot_be_stated_is_refused():
+    numbers = (number for number in range(3))
+    with pytest.raises(UserError, match="numbers is a generator"):
+        code_key([lambda row: next(numbers)])

@@ -26,7 +26,7 @@ def code(language: str) -> list[str]:
 
 COMMANDS = [line for block in code("sh") for line in block.splitlines()]
 DOCUMENTS = [yaml.safe_load(block) for block in code("yaml")]
-BLOCKS = {d["data"]["class_path"]: d for d in DOCUMENTS if "data" in d}
+BLOCKS = [d for d in DOCUMENTS if "data" in d]
 ROWS = [[json.loads(line) for line in block.splitlines()] for block in code("json")]
 
 
@@ -89,12 +89,12 @@ def accepted(document: dict):
     return parser.instantiate_classes(parser.parse_object(document)).data
 
 
-@pytest.mark.parametrize("class_path", BLOCKS)
-def test_every_data_block_is_accepted_by_its_data_module(class_path, tiny_tokenizer):
-    document = deepcopy(BLOCKS[class_path])
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block["data"]["class_path"])
+def test_every_data_block_is_accepted_by_its_data_module(block, tiny_tokenizer):
+    document = deepcopy(block)
     document["data"]["init_args"]["tokenizer"] = tiny_tokenizer
     data = accepted(document)
-    assert f"datamodules.{type(data).__name__}" == class_path
+    assert f"datamodules.{type(data).__name__}" == block["data"]["class_path"]
     assert data.config_errors(1) == []
     document["data"]["init_args"]["no_such_option"] = 1
     with pytest.raises(ValueError, match="no_such_option"):
@@ -116,7 +116,7 @@ def test_the_mixture_file_is_a_mixture(tmp_path, capsys):
 
 
 def test_every_row_of_the_page_is_read(tiny_tokenizer):
-    from datamodules.preference import comparison
+    from datamodules.layouts.comparison import comparison
     from datamodules.rendering.chat_template import ChatTemplate
     from datamodules.rendering.templates import InstructionTemplate
     from datamodules.rendering.tokenizer import load_tokenizer

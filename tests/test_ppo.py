@@ -94,7 +94,7 @@ def test_another_reference_at_the_first_iteration_is_found(tiny_stages):
                 self.network.reference.model.lm_head.weight.mul_(1.5)
 
     with pytest.raises(RuntimeError, match="KL to the reference ≠ 0"):
-        fit(tiny_stages, Wrong(tiny_stages.export("sft"), tiny_stages.export("reward"), max_new_tokens=8), 4)
+        fit(tiny_stages, Wrong(tiny_stages.export("sft"), tiny_stages.export("reward"), max_new_tokens=8), 16)
 
 
 def test_the_score_rises_and_the_coefficient_adapts(tiny_stages):

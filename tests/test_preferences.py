@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datamodules import ChatTemplate, PreferenceData
-from datamodules.preference import comparison, ratings_of
+from datamodules.layouts.comparison import comparison, ratings_of
 from datamodules.rendering.segments import BadRow, DropRow
 
 ASK = {"instruction": "Write."}

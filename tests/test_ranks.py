@@ -6,7 +6,6 @@ Ranks that torchrun would start are forked from a server that has imported every
 
 import contextlib
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -22,15 +21,11 @@ import pytest
 from experiments.cli.user_errors import REPORT
 from experiments.distributed.ranks import differences
 from experiments.distributed.rendezvous import free_port
+from tests.ranks import fork_rank, torchrun
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUND = 30  # seconds from a rank's death to the end of the others
 PATIENCE = 240  # seconds for what takes ten on a machine with nothing else to do
-SERVER = multiprocessing.get_context("forkserver")
-os.environ.setdefault(
-    "TORCH_CPP_LOG_LEVEL", "ERROR"
-)  # the server imports torch before a command could say so
-SERVER.set_forkserver_preload(["experiments.commands.fit", "deepspeed"])
 # what Lightning says at every start; none of it may come twice
 LIGHTNING = (
     "Seed set",
@@ -59,17 +54,6 @@ class Fault(L.Callback):
         if self.kind == "raise":
             raise RuntimeError("the cable was pulled")
         os.kill(os.getpid(), {"kill": signal.SIGKILL, "interrupt": signal.SIGINT}[self.kind])
-
-
-def rank_of_torchrun(line, env, folder, name):
-    """The life of one process, as torchrun starts it."""
-    os.environ.update(env)
-    for stream, number in (("out", 1), ("err", 2)):
-        os.dup2(os.open(folder / f"{name}.{stream}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
-    from experiments.cli.program import main
-
-    multiprocessing.set_start_method("fork", force=True)  # of data workers: a child inherits the server's
-    os._exit(main(line))
 
 
 def has_ended(pid: int) -> bool:
@@ -103,17 +87,11 @@ class Pair:
 
     def __init__(self, folder: Path, *lines: list[str]):
         folder.mkdir()
-        port = str(free_port())
+        port = free_port()
         self.folder, self.ranks = folder, []
         for rank, line in enumerate(lines):
-            env = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2"}
-            env |= {"LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none", "OMP_NUM_THREADS": "1"}
-            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            # the server keeps the environment that it was born with
-            env |= {name: os.environ[name] for name in ("TRIVIUM_CACHE", "WANDB_MODE", "HF_HUB_OFFLINE")}
-            rank = SERVER.Process(target=rank_of_torchrun, args=(line, env, folder, str(rank)))
-            rank.start()
-            self.ranks.append(rank)
+            files = folder / f"{rank}.out", folder / f"{rank}.err"
+            self.ranks.append(fork_rank(torchrun(rank, 2, port), [line], *files))
 
     def pids(self) -> list[int]:
         return [rank.pid for rank in self.ranks]
@@ -343,7 +321,7 @@ def test_ranks_that_differ_are_refused_with_what_differs(start, elsewhere, weigh
     }
     pairs = [Pair(tmp_path / str(number), *lines) for number, lines in enumerate(cases.values())]
     for what, pair in zip(cases, pairs, strict=True):
-        assert pair.wait() == [2, 2]
+        assert pair.wait() == [2, 2], "\n".join(pair.told)
         (line,) = pair.told
         assert line.startswith(f"trivium: rank 1 differs from rank 0 in {what}")
         assert " and " not in line.partition(":")[2].partition(":")[0]  # nothing else
@@ -377,7 +355,7 @@ def test_a_mistake_that_all_ranks_meet_is_told_once(start, rows, tiny_files, tmp
     }
     pairs = [Pair(tmp_path / str(number), *lines) for number, lines in enumerate(cases.values())]
     for what, pair in zip(cases, pairs, strict=True):
-        assert pair.wait() == [2, 2]
+        assert pair.wait() == [2, 2], "\n".join(pair.told)
         (line,) = pair.told
         assert line.removeprefix("trivium: ").removeprefix("rank 1: ").startswith(what)
 

@@ -55,13 +55,17 @@ def test_a_row_without_output_is_named_by_its_line(refused, rows, tmp_path):
         ],
     )
     (line,) = refused("sft", f"--data.init_args.train={file}")
-    assert line == f"trivium: data.train: {file}:2: no `output` (it has `instruction`, `task`, `language`)"
+    remedy = "name it with `columns: {output: …}`"
+    assert line == (
+        f"trivium: data.train: {file}:2: no `output` (it has `instruction`, `task`, `language`): {remedy}"
+    )
 
 
 def test_a_file_without_the_column_is_refused_by_its_first_row_with_those_it_has(refused, rows, tmp_path):
     file = rows(tmp_path / "x.jsonl", [{"prompt": "a", "reply": "b"}])
     (line,) = refused("sft", f"--data.init_args.train={file}")
-    assert line == f"trivium: data.train: {file}:1: no `instruction` (it has `prompt`, `reply`)"
+    remedy = "name it with `columns: {output: …}`"
+    assert line == f"trivium: data.train: {file}:1: no `output` (it has `prompt`, `reply`): {remedy}"
 
 
 def test_a_row_without_a_column_that_rows_are_grouped_by_is_refused(refused, rows, tmp_path):
@@ -140,12 +144,14 @@ def test_all_problems_are_told_at_once(refused):
 
 
 def test_data_that_the_stage_does_not_read_is_refused_before_anything_is_read(refused, tmp_path):
-    """With all other errors, one that only the configuration has among them; the files are not looked for."""
+    """With all other errors, those of files among them."""
     data = {"class_path": "datamodules.PreferenceData", "init_args": {"train": f"{tmp_path}/nowhere.jsonl"}}
     data["init_args"] |= {"tokenizer": f"{tmp_path}/nowhere", "micro_batch_size": 0}
     lines = refused("pretrain", f"--data={json.dumps(data)}", "--ckpt_path=nowhere.ckpt")
-    assert len(lines) == 3
+    assert len(lines) == 5
     text = "\n".join(lines)
+    assert f"data.train: {tmp_path}/nowhere.jsonl does not exist" in text
+    assert f"data.tokenizer: {tmp_path}/nowhere is no directory" in text
     assert "ckpt_path: nowhere.ckpt does not exist" in text
     assert "data.micro_batch_size is 0" in text
     (pairing,) = [line for line in lines if "CausalLM" in line]
@@ -243,8 +249,8 @@ NVME = {"stage": 3, "offload": "optimizer", "nvme_path": "/fast"}
 @pytest.mark.parametrize(
     ("strategy", "reason"),
     [
-        ("strategies.ddp", "is no checkpoint of DeepSpeed"),
-        ("strategies.deepspeed", "is no checkpoint of DeepSpeed"),
+        ("strategies.ddp", "is no complete checkpoint: it is incomplete: `latest`"),
+        ("strategies.deepspeed", "is no complete checkpoint: it is incomplete: `latest`"),
         (
             json.dumps({"class_path": "strategies.deepspeed", "init_args": NVME}),
             "holds pickles, which could run code: they are read only from the run's own",

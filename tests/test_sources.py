@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datamodules.reading import fingerprint as reading_fingerprint
-from datamodules.reading import sources
+from datamodules.reading import hub as reading_hub
 from datamodules.reading.fingerprint import fingerprint
 from datamodules.reading.sources import read_rows
 from tests.reading import GOOD, ROW, json_lines, read, refusal, write
@@ -45,18 +45,18 @@ def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path):
         (
             "x.jsonl",
             '{"text": "a"}\n'.encode("utf-16"),
-            "{file} is UTF-16 or UTF-32: convert it to UTF-8, as with `iconv -f UTF-16 -t UTF-8`",
+            "{file} is UTF-16: set its `encoding` to utf-16",
         ),
         (
             "x.json.gz",
             gzip.compress(b"\xfe\xff" + "[]".encode("utf-16-be"), mtime=0),
-            "{file} is UTF-16 or UTF-32: convert it to UTF-8, as with `iconv -f UTF-16 -t UTF-8`",
+            "{file} is UTF-16: set its `encoding` to utf-16",
         ),
         (
-            "x.csv",
-            b"text\na\n",
-            "{file} has an ending that is not known: give .json, .jsonl, .txt, .md, .parquet, .arrow "
-            "(.json, .jsonl, .txt, .md also with .gz)",
+            "x.xlsx",
+            b"PK",
+            "{file} has an ending that is not known: give .json, .jsonl, .ndjson, .csv, .tsv, .txt, .md, "
+            ".parquet, .arrow (.json, .jsonl, .ndjson, .csv, .tsv, .txt, .md also with .gz, .bz2, .xz, .zst)",
         ),
     ],
 )
@@ -75,14 +75,22 @@ def test_what_is_not_there_is_refused(tmp_path):
     assert refusal([tmp_path / "y.jsonl", tmp_path / "x.jsonl"]) == f"{tmp_path}/x.jsonl does not exist"
 
 
-def test_a_folder_that_is_no_saved_dataset_is_refused_with_the_remedy(tmp_path):
-    assert refusal(tmp_path) == (
-        f"folder {tmp_path} was not written by `save_to_disk`: give its files, as in {tmp_path}/*.jsonl"
-    )
+def test_a_folder_without_rows_or_of_several_splits_is_refused_with_the_remedy(tmp_path):
+    assert refusal(tmp_path).startswith(f"folder {tmp_path} holds no file of a known ending: give .json")
     folder = tmp_path / "both"
-    DatasetDict({"train": Dataset.from_list([ROW])}).save_to_disk(str(folder))
-    assert refusal(folder) == f"folder {folder} holds several splits: give one of them, as in {folder}/train"
-    assert [record.row for record in read(folder / "train")] == [ROW]
+    rows = Dataset.from_list([ROW])
+    DatasetDict({"train": rows, "test": rows}).save_to_disk(str(folder))
+    assert refusal(tmp_path) == (
+        f"folder {tmp_path} holds no file of a known ending: give one of its folders, as {folder}"
+    )
+    assert refusal(folder) == (
+        f"folder {folder} holds several splits: give one of train, test, as in {folder}[train]"
+    )
+    assert refusal(f"{folder}[val]") == (
+        f"folder {folder} has no split val: give one of train, test, as in {folder}[train]"
+    )
+    for path in (folder / "train", f"{folder}[test]"):
+        assert [record.row for record in read(path)] == [ROW]
     (folder / "train" / "data-00000-of-00001.arrow").unlink()
     assert "data-00000-of-00001.arrow does not exist, though " in refusal(folder / "train")
 
@@ -106,12 +114,12 @@ class Hub:
         self.asked: list[dict] = []
         self.revision: str | None = "abc"
         self.rows: object = [{"n": 1}, {"n": 2}]
-        for file in (sources, reading_fingerprint):
+        for file in (reading_hub, reading_fingerprint):
             monkeypatch.setattr(file, "hub_revision", lambda hub: self.revision)
-        monkeypatch.setattr(sources.datasets, "load_dataset", self.load)
+        monkeypatch.setattr(reading_hub.datasets, "load_dataset", self.load)
 
-    def load(self, name: str, **options: object) -> object:
-        self.asked.append({"name": name, **options})
+    def load(self, name: str, config: str | None, **options: object) -> object:
+        self.asked.append({"name": name, "config": config, **options})
         if isinstance(self.rows, Exception):
             raise self.rows
         return self.rows
@@ -125,13 +133,17 @@ def hub(monkeypatch) -> Hub:
 @pytest.mark.parametrize("path", ["some/name", "hub:some/name"])
 def test_a_dataset_on_the_hub_is_streamed_at_one_revision(hub, path):
     assert read(path) == [("some/name, row 1", {"n": 1}, None), ("some/name, row 2", {"n": 2}, None)]
-    assert hub.asked == [{"name": "some/name", "split": "train", "revision": "abc", "streaming": True}]
+    assert hub.asked == [
+        {"name": "some/name", "config": None, "split": "train", "revision": "abc", "streaming": True}
+    ]
 
 
 def test_without_the_hub_the_cached_copy_is_read_else_refused(hub):
     hub.revision = None
     assert len(read("some/name")) == 2
-    assert hub.asked == [{"name": "some/name", "split": "train", "revision": None, "streaming": False}]
+    assert hub.asked == [
+        {"name": "some/name", "config": None, "split": "train", "revision": None, "streaming": False}
+    ]
     hub.rows = ConnectionError("no\nroute")
     assert refusal("some/name") == (
         "some/name is no file or folder here, and no dataset of that name can be reached or is cached: "
@@ -176,7 +188,7 @@ def test_no_bytes_make_it_raise_anything_but_a_refusal(tmp_path, data):
             return False
         return True
 
-    for name in ("x.jsonl", "x.json", "x.json.gz", "x.txt", "x.parquet", "x.arrow"):
+    for name in ("x.jsonl", "x.json", "x.json.gz", "x.csv.zst", "x.csv", "x.txt", "x.parquet", "x.arrow"):
         file = tmp_path / name
         file.write_bytes(b"[" + data if name == "x.json" else data)
         with pytest.raises(ValueError, match=f"^data.train: {file} ") if refused(file) else nullcontext():

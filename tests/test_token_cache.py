@@ -18,13 +18,9 @@ from datamodules.caching.token_cache import TokenCache
 from datamodules.corpus import DocumentEncoder
 from datamodules.instruction import InstructionData
 from datamodules.rendering.segments import BadRow, DropRow
-from tests.letters import Letters, cache, columns, expected, texts, written
+from tests.letters import Letters, cache, columns, expected, fail, texts, written
 
 FORK = multiprocessing.get_context("fork")
-
-
-def fail():
-    raise RuntimeError("the disk is full")
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -108,6 +106,26 @@ def test_the_command_saves_what_transformers_loads(files: list[str], tmp_path: P
     assert len(AutoTokenizer.from_pretrained(tmp_path / "saved")) == 300
 
 
+def test_every_kind_of_file_is_read_as_the_data_modules_read_it(tmp_path: Path) -> None:
+    """The same text in each: a JSON array, by lines, in capitals, packed, as CSV, nested, or plain."""
+    text = "the film is good and the story is fun. " * 20 + "End."
+    row = json.dumps({"text": text})
+    (tmp_path / "array.json").write_text(f"[{row}, {row}]")
+    (tmp_path / "lines.ndjson").write_text(f"{row}\n{row}\n")
+    (tmp_path / "CAPITALS.JSONL").write_text("\ufeff" + f"{row}\n{row}\n")
+    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(f"{row}\n{row}\n".encode()))
+    (tmp_path / "table.csv").write_text(f"text\n{text}\n{text}\n")
+    (tmp_path / "plain.txt").write_text(f"{text}\n\n{text}")
+    (tmp_path / "nested.jsonl").write_text(json.dumps({"meta": {"body": text}}) + "\n")
+    saved = {}
+    for path in sorted(tmp_path.iterdir()):
+        field = "meta.body" if path.name == "nested.jsonl" else "text"
+        saved[path.name] = train([str(path)], 290, str(tmp_path / "out"), field=field).get_vocab()
+    assert "Ġfilm" in saved.pop("plain.txt")  # with line ends of its own
+    assert len(saved) == 6
+    assert len({json.dumps(vocabulary, sort_keys=True) for vocabulary in saved.values()}) == 1
+
+
 def test_wrong_inputs_each_give_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
@@ -116,7 +134,7 @@ def test_wrong_inputs_each_give_one_line(tmp_path: Path) -> None:
         "missing.txt": "missing.txt does not exist",
         "empty.txt": "empty.txt is empty",
         "rows.jsonl": "rows.jsonl:2: no text under 'text'; say with --field",
-        "latin.txt": "is not UTF-8 ",
+        "latin.txt": "latin.txt, row 1 is not UTF-8",
     }
     for name, message in wrong.items():
         with pytest.raises(ValueError, match=message) as refused:
@@ -125,24 +143,3 @@ def test_wrong_inputs_each_give_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 259"):
         train([str(tmp_path / "rows.jsonl")], 258, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-
-
-def test_it_learns_from_the_same_texts_whatever_file_holds_them(tmp_path: Path) -> None:
-    """Of arrays and packed lines once braces and quotes were learned."""
-    rows = [{"text": "the film is good"}, {"text": "the story is dull"}] * 3
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "lines.jsonl").write_text(lines)
-    (tmp_path / "UP.JSONL").write_text(lines)
-    (tmp_path / "bom.jsonl").write_text("\ufeff" + lines, encoding="utf-8")
-    (tmp_path / "array.json").write_text(json.dumps(rows))
-    with gzip.open(tmp_path / "packed.jsonl.gz", "wt") as packed:
-        packed.write(lines)
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "table.parquet")
-    vocabularies = [
-        train([str(file)], 300, str(tmp_path / "out")).get_vocab()
-        for file in sorted(tmp_path.iterdir())
-        if file.is_file()
-    ]
-    assert len(vocabularies) == 6
-    assert all(vocabulary == vocabularies[0] for vocabulary in vocabularies)
-    assert '{"' not in vocabularies[0]

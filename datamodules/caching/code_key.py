@@ -146,8 +146,10 @@ class _Statement:
         self.add(function.__defaults__, where)
         self.add(function.__kwdefaults__, where)
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            content = None
             with suppress(ValueError):  # a cell that is empty so far
-                self.add(cell.cell_contents, f"{where}, {name}")
+                content = cell.cell_contents
+            self.add(content, f"{where}, {name}")
         self.add(dict(vars(function)), where)  # attributes, such as a decorator's `__wrapped__`
 
     def _global(self, value: Any, code: CodeType, where: str) -> None:

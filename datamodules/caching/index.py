@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,11 @@ class Index:
     refused: dict[str, int] = field(default_factory=dict)
     """reason → rows that cannot be read or are of a wrong type"""
     examples: dict[str, list[str]] = field(default_factory=dict)
-    """reason → the first such rows, where they are and what is wrong"""
+    """reason → the first such rows, where they are and what is wrong; layout → where the first one is"""
+    layouts: dict[str, int] = field(default_factory=dict)
+    """layout that rows were found to have → rows"""
+    not_read: dict[str, int] = field(default_factory=dict)
+    """column that nobody reads → rows that say something there"""
     finished: bool = False
     failure: str = ""
     """what ended the last writer"""
@@ -76,6 +81,16 @@ class Index:
         if len(lines) < EXAMPLES:
             lines.append(line)
 
+    def note(self, layouts: Mapping[str, list[str]], not_read: Mapping[str, int]) -> None:
+        """Counts how rows were read: layout → where they are, column that nobody reads → rows."""
+        for layout, places in layouts.items():
+            layout = layout if layout in self.layouts or len(self.layouts) < REASONS else "other layouts"
+            self.examples.setdefault(layout, places[:1])
+            self.layouts[layout] = self.layouts.get(layout, 0) + len(places)
+        for column, rows in not_read.items():
+            if column in self.not_read or len(self.not_read) < REASONS:
+                self.not_read[column] = self.not_read.get(column, 0) + rows
+
     def first_refused(self) -> str:
         """The line of the first row that is unreadable or of a wrong type, and how many more there are."""
         more = sum(self.refused.values()) - 1
@@ -92,7 +107,10 @@ class Index:
         lost, count = self.left_out, sum(self.left_out.values())
         reasons = ", ".join(f"{reason} ({n})" for reason, n in Counter(lost).most_common())
         if not self.kept:
-            raise UserError(f"{name}: {path}: none of its {self.rows} rows can be trained on: {reasons}")
+            first = f"; the first is {next(iter(self.examples.values()))[0]}" if lost else ""
+            raise UserError(
+                f"{name}: {path}: none of its {self.rows} rows can be trained on: {reasons}{first}"
+            )
         if count > max_dropped * self.rows:
             commonest = max(lost, key=lambda reason: lost[reason])
             raise UserError(
@@ -113,6 +131,9 @@ class Index:
             first={reason: self.examples[reason][0] for reason in self.left_out},
             tokens=self.tokens,
             trained=self.weight,
+            layouts=self.layouts,
+            layout_first={layout: self.examples[layout][0] for layout in self.layouts},
+            not_read=list(self.not_read),
         )
 
     def save(self, folder: Path) -> None:

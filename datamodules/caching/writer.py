@@ -109,7 +109,8 @@ class ShardWriter:
     ) -> Iterator[tuple[int, EncodedBatch]]:
         """Batches in the order of the source, from one row to before another, each with its number of rows.
         A shard begins with a batch, so that its batches are the same whenever it is written."""
-        records = islice(read_rows(self.path, self.name), start, stop)
+        reader = self.encoder.reader
+        records = islice(read_rows(self.path, self.name, reader.encoding, reader.wanted), start, stop)
         pending: deque[tuple[int, Future[EncodedBatch]]] = deque()
         for batch in _prefetched(_in_batches(enumerate(records, start))):
             pending.append((len(batch), pool.submit(self.encoder.encode, batch)))
@@ -123,6 +124,7 @@ class ShardWriter:
         """The rows of each batch that are kept, none of them empty; the index counts what is taken."""
         for size, batch in encoded:
             self._count_left_out(batch)
+            self.index.note(batch.layouts, batch.not_read)
             self.index.rows += size
             for row in batch.rows:
                 changes = row.pop("changed", ())

@@ -10,7 +10,8 @@ from pathlib import Path
 from datamodules.atomic import replacing
 from datamodules.errors import UserError
 from datamodules.reading.files import ending
-from datamodules.reading.sources import Hub, hub_revision, parts_of
+from datamodules.reading.hub import Hub, hub_revision
+from datamodules.reading.sources import parts_of
 
 SETTLED = 2_000_000_000  # nanoseconds after which a file's time of change tells it from a later version
 

@@ -3,23 +3,13 @@ goes on with the next."""
 
 import codecs
 import contextlib
-import gzip
-import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
-from datamodules.reading.record import (
-    BLOCK,
-    BROKEN_OFF,
-    CANNOT_UNPACK,
-    Record,
-    cannot_unpack,
-    has_nul,
-    not_utf8,
-    open_unpacked,
-)
+from datamodules.reading.record import BLOCK, BROKEN_OFF, Record, has_nul
+from datamodules.reading.streams import CANNOT_UNPACK, cannot_unpack, not_utf8, open_unpacked
 
 MAX_LINE = 10_000_000  # bytes of a line, characters of an array's row
 LIMIT = f"{MAX_LINE // 1_000_000} MB"
@@ -118,11 +108,11 @@ def surrogate_in(row: Any) -> str | None:
     return None
 
 
-def line_rows(file: str) -> Iterator[Record]:
+def line_rows(file: str, encoding: str | None = None) -> Iterator[Record]:
     """A row for each line of a file, one line in memory at a time; blank lines are counted and left out."""
     parser = Json()
     number = start = 0  # of the line; of its first byte, from 0
-    with open_unpacked(file) as stream:
+    with open_unpacked(file, encoding) as stream:
         while True:
             number += 1
             try:
@@ -136,12 +126,12 @@ def line_rows(file: str) -> Iterator[Record]:
                 line, start, size = line[3:], 3, size - 3
             line = line.rstrip(b"\r\n")
             if line and not line.isspace():
-                row, problem = _line_row(parser, line, file, start)
+                row, problem = _line_row(parser, line, file, start, encoding)
                 yield Record(f"{file}:{number}", row, problem)
             start += size
 
 
-def _next_line(stream: io.BufferedReader | gzip.GzipFile) -> tuple[bytes, int]:
+def _next_line(stream: Any) -> tuple[bytes, int]:
     """The next line, of which no more than MAX_LINE + 2 bytes are kept, and its size; (b"", 0) at the end."""
     line = stream.readline(MAX_LINE + 2)
     size = len(line)
@@ -153,7 +143,9 @@ def _next_line(stream: io.BufferedReader | gzip.GzipFile) -> tuple[bytes, int]:
     return line, size
 
 
-def _line_row(parser: Json, line: bytes, file: str, start: int) -> tuple[dict[str, Any] | None, str | None]:
+def _line_row(
+    parser: Json, line: bytes, file: str, start: int, encoding: str | None
+) -> tuple[dict[str, Any] | None, str | None]:
     if len(line) > MAX_LINE:
         return None, f"is longer than {LIMIT}"
     if b"\0" in line:
@@ -161,12 +153,12 @@ def _line_row(parser: Json, line: bytes, file: str, start: int) -> tuple[dict[st
     try:
         return parser.line(line.decode())
     except UnicodeDecodeError as error:
-        return None, not_utf8(file, start + error.start)
+        return None, not_utf8(file, start + error.start, line, encoding)
 
 
-def is_array(file: str) -> bool:
+def is_array(file: str, encoding: str | None = None) -> bool:
     """Whether a `.json` file holds one array; else it holds lines."""
-    with open_unpacked(file) as stream, contextlib.suppress(*CANNOT_UNPACK):
+    with open_unpacked(file, encoding) as stream, contextlib.suppress(*CANNOT_UNPACK):
         while piece := stream.read1(BLOCK):
             if text := piece.removeprefix(codecs.BOM_UTF8).lstrip():
                 return text.startswith(b"[")
@@ -179,8 +171,8 @@ class Window:
     `failure` says why the text ends early (packed data that breaks off, a byte that is not UTF-8).
     """
 
-    def __init__(self, file: str, stream: io.BufferedReader | gzip.GzipFile):
-        self.file, self.stream = file, stream
+    def __init__(self, file: str, stream: Any, encoding: str | None = None):
+        self.file, self.stream, self.encoding = file, stream, encoding
         self.decoder = codecs.getincrementaldecoder("utf-8")()
         self.text, self.position, self.bytes = "", 0, 0
         self.ended, self.failure = False, ""
@@ -244,33 +236,41 @@ class Window:
             self.failure, self.ended = cannot_unpack(error), True
             return ""
         except UnicodeDecodeError as error:
-            self.failure, self.ended = not_utf8(self.file, first + error.start, BROKEN_OFF), True
+            self.failure = not_utf8(self.file, first + error.start, data, self.encoding, BROKEN_OFF)
+            self.ended = True
             return error.object[: error.start].decode()
 
 
-def array_rows(file: str) -> Iterator[Record]:
+def array_rows(file: str, encoding: str | None = None) -> Iterator[Record]:
     """A row for each value of an array, of which a window of a few values is in memory at a time."""
-    parser, number = Json(), 0
-    with open_unpacked(file) as stream:
-        window = Window(file, stream)
+    with open_unpacked(file, encoding) as stream:
+        window = Window(file, stream, encoding)
         window.skip("\ufeff")
-        window.skip("[")
-        more = not window.skip("]")
-        while more:
-            number += 1
-            try:
-                row, problem = window.value(parser)
-            except json.JSONDecodeError as error:
-                yield _broken(file, number, window, error.msg)
-                return
-            yield Record(f"{file}, row {number}", None if problem else row, problem)
-            more = window.skip(",")
-            if not more and not window.skip("]"):
-                yield _broken(file, number + 1, window, "Expecting ',' delimiter")
-                return
-        if window.peek() or window.failure:
-            yield _broken(file, number + 1, window, "Extra data after the array")
+        number = yield from items(window, Json())
+        if number is not None and (window.peek() or window.failure):
+            yield broken(file, number + 1, window, "Extra data after the array")
 
 
-def _broken(file: str, number: int, window: Window, reason: str) -> Record:
+def items(window: Window, parser: Json) -> Generator[Record, None, int | None]:
+    """A row for each value of the array that begins next; gives their number, or None where it breaks off."""
+    file, number = window.file, 0
+    window.skip("[")
+    more = not window.skip("]")
+    while more:
+        number += 1
+        try:
+            row, problem = window.value(parser)
+        except json.JSONDecodeError as error:
+            yield broken(file, number, window, error.msg)
+            return None
+        yield Record(f"{file}, row {number}", None if problem else row, problem)
+        more = window.skip(",")
+        if not more and not window.skip("]"):
+            yield broken(file, number + 1, window, "Expecting ',' delimiter")
+            return None
+    return number
+
+
+def broken(file: str, number: int, window: Window, reason: str) -> Record:
+    """What stands in place of the rows that cannot be read any more."""
     return Record(f"{file}, row {number}", None, window.failure or f"is not JSON{BROKEN_OFF} ({reason})")

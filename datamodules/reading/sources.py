@@ -1,36 +1,39 @@
-"""A source (local files, saved folders, the hub) → its rows as one stream."""
+"""A source (local files, folders, the hub) → its rows as one stream."""
 
 import glob
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-import datasets
 import pyarrow as pa
-from huggingface_hub import HfApi
 
 from datamodules.errors import UserError
 from datamodules.reading.files import ENDINGS, check_file, ending, read_file
+from datamodules.reading.folders import folder_files
+from datamodules.reading.hub import HUB_NAME, Hub, hub_rows
 from datamodules.reading.record import Record, first_line
+from datamodules.reading.streams import packing
 
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-HUB_TIMEOUT = 10  # seconds
-
-
-class Hub(str):
-    """The name of a dataset on the hub; what else a source consists of are paths of files."""
+WITH_SPLIT = re.compile(r"(?P<path>.+)\[(?P<split>[\w.-]+)\]")
 
 
-def read_rows(path: str | list[str], name: str) -> Iterator[Record]:
+def read_rows(
+    path: str | list[str],
+    name: str,
+    encoding: str | None = None,
+    columns: Collection[str] | None = None,
+) -> Iterator[Record]:
     """All rows of a source, one after another, with bounded memory.
 
     Args:
-        path: JSON lines, JSON arrays, text files (one row `text` each), Parquet or Arrow files, the first
-            three also with .gz; globs, read in sorted order; folders written by `Dataset.save_to_disk`; names
-            of hub datasets (their `train` split; `hub:NAME` where a file or folder has the same name). A
-            list may mix them and is read in its order.
+        path: files of JSON (lines, an array, an object that holds one), CSV, TSV, text (one row `text` each),
+            all of them also packed, Parquet or Arrow; globs, read in sorted order; folders of such files or
+            written by `save_to_disk`, of several splits with `[SPLIT]` behind; names of hub datasets (their
+            `train` split, or `[SPLIT]`; `hub:NAME` or `hub:OWNER/NAME/CONFIG` where a file or folder has the
+            same name). A list may mix them and is read in its order.
         name: the field of the configuration, for messages.
+        encoding: of text files; None = UTF-8.
+        columns: of tables that are read; the others' values are `NOT_READ`. None = all.
 
     Returns:
         rows, among them those that cannot be read, with the reason. Blank lines are left out but counted.
@@ -42,8 +45,8 @@ def read_rows(path: str | list[str], name: str) -> Iterator[Record]:
     parts = parts_of(path, name)
     for part in parts:
         if not isinstance(part, Hub):
-            check_file(part, name)
-    return _rows(parts, name)
+            check_file(part, name, encoding)
+    return _rows(parts, name, encoding, columns)
 
 
 def parts_of(path: str | list[str], name: str) -> list[str]:
@@ -61,82 +64,43 @@ def parts_of(path: str | list[str], name: str) -> list[str]:
 
 def _parts_of_path(path: str, name: str) -> list[str]:
     if path.startswith("hub:"):
-        return [Hub(path.removeprefix("hub:"))]
+        return [_hub(path.removeprefix("hub:"), name)]
     if Path(path).is_file():
         return [path]
     if Path(path).is_dir():
-        return _saved_files(path, name)
+        return folder_files(path, name)
+    split = WITH_SPLIT.fullmatch(path)
+    if split and Path(split["path"]).is_dir():
+        return folder_files(split["path"], name, split["split"])
     if any(c in path for c in "*?["):
         files = sorted(file for file in glob.glob(path, recursive=True) if Path(file).is_file())
-        if not files:
+        if files:
+            return files
+        if not HUB_NAME.fullmatch(path):
             raise UserError(f"{name}: {path} matches no file")
-        return files
-    if ending(path) in ENDINGS or path.endswith(".gz") or not HUB_NAME.fullmatch(path):
+    if ending(path) in ENDINGS or packing(path) or not HUB_NAME.fullmatch(path):
         raise UserError(f"{name}: {path} does not exist")
-    return [Hub(path)]
+    return [_hub(path, name)]
 
 
-def _saved_files(folder: str, name: str) -> list[str]:
-    """The files of a folder written by `save_to_disk`, in their order."""
-    splits = Path(folder, "dataset_dict.json")
-    if splits.is_file():
-        raise UserError(
-            f"{name}: folder {folder} holds several splits: give one of them, as in {folder}/train"
-        )
-    state = Path(folder, "state.json")
-    if not state.is_file():
-        raise UserError(
-            f"{name}: folder {folder} was not written by `save_to_disk`: give its files, as in "
-            f"{folder}/*.jsonl"
-        )
+def _hub(path: str, name: str) -> Hub:
+    hub = Hub(path)
     try:
-        files = [str(Path(folder, file["filename"])) for file in json.loads(state.read_text())["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{name}: {state} cannot be read: save the folder again") from error
-    for file in files:
-        if not Path(file).is_file():
-            raise UserError(f"{name}: {file} does not exist, though {state} names it")
-    return files
+        _ = hub.parts
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    return hub
 
 
-def _rows(parts: list[str], name: str) -> Iterator[Record]:
+def _rows(
+    parts: list[str], name: str, encoding: str | None, columns: Collection[str] | None
+) -> Iterator[Record]:
     for part in parts:
         if isinstance(part, Hub):
-            yield from _hub_rows(part, name)
+            yield from hub_rows(part, name)
             continue
         try:
-            yield from read_file(part)
+            yield from read_file(part, encoding, columns)
         except (OSError, pa.ArrowException, UserError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
             raise UserError(f"{name}: {part} cannot be read: {reason}") from error
-
-
-def _hub_rows(hub: Hub, name: str) -> Iterator[Record]:
-    number, rows = 0, _open_hub(hub, name)
-    try:
-        for number, row in enumerate(rows, 1):
-            yield Record(f"{hub}, row {number}", row, None)
-    except Exception as error:  # half of the data must not pass for all of it
-        raise UserError(f"{name}: {hub} broke off after row {number}: {first_line(error)}") from error
-
-
-def _open_hub(hub: Hub, name: str) -> datasets.IterableDataset | datasets.Dataset:
-    """A stream where the hub can be reached, else the copy that an earlier run left in the cache."""
-    revision = hub_revision(hub)
-    try:
-        return datasets.load_dataset(hub, split="train", revision=revision, streaming=revision is not None)
-    except Exception as error:  # the hub raises a dozen kinds
-        if revision is not None:
-            raise UserError(f"{name}: {hub} on the hub cannot be read: {first_line(error)}") from error
-        raise UserError(
-            f"{name}: {hub} is no file or folder here, and no dataset of that name can be reached or is "
-            "cached: give a path, or run once with the hub in reach"
-        ) from error
-
-
-def hub_revision(hub: Hub) -> str | None:
-    """The commit that a dataset on the hub stands at; None where that cannot be had."""
-    try:
-        return HfApi().dataset_info(hub, timeout=HUB_TIMEOUT).sha
-    except Exception:  # a dozen kinds here too: out of reach, no such name, not allowed
-        return None

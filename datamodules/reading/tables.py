@@ -1,6 +1,6 @@
 """Parquet and Arrow files → rows, a few at a time."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,25 +10,33 @@ from datasets import Features
 from datasets.features.features import require_decoding
 
 from datamodules.errors import UserError
-from datamodules.reading.record import BROKEN_OFF, Record, first_line
+from datamodules.reading.record import BROKEN_OFF, NOT_READ, Record, Unreadable, first_line
 
 TABLE_ROWS = 256  # turned into Python objects at once
 ARROW_ENDS = (b"\xff\xff\xff\xff\0\0\0\0", b"ARROW1")  # of its stream and its file format
 
 
-def parquet_rows(file: str) -> Iterator[Record]:
-    """The rows of a Parquet file."""
+def parquet_rows(file: str, columns: Collection[str] | None = None) -> Iterator[Record]:
+    """The rows of a Parquet file; of columns other than those asked for nothing is read."""
     with pq.ParquetFile(file) as table:
-        yield from _table_rows(file, table.iter_batches(TABLE_ROWS), table.schema_arrow)
+        names = table.schema_arrow.names
+        wanted = None if columns is None else [name for name in names if name in columns]
+        # a column's name that has a dot would be taken for a path: then all of them are read
+        some = None if wanted is None or any("." in name for name in wanted) else wanted
+        batches = table.iter_batches(TABLE_ROWS, columns=some)
+        if some == []:  # no batch says how many rows there are
+            batches = table.iter_batches(TABLE_ROWS)
+        yield from _table_rows(file, batches, table.schema_arrow, columns)
 
 
-def arrow_rows(file: str) -> Iterator[Record]:
-    """The rows of an Arrow file, a stream (as `datasets` saves it) or a file with an index (Feather)."""
+def arrow_rows(file: str, columns: Collection[str] | None = None) -> Iterator[Record]:
+    """The rows of an Arrow file, a stream (as `datasets` saves it) or a file with an index (Feather); of
+    columns other than those asked for nothing is converted."""
     with pa.memory_map(file) as source:
         reader = _arrow_reader(source)
         indexed = isinstance(reader, pa.ipc.RecordBatchFileReader)
         batches = map(reader.get_batch, range(reader.num_record_batches)) if indexed else reader
-        yield from _table_rows(file, batches, reader.schema)
+        yield from _table_rows(file, batches, reader.schema, columns)
 
 
 def _arrow_reader(source: Any) -> Any:
@@ -38,10 +46,14 @@ def _arrow_reader(source: Any) -> Any:
     return pa.ipc.open_file(source) if whole else pa.ipc.open_stream(source)
 
 
-def _table_rows(file: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[Record]:
+def _table_rows(
+    file: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema, columns: Collection[str] | None
+) -> Iterator[Record]:
+    unread = {} if columns is None else {name: NOT_READ for name in schema.names if name not in columns}
     number, decode = 0, _decoder(schema)
     try:
         for batch in batches:
+            batch = batch.select([name for name in batch.schema.names if name not in unread])
             for start in range(0, batch.num_rows, TABLE_ROWS):
                 for row, problem in _python_rows(batch.slice(start, TABLE_ROWS)):
                     number += 1
@@ -49,7 +61,7 @@ def _table_rows(file: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema)
                         row = decode(row) if row is not None and decode else row
                     except ValueError as error:
                         row, problem = None, f"is damaged ({first_line(error)})"
-                    yield Record(f"{file}, row {number}", row, problem)
+                    yield Record(f"{file}, row {number}", None if row is None else {**row, **unread}, problem)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise  # the disk's own error; Arrow's has no number
@@ -75,12 +87,36 @@ def _python_rows(batch: pa.RecordBatch) -> list[tuple[dict[str, Any] | None, str
     """Each row, or what is wrong with it: where the whole batch cannot be turned, row by row."""
     try:
         batch.validate(full=True)  # damaged offsets would end the process
-        return [(row, None) for row in batch.to_pylist()]
+        return [(row, None) for row in _converted(batch)]
     except ValueError as error:  # pa.ArrowInvalid and UnicodeDecodeError are both
         if batch.num_rows == 1:
             utf8 = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
             return [(None, f"{'is not UTF-8' if utf8 else 'is damaged'} ({first_line(error)})")]
     return [pair for i in range(batch.num_rows) for pair in _python_rows(batch.slice(i, 1))]
+
+
+def _converted(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Rows of Python's values, among them, column by column, what Python has none for."""
+    try:
+        return batch.to_pylist()
+    except (OverflowError, LookupError):  # a date after the year 9999, a time zone that is not known
+        columns = {name: _values(batch.column(name)) for name in batch.schema.names}
+    return [{name: values[i] for name, values in columns.items()} for i in range(batch.num_rows)]
+
+
+def _values(column: pa.Array) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except (OverflowError, LookupError):
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (OverflowError, LookupError) as error:
+        zone = f"time zone {first_line(error)} is not known" if isinstance(error, LookupError) else ""
+        return Unreadable(zone or first_line(error))
 
 
 def check_table(file: str, name: str, kind: Literal["Parquet", "Arrow"]) -> None:

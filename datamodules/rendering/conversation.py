@@ -139,12 +139,13 @@ class Conversation:
                 tokenize=False,
                 add_generation_prompt=open_reply,
             )
-        except (TemplateError, TypeError) as error:  # a template raises on roles that it does not know
-            if any(message.get("content") is None for message in conversations[-1]):
-                raise DropRow(f"the chat template cannot write `content: null`: {error}") from error
-            raise DropRow(str(error)) from error
         except Exception as error:  # what a template computes can fail in any way
-            raise BadRow(f"the chat template fails: {type(error).__name__}: {error}") from error
+            reason = " ".join(str(error).split())
+            if type(error) is TemplateError:  # it refuses, as it may a role that it does not know
+                raise DropRow(reason) from error
+            if any(message.get("content") is None for message in conversations[-1]):
+                raise DropRow(f"the chat template cannot write `content: null`: {reason}") from error
+            raise BadRow(f"the chat template fails: {type(error).__name__}: {reason}") from error
 
     def _mismatch(self, turn: int, before: str, after: str) -> str:
         """Why a turn does not begin as its generation prompt says."""

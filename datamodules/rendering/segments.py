@@ -68,6 +68,8 @@ def present_in(row: Row) -> str:
 
 
 def content_of(row: Row, separator: str) -> str:
+    if row.get("instruction") is None and row.get("messages") is not None:
+        raise BadRow("a conversation (`messages`) needs `template: datamodules.ChatTemplate`")
     parts = text_of(row, "instruction"), optional_text(row, "input")
     return separator.join(part for part in parts if part)
 

@@ -27,6 +27,11 @@ from datamodules.sampling.mixture_schedule import MixtureSchedule
 class Template(ABC):
     """How a row becomes text. `repr` states everything that the text depends on, the tokenizer apart."""
 
+    @property
+    def reads_any_column(self) -> bool:
+        """Whether it may read columns other than the known ones, as a template of a user's own may."""
+        return type(self).__module__.partition(".")[0] != __name__.partition(".")[0]
+
     def config_errors(self) -> list[str]:
         """What makes the template impossible, a line each."""
         return []
@@ -187,6 +192,10 @@ class MixedTemplates(Template):
     def __repr__(self) -> str:
         parts = [f"{name!r}: ({self.weights.get(name)}, {self.templates[name]!r})" for name in self.names]
         return f"MixedTemplates({', '.join(parts)}, {self.seed})"
+
+    @property
+    def reads_any_column(self) -> bool:
+        return any(template.reads_any_column for template in self.templates.values())
 
     def config_errors(self) -> list[str]:
         where = "data.template.templates"

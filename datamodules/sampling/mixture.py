@@ -19,11 +19,14 @@ class Source:
         train: files (globs allowed), a saved `datasets` folder or a hub name; may be missing in a plan alone.
         weight: share of the training tokens, relative to the other sources'.
         val: likewise, for validation; None = this source is not validated.
-        text: the column that holds a document, or a function from a row to it.
+        text: the column that holds a document (`meta.text` where it lies inside another), or a function from
+            a row to it.
         max_epochs: how often its tokens may be seen; a run that would pass it is refused. None = any number.
         streaming: begin training while the source is still being tokenised. Its blocks are then shuffled
             within windows of `WINDOW` blocks instead of as a whole.
         tokens: unique ones, for `trivium plan --mixture`, which reads no file; training counts its own.
+        columns: our name for a column ← the file's own; the data module's where it is not given.
+        encoding: of text files; the data module's where it is not given.
     """
 
     train: str | list[str] | None = None
@@ -33,6 +36,8 @@ class Source:
     max_epochs: float | None = None
     streaming: bool = False
     tokens: float | None = None  # no int: YAML's 852.7e9 is none
+    columns: dict[str, str] | None = None
+    encoding: str | None = None
 
 
 @dataclass

@@ -87,7 +87,7 @@ def train(ability: Ability, arm: Arm, seed: int, folder: Path) -> None:
         write_rows(ability.rows(arm.name, seed), folder / "rows.parquet")
     arguments = ["fit", "--config", str(config)]
     if (folder / "checkpoints" / "last.ckpt").is_file():
-        arguments += ["--ckpt_path", "last"]
+        arguments += ["--ckpt_path", "newest"]
     elif (folder / "metrics").is_dir():
         arguments += ["--overwrite", "true"]
     if code := program(arguments):

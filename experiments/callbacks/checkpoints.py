@@ -8,45 +8,67 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.environments import SLURMEnvironment
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from experiments.atomic import put_in_place
-from experiments.callbacks.upstream import CheckpointOnDemand
+from experiments.callbacks.upstream import CheckpointOnDemand, write_step_metrics
+from strategies.checkpoints.intact import checkpoints, step_of
 
 
 class StepCheckpoint(CheckpointOnDemand):
     """Checkpoints by time and at the end, only between optimizer steps: never in the middle of accumulated
     gradients. Lightning itself ignores the time under manual optimisation, which is PPO's."""
 
+    _step: tuple[L.LightningModule, Any, Any, int] | None = None
+    """of the step that ends now and whose metrics have not been written: the stage, and what its hook gets"""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Puts checkpoints of later steps aside where a run goes on from an earlier one: they are no longer
+        its newest."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.is_global_zero and trainer.ckpt_path is not None and self.dirpath is not None:
+            for path in list(checkpoints(Path(self.dirpath))):
+                if step_of(path) > trainer.global_step:
+                    aside = path.with_name(f"{path.name}.superseded")
+                    rank_zero_info(f"{path} is of a later step than this run goes on from: now {aside.name}")
+                    put_in_place(path, aside)
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
+        self._step = (pl_module, outputs, batch, batch_idx)
         if pl_module.automatic_optimization:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         elif self.is_due():
             self.save(trainer)
+        self._step = None
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        """Lightning has no hook before it saves."""
+        if self._step is not None:
+            write_step_metrics(trainer, *self._step)
+            self._step = None  # a step is saved under two names
+        super()._save_checkpoint(trainer, filepath)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_train_end(trainer, pl_module)
         if not self.is_saved(trainer):
             self.save(trainer)
 
-    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        """Lightning has no hook around the writing. Where a folder of DeepSpeed is in the place of a file, it
-        would write the file into it."""
-        target = Path(filepath)
-        if not target.is_dir():
-            super()._save_checkpoint(trainer, filepath)
-            return
-        part = target.with_name(f"{target.name}.part")  # one name on all ranks
-        super()._save_checkpoint(trainer, str(part))
-        self._last_checkpoint_saved = filepath
-        if trainer.is_global_zero:
-            put_in_place(part, target)
-        trainer.strategy.barrier()
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.remove_others(trainer)
+
+
+class LastIsNewest(Callback):
+    """Lets any callback of Lightning's that keeps a `last.ckpt` write over it: in a folder that was moved, or
+    written by another one, it would write `last-v1.ckpt` and leave an older one under that name."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for each in trainer.checkpoint_callbacks:
+            if isinstance(each, ModelCheckpoint) and each.save_last and each.dirpath is not None:
+                each.last_model_path = each.format_checkpoint_name({}, each.CHECKPOINT_NAME_LAST)
 
 
 class Requeue(Callback):
@@ -58,7 +80,7 @@ class Requeue(Callback):
     """
 
     def __init__(self, run: str):
-        self.checkpoint = f"{run}/checkpoints/last.ckpt"  # the job goes on with `--ckpt_path last`
+        self.checkpoint = f"{run}/checkpoints/last.ckpt"  # the job goes on with `--ckpt_path newest`
         self.active = SLURMEnvironment.detect()
         self.asked = self.saved = False
 

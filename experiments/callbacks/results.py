@@ -2,6 +2,8 @@
 has ended, and predictions from all ranks."""
 
 import json
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,26 @@ from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 from rich.console import Console
 
 from datamodules.corpus import MixedCorpusData
+from datamodules.reading.repeats import repeated_files
 from datamodules.receipt import render
 from experiments.atomic import write_text
 from experiments.callbacks.upstream import data_of
+from experiments.cli.user_errors import UserError
+from modules.export_check import export_bytes
+
+
+def folder_errors(run: Path) -> list[str]:
+    """The line that refuses a folder to which nothing could be written, found out by writing; none where it
+    is fine. A folder that is not there is not made."""
+    there = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=there, prefix=".trivium-"):
+            pass
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        return [f"run: nothing can be written to {there}: {reason}: give another --run"]
+    taken = [run / name for name in ("export", "checkpoints", "metrics") if (run / name).is_file()]
+    return [f"run: {path} is a file, in the place of a folder of results: move it away" for path in taken]
 
 
 class DataReceipt(Callback):
@@ -26,6 +45,8 @@ class DataReceipt(Callback):
         if trainer.is_global_zero:
             receipts = data_of(trainer).receipts
             Console().print(render(receipts))
+            for line in repeated_files(data_of(trainer).named_files()):
+                print(line)
             text = json.dumps([receipt.to_dict() for receipt in receipts], indent=2, ensure_ascii=False)
             write_text(self.run / "receipt.json", text + "\n")
 
@@ -35,6 +56,17 @@ class Export(Callback):
 
     def __init__(self, run: str):
         self.run = Path(run)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        models = [pl_module.get_submodule(export.module) for export in pl_module.exports()]  # type: ignore[operator]
+        needed, free = export_bytes(models), shutil.disk_usage(self.run).free
+        if free < needed:
+            raise UserError(
+                f"run: {self.run} has {free / 1e9:.3g} GB of disk free, but its export alone takes "
+                f"{needed / 1e9:.3g} GB: make room, or give another --run"
+            )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pl_module.export(str(self.run / "export"), provenance(trainer, pl_module))  # type: ignore[operator]

@@ -5,9 +5,10 @@ import inspect
 import re
 from collections.abc import Iterable
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NoReturn
 
+import torch.optim
+from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser
 
 import datamodules
@@ -16,13 +17,22 @@ from experiments.cli.user_errors import UserError
 
 NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Given value.*"
-    r"|Got value: Namespace.*|(- )?Expected a <class 'NoneType'>.*"
+    r"|Got value: Namespace.*|(- )?Expected a <class '(NoneType|[a-z]+\.[\w.]+)'>.*"
 )
 """lines of jsonargparse about types that a value could have had, and values in its own spelling"""
+LONGEST_VALUE, LONGEST_LINE = 100, 600  # characters of a value that a line repeats, and of a line
 
 
 class ConfigParser(LightningArgumentParser):
-    """Lightning's parser, whose errors are a line instead of all its options."""
+    """Lightning's parser, whose errors are a line instead of all its options; to it a path is a path."""
+
+    def add_subclass_arguments(self, baseclass: Any, nested_key: str, *args: Any, **kwargs: Any) -> None:
+        """As jsonargparse's, which would read a file that is given for an argument of the class, such as
+        `data.init_args.train`, as YAML, whatever its size; `--data FILE` itself may still be YAML."""
+        super().add_subclass_arguments(baseclass, nested_key, *args, **kwargs)
+        for action in self._actions:
+            if action.dest == nested_key and hasattr(action, "sub_add_kwargs"):
+                action.sub_add_kwargs["sub_configs"] = False
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser within a parser: the outer one tells
@@ -40,6 +50,11 @@ def one_line(message: str, options: Iterable[str]) -> str:
     fields = re.findall(r'Parser key "([^"]+)":', text)
     field = ".".join(dict.fromkeys(fields)) or "configuration"
     known = [option.removeprefix("--") for option in options]
+    given = re.search(r"Given value: (.*)", message)
+    if given and re.fullmatch(r"([^:]*\": )?(Expected a <class '\w+'> ?)+", text):
+        kinds = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", text))
+        return f"{field}: expected {' or '.join(kinds)}, got `{given[1][:LONGEST_VALUE]}`"
+    text = re.sub(r" ?Expected a <class 'list'>(?!\.)", "", text)
     if unknown := re.search(r"unrecognized arguments: (?:--)?([^ =]+)", text):
         return f"there is no option --{unknown[1]}{_nearest(unknown[1], known)}"
     if unknown := re.search(r"Option '([^']+)' is not accepted", text):
@@ -56,11 +71,12 @@ def one_line(message: str, options: Iterable[str]) -> str:
         module, name = unknown.groups()
         return f"{field}: there is no {module}.{name}{_nearest(name, dir(import_module(module)))}"
     if unknown := re.search(r"Expected a dot import path string: (\w+)", text):
-        names = [*modules.__all__, *datamodules.__all__]
+        names = [*modules.__all__, *datamodules.__all__, *callbacks.__all__, *loggers.__all__]
+        names += [name for name in dir(torch.optim) if name[0].isupper()]
         return f"{field}: there is no class `{unknown[1]}`{_nearest(unknown[1], names)}"
     text = re.sub(r'Parser key "[^"]+": ?|Problem with given class_path \'[^\']+\': ?', "", text)
     text = re.sub(r"Expected a <class '([^']+)'>\. Got value: (.*)", r"expected \1, got `\2`", text)
-    return f"{field}: {text.strip()}"
+    return f"{field}: {text.strip()[:LONGEST_LINE]}"
 
 
 def _arguments(class_path: str) -> list[str]:
@@ -82,13 +98,3 @@ def _nearest(name: str, known: Iterable[str]) -> str:
         last = {each.rpartition(".")[2]: each for each in known}
         near = [last[each] for each in difflib.get_close_matches(name.rpartition(".")[2], last, n=1)]
     return f": did you mean `{near[0]}`?" if near else ""
-
-
-def check_config_files(argv: list[str]) -> None:
-    """Refuses (`UserError`) a `--config` that is not a file, which the parser would take for YAML itself."""
-    for place, word in enumerate(argv):
-        given = argv[place + 1 : place + 2] if word in ("--config", "-c") else []
-        given += [word.partition("=")[2]] if word.startswith("--config=") else []
-        for path in given:
-            if not Path(path).is_file():
-                raise UserError(f"--config: {path} does not exist: give the YAML file of a stage")

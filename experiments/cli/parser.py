@@ -9,8 +9,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 import datamodules
 import modules
 from datamodules.base import TextDataModule
-from experiments.cli.config_errors import ConfigParser, check_config_files
+from experiments.cli.complaints import complaint
+from experiments.cli.config_errors import ConfigParser
+from experiments.cli.config_files import check_config_files
+from experiments.cli.option_errors import option_errors
 from experiments.cli.quiet import hush
+from experiments.cli.user_errors import UserError
 from modules.stage import Stage
 from strategies.precision import precision_of
 
@@ -38,14 +42,17 @@ class StageCLI(LightningCLI):
         parser.add_argument("--overwrite", type=bool, default=False, help=again)
         minutes = "minutes between checkpoints"
         parser.add_argument("--checkpoint_minutes", type=float, default=10.0, help=minutes)
-        for action in parser._actions:
-            # `--data FILE` is a YAML of its arguments; a file that one of these names is data, which the
-            # parser would read as YAML, a hundred kilobytes a second, and quote. It has no option for that.
-            if action.dest == "data":
-                action.sub_add_kwargs = {**action.sub_add_kwargs, "sub_configs": False}  # type: ignore[attr-defined]
+
+        untrained = "let validate, test and predict run a network with random weights"
+        parser.add_argument("--untrained", type=bool, default=False, help=untrained)
 
     precision_is_auto = False
     """whether the precision was left to Trivium"""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        if errors := option_errors(self.config[self.config["subcommand"]]):
+            raise UserError("\n".join(errors))
 
     def before_instantiate_classes(self) -> None:
         """Puts what `auto` stands for into the configuration, so that all who read it, a run's saved
@@ -53,6 +60,15 @@ class StageCLI(LightningCLI):
         trainer = self.config[self.subcommand]["trainer"]
         self.precision_is_auto = trainer["precision"] == "auto"
         trainer["precision"] = precision_of(trainer["precision"], trainer["accelerator"])
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            config = self.config[self.subcommand]
+            if refusal := complaint(error, "trainer", config.as_dict()):
+                raise refusal from error
+            raise
 
     def option(self, name: str) -> Any:
         """What the command line says, or the YAML, or the default."""

@@ -22,12 +22,12 @@ examples:
   trivium export runs/sft/checkpoints/last.ckpt exported
   trivium export runs/big/checkpoints/last.ckpt exported --dtype bf16 --max-shard-size 5GB
 
-CKPT is what a run wrote under any strategy, on any number of ranks: a file, or DeepSpeed's folder. Nothing in
-it is executed. DIR is what the run itself writes to `export/` when it ends: the next stage starts from it
-(`--model.init_args.pretrained DIR`), and plain transformers loads it. Weights are those that the optimizer
-has: fp32 where it keeps fp32 copies of 16-bit weights. Memory stays at a few times the largest tensor;
-the disk needs room for the weights, and for the same once more while they are put together from
-DeepSpeed's partitions or get another dtype.
+CKPT is what a run wrote under any strategy, on any number of ranks: a file, or DeepSpeed's folder; of a run's
+own folder (runs/sft) the newest whole checkpoint is taken. Nothing in it is executed. DIR is what the run
+itself writes to `export/` when it ends: the next stage starts from it (`--model.init_args.pretrained DIR`),
+and plain transformers loads it. Weights are those that the optimizer has: fp32 where it keeps fp32 copies of
+16-bit weights. Memory stays at a few times the largest tensor; the disk needs room for the weights, and for
+the same once more while they are put together from DeepSpeed's partitions or get another dtype.
 """
 
 
@@ -78,7 +78,8 @@ def export(
     from modules.vocabulary import vocabulary_digest
     from strategies.checkpoints.checkpoint import open_checkpoint
 
-    content = open_checkpoint(Path(checkpoint))
+    path = _whole(Path(checkpoint))
+    content = open_checkpoint(path)
     metadata = content.metadata
     if "exports" not in metadata:
         raise UserError(
@@ -99,11 +100,32 @@ def export(
             f"export: {tokenizer or metadata['tokenizer']} has another vocabulary than the run had: name the "
             "run's tokenizer with --tokenizer DIR"
         )
-    specs = [_measured(spec, Path(checkpoint), provenance) for spec in exports]
+    specs = [_measured(spec, path, provenance) for spec in exports]
     states = [weights.state(module) for module in modules]
     write_export(specs, states, vocabulary, directory, provenance, file_size=max_shard_size)
     stage, gigabytes = metadata["stage"], weights.bytes(modules) / 1e9
     print(f"{directory}: stage {stage}, step {provenance['steps']:,}, {gigabytes:.3g} GB of weights")
+
+
+def _whole(path: Path) -> Path:
+    """The checkpoint that is named, or the newest whole one of a run's folder.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    from strategies.checkpoints.intact import damage, newest
+
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path.parent
+    whole, _ = newest(folder)
+    if folder.parent == path:
+        if whole is None:
+            raise UserError(f"export: {folder} holds no whole checkpoint")
+        return whole
+    reason = damage(path)
+    if reason is None:
+        return path
+    remedy = "" if whole is None else f": the newest whole one there is {whole}"
+    raise UserError(f"export: {path} is no complete checkpoint: it {reason}{remedy}")
 
 
 def _tokenizer(given: str | None, own: str) -> Any:

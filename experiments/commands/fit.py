@@ -1,7 +1,6 @@
 """`trivium fit|validate|test|predict`: Lightning's own command line with Trivium's defaults."""
 
-import shutil
-import zipfile
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,27 +10,30 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.strategies import Strategy
 
-from experiments.callbacks.checkpoints import Requeue, StepCheckpoint
-from experiments.callbacks.loggers import default_loggers, finish_wandb
+from experiments.callbacks.checkpoints import LastIsNewest, Requeue, StepCheckpoint
+from experiments.callbacks.due_validation import DueValidation
+from experiments.callbacks.loggers import Curves, default_loggers, finish_wandb
 from experiments.callbacks.memory_forecast import Forecast, explained, forecast, tell
+from experiments.callbacks.monitors import monitor_errors
 from experiments.callbacks.progress import Mixture, ProgressBar, Throughput
-from experiments.callbacks.results import DataReceipt, Export, Predictions
+from experiments.callbacks.results import DataReceipt, Export, Predictions, folder_errors
+from experiments.callbacks.termination import Termination
+from experiments.cli.complaints import callback_complaint
 from experiments.cli.parser import StageCLI, parse
 from experiments.cli.quiet import hush
 from experiments.cli.user_errors import UserError
+from experiments.commands.overwriting import Overwriting, put_back, results_of
+from experiments.commands.resume import NEWEST, checkpoint_errors, chosen_checkpoint, make_last, tidy
+from experiments.commands.run_lock import locked
 from experiments.distributed.agreement import Agreement, shared_settings, versions_and_settings
 from experiments.distributed.launcher import watch_over_ranks
 from experiments.distributed.ranks import as_one_of_many, ranks, world_errors
-from strategies.atomic import finish_interrupted_save
+from modules.optim import endless_run_errors
 from strategies.checkpoints.checkpoint import AnyCheckpoint
 from strategies.fsdp2 import Sharded
 from strategies.names import strategy_of
 from strategies.precision import precision_errors
-from strategies.zero import ZeRO
-
-RESULTS = ("export", "checkpoints", "metrics")  # folders of a run
 
 
 class SaveConfig(SaveConfigCallback):
@@ -49,19 +51,33 @@ class RunCLI(StageCLI):
 
     forecast: Forecast | str | None = None
     """of a fit: the memory it will take, or why that is not known"""
+    checkpoint: str | None = None
+    """the path that `--ckpt_path` means"""
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> L.Trainer:
         """Lightning has no public hook for a trainer's defaults that depend on other options."""
         run = self.option("run")
         if config["logger"] is None:
             trains = self.subcommand == "fit" and not config["fast_dev_run"]
-            config["logger"] = default_loggers(run) if trains else False
+            config["logger"] = default_loggers(run, self.option("ckpt_path") is not None) if trains else False
         if config["max_steps"] > 0:
             config["max_epochs"] = -1  # steps alone decide, so that a finished run can be taken further
         config["strategy"] = strategy_of(config["strategy"], config["accelerator"])
+        for several in ("callbacks", "plugins"):  # one may stand for a list of it
+            given = config[several] or []
+            config[several] = given if isinstance(given, list) else [given]
         agreement = Agreement(self.settings, self.explained)
-        callbacks = [*callbacks, *self._default_callbacks(config), Requeue(run), agreement]
-        plugins = [AnyCheckpoint(), *(config["plugins"] or [])]
+        callbacks = [*callbacks, *self._default_callbacks(config)]
+        self.overwriting = Overwriting(Path(run))
+        callbacks += [
+            DueValidation(),
+            Requeue(run),
+            Termination(),
+            self.overwriting,
+            LastIsNewest(),
+            agreement,
+        ]
+        plugins = [AnyCheckpoint(), *config["plugins"]]
         options = {**config, "plugins": plugins, "default_root_dir": run}
         trainer = super()._instantiate_trainer(options, callbacks)
         watch_over_ranks(trainer)
@@ -71,7 +87,7 @@ class RunCLI(StageCLI):
         """The callbacks of this command; one that the YAML names replaces the default of its kind."""
         run = self.option("run")
         defaults: list[Callback] = []
-        given = {kind for callback in config["callbacks"] or [] for kind in type(callback).__mro__[:-2]}
+        given = {kind for callback in config["callbacks"] for kind in type(callback).__mro__[:-2]}
         if self.subcommand == "predict":
             defaults = [Predictions(run)]
         elif self.subcommand == "fit":
@@ -81,7 +97,7 @@ class RunCLI(StageCLI):
                 interval = timedelta(minutes=self.option("checkpoint_minutes"))
                 where: dict[str, Any] = {"dirpath": f"{run}/checkpoints", "filename": "{step}"}
                 defaults += [StepCheckpoint(**where, save_last=True, train_time_interval=interval)]
-            defaults += [DataReceipt(run), Throughput(), Mixture(), Export(run)]
+            defaults += [DataReceipt(run), Throughput(), Mixture(), Curves(run), Export(run)]
         return [] if config["fast_dev_run"] else [each for each in defaults if type(each) not in given]
 
     def _parse_ckpt_path(self) -> None:
@@ -90,20 +106,37 @@ class RunCLI(StageCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Lightning's own hooks are one for each command; this is what all of them come through."""
-        finish_interrupted_save(Path(self.option("run")) / "checkpoints")
+        trainer: Any = self.trainer
+        run = Path(self.option("run"))
+        writes = subcommand == "fit" and ranks.rank == 0 and not trainer.fast_dev_run
+        with locked(run) if writes else nullcontext():
+            if writes:
+                put_back(run)
+                tidy(run)
+            ranks.agree({})  # the other ranks look at the folder once that is done
+            self.checkpoint = chosen_checkpoint(self.option("ckpt_path"), run)
+            self._check_and_run(subcommand, writes)
+
+    def _check_and_run(self, subcommand: str, writes: bool) -> None:
+        """Runs a command once nothing speaks against it. A run that goes on keeps what is there, although the
+        config that it began with may say `overwrite: true`."""
         if errors := self.errors():
             raise UserError("\n".join(errors))
         if self.trainer.world_size > 1:
             ranks.agree(versions_and_settings(self.settings(), self.trainer.world_size))
+        self.config_init[subcommand]["ckpt_path"] = self.checkpoint
+        if writes and self.option("ckpt_path") == NEWEST:
+            make_last(Path(self.option("run")), Path(str(self.checkpoint)))
+        replaces = writes and self.option("overwrite") and self.checkpoint is None
         if subcommand == "fit":
-            self._clear_results()
             self.forecast = forecast(self.config["fit"], self.trainer)
             if self.trainer.is_global_zero:
                 tell(self.forecast)
         if self.precision_is_auto and self.trainer.is_global_zero:
             print(f"precision: {self.option('trainer')['precision']} (auto: bf16 where it is in hardware)")
         try:
-            super()._run_subcommand(subcommand)
+            with self.overwriting.kept_until_begun() if replaces else nullcontext():
+                super()._run_subcommand(subcommand)
         except Exception as error:
             if (refusal := self.explained(error)) is not error:
                 raise refusal from error
@@ -111,7 +144,8 @@ class RunCLI(StageCLI):
 
     def explained(self, error: BaseException) -> BaseException:
         """The error itself, or what a user is told of it."""
-        return explained(self.forecast, self.trainer, error)
+        refusal = callback_complaint(error) if isinstance(error, Exception) else None
+        return refusal or explained(self.forecast, self.trainer, error)
 
     def settings(self) -> dict[str, Any]:
         """What must be the same on every rank: field → value."""
@@ -123,9 +157,10 @@ class RunCLI(StageCLI):
         trainer: Any = self.trainer
         trains = self.subcommand == "fit" and not trainer.fast_dev_run
         run = Path(self.option("run"))
-        errors = self._folder_errors(run) if trains else []
-        errors += checkpoint_errors(self.option("ckpt_path"), run, trainer.strategy)
-        errors += self._precision_errors()
+        errors = [*folder_errors(run), *self._folder_errors(run)] if trains else []
+        errors += checkpoint_errors(self.option("ckpt_path"), self.checkpoint, run, trainer.strategy)
+        wrong_world = world_errors(trainer.num_devices * trainer.num_nodes)
+        errors += wrong_world or self._precision_errors()  # a rank too many has no device to ask
         end = trainer.max_steps if trainer.max_steps >= 0 else trainer.max_epochs
         if self.subcommand == "fit" and 0 in (end, trainer.limit_train_batches):
             errors.append(
@@ -136,12 +171,39 @@ class RunCLI(StageCLI):
         strategy = trainer.strategy  # a tensor-parallel group reads the same rows and counts once
         data_ranks = strategy.data_ranks if isinstance(strategy, Sharded) else trainer.world_size
         errors += self.datamodule.config_errors(data_ranks, trainer.accumulate_grad_batches)
-        errors += self.datamodule.pairing_errors(self.model)
+        pairing = self.datamodule.pairing_errors(self.model)
+        errors += pairing
+        errors += self.datamodule.file_errors()
+        if self.subcommand == "fit":
+            errors += self._training_errors() + (
+                [] if pairing else self.model.batch_errors(self.datamodule, data_ranks)
+            )
+        else:
+            errors += self._untrained_errors()
         if self.subcommand in ("validate", "test") and not self.datamodule.has_validation:
             errors.append(f"data.val is not set: there is nothing to {self.subcommand} on; name a file")
-        errors += world_errors(trainer.num_devices * trainer.num_nodes)
         # checkpoints and tokenizer can be read where nothing was said of them
         return errors or self.model.vocabulary_errors(self.datamodule)
+
+    def _training_errors(self) -> list[str]:
+        """What of the Trainer's options does not go with the stage or its data."""
+        trainer: Any = self.trainer
+        validates = self.datamodule.has_validation and trainer.limit_val_batches != 0
+        errors = monitor_errors(trainer.callbacks, self.model.logs, validates)
+        if not trainer.fast_dev_run:
+            errors += endless_run_errors(trainer.max_steps, trainer.max_epochs, self.model.min_lr_ratio)
+        return errors
+
+    def _untrained_errors(self) -> list[str]:
+        """Refuses to measure random weights unless that was asked for."""
+        begins = any(path for _, path, _ in self.model.parent_checkpoints()) or self.option("ckpt_path")
+        if begins or self.option("untrained"):
+            return []
+        return [
+            f"model: its weights would be random, so there is nothing to {self.subcommand}: give a "
+            "checkpoint as `--ckpt_path`, or an export as model.pretrained; `--untrained true` goes on all "
+            "the same"
+        ]
 
     def _precision_errors(self) -> list[str]:
         """Refuses 16 bits on a device that would only imitate them."""
@@ -152,46 +214,13 @@ class RunCLI(StageCLI):
 
     def _folder_errors(self, run: Path) -> list[str]:
         """Refuses to train over an earlier run's results."""
-        results = [name for name in RESULTS if any(path.is_file() for path in (run / name).rglob("*"))]
+        results = results_of(run)
         if not results or self.option("overwrite") or self.option("ckpt_path") is not None:
             return []
         return [
-            f"run: {run} already holds {', '.join(results)}: go on with `--ckpt_path last`, give another "
+            f"run: {run} already holds {', '.join(results)}: go on with `--ckpt_path newest`, give another "
             "`--run`, or begin again with `--overwrite true`"
         ]
-
-    def _clear_results(self) -> None:
-        """Removes an earlier run's results where that was asked for; a run that goes on keeps them, although
-        the config that it began with may say `overwrite: true`."""
-        trainer: Any = self.trainer
-        begins = self.option("ckpt_path") is None and not trainer.fast_dev_run
-        if self.option("overwrite") and begins and trainer.is_global_zero:
-            for name in RESULTS:
-                shutil.rmtree(Path(self.option("run")) / name, ignore_errors=True)
-
-
-def checkpoint_errors(given: str | None, run: Path, strategy: Strategy) -> list[str]:
-    """Why a run cannot go on from the checkpoint that `--ckpt_path` gives; what Lightning finds by itself
-    (`best`, `hpc`, `registry`) is not looked at."""
-    path = run / "checkpoints" / "last.ckpt" if given == "last" else Path(given or "")
-    if given in (None, "best", "hpc", "registry"):
-        return []
-    if given == "last" and not path.exists():
-        return [f"ckpt_path: there is no checkpoint in {run}/checkpoints to go on from: leave it out"]
-    if not path.exists():
-        return [f"ckpt_path: {path} does not exist"]
-    if path.is_dir() and not (path / "latest").is_file():  # DeepSpeed's checkpoints are folders
-        return [f"ckpt_path: {path} is a folder: give a .ckpt file in it"]
-    if path.is_file() and not zipfile.is_zipfile(path):
-        return [f"ckpt_path: {path} is no complete checkpoint: it was cut off or is something else"]
-    # What was offloaded to a disk only DeepSpeed itself can read, which unpickles whatever is there.
-    unpickles = path.is_dir() and isinstance(strategy, ZeRO) and strategy.nvme
-    if unpickles and run.resolve() not in path.resolve().parents:
-        return [
-            f"ckpt_path: {path} holds pickles, which could run code: they are read only from the run's own "
-            f"folder {run}: name the run that wrote them with --run"
-        ]
-    return []
 
 
 def main(argv: list[str]) -> int:

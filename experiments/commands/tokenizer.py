@@ -5,7 +5,7 @@ Run `trivium tokenizer --vocab-size 4096 --output DIR FILE…`, or call `train`.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from experiments.cli.user_errors import UserError
@@ -42,16 +42,16 @@ def train(
     """Trains the tokenizer and saves it; the same files give the same tokenizer.
 
     Args:
-        files: whatever the data modules read: of rows `field` is taken, of text files each paragraph.
+        files: what the data modules read (JSON, CSV, Parquet, …, also packed; folders, globs), of whose rows
+            `field` is read; or text files, of which each paragraph is a text.
         vocab_size: number of tokens, the 3 special ones and all 256 bytes included.
         output: the folder to save to, for `AutoTokenizer.from_pretrained`.
         max_bytes: UTF-8 bytes to read in all; every file gives its first `max_bytes / len(files)` at most,
             so that a large one does not crowd the others out.
-        field: the column of the text in rows.
+        field: the column of the text in rows, dotted where it is nested.
 
     Raises:
-        UserError: for a missing file, a row that cannot be read or is without `field`, no text at all, or too
-            small a vocabulary.
+        UserError: for a missing file, a row without `field`, no text at all, or too small a vocabulary.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -61,7 +61,7 @@ def train(
     if vocab_size < 256 + 3:
         raise UserError(f"--vocab-size is {vocab_size}, but 256 bytes and 3 special tokens need at least 259")
     if not files:
-        raise UserError("no file to train the tokenizer on: name one or more files of rows or text")
+        raise UserError("no file to train the tokenizer on: name one or more text or .jsonl files")
     texts = [text for file in files for text in _texts(file, field, max_bytes // len(files))]
     if not any(texts):
         raise UserError(f"no text in {', '.join(files)}: the tokenizer needs at least one non-empty text")
@@ -85,28 +85,36 @@ def train(
     return tokenizer
 
 
-def _texts(path: str, field: str, max_bytes: int) -> Iterator[str]:
-    """The texts of a file, up to `max_bytes` of them in UTF-8; the first one whatever its length."""
-    from datamodules.reading.files import ending
+def _texts(file: str, field: str, max_bytes: int) -> Iterator[str]:
+    """The texts of a source, read as the data modules read it, up to `max_bytes` of them in UTF-8; the first
+    one whatever its length."""
+    from datamodules.layouts.columns import value_at
+    from datamodules.reading.files import DOCUMENTS, ending
     from datamodules.reading.sources import read_rows
+    from datamodules.rendering.segments import BadRow
 
     used = 0
-    for where, row, problem in read_rows(path, "tokenizer"):
+    for where, row, problem in read_rows(file, "FILE"):
         if row is None:
             raise UserError(f"{where} {problem}")
-        if not isinstance(row.get(field), str):
+        is_document = ending(where.rpartition(", row ")[0]) in DOCUMENTS
+        try:
+            text = row["text"] if is_document else value_at(row, field)
+        except BadRow as error:
+            raise UserError(f"{where}: {error}") from error
+        if not isinstance(text, str):
             raise UserError(f"{where}: no text under '{field}'; say with --field which key holds it")
-        for text in _paragraphs(row[field]) if ending(path) in (".txt", ".md") else [row[field]]:
-            if used and used + len(text.encode()) > max_bytes:
+        for part in _paragraphs(text.splitlines(keepends=True)) if is_document else [text]:
+            if used and used + len(part.encode()) > max_bytes:
                 return
-            used += len(text.encode())
-            yield text
+            used += len(part.encode())
+            yield part
 
 
-def _paragraphs(text: str) -> Iterator[str]:
+def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
     """Lines up to and including the empty ones after them, so that line ends are learned too."""
     paragraph = ""
-    for line in text.splitlines(keepends=True):
+    for line in lines:
         if paragraph.endswith("\n\n") and line.strip():
             yield paragraph
             paragraph = ""
@@ -124,12 +132,18 @@ def main(argv: list[str]) -> int:
     size = "tokens in all (default: %(default)s); 32000 and up for a large model"
     limit = "bytes to train on (default: %(default)s), shared equally among the files"
     option = parser.add_argument
-    files = "rows or texts, as for the data modules: .jsonl, .json, .parquet, .txt, …"
-    option("files", nargs="+", metavar="FILE", help=files)
+    option(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="rows as the data modules read them (JSON, CSV, Parquet, …), or plain UTF-8 text",
+    )
     option("--output", required=True, metavar="DIR", help="folder to save the tokenizer to")
     option("--vocab-size", type=int, default=4096, metavar="N", help=size)
     option("--max-bytes", type=int, default=20_000_000, metavar="N", help=limit)
-    option("--field", default="text", metavar="KEY", help="column of the text in rows")
+    option(
+        "--field", default="text", metavar="KEY", help="column of the text in rows, dotted where it is nested"
+    )
     options = parser.parse_args(argv)
     tokenizer = train(**vars(options))
     print(f"{options.output}: {len(tokenizer):,} tokens; pad {PAD} = 0, bos {BOS} = 1, eos {EOS} = 2")

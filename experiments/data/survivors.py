@@ -1,14 +1,13 @@
 """Writes chosen rows of a file as they are in it: lines byte for byte, Parquet with its own schema."""
 
-import gzip
 import json
 import shutil
 from array import array
 from bisect import bisect_left
-from typing import IO
+from typing import IO, Any
 
 from datamodules.reading.files import ending, read_file
-from datamodules.reading.record import open_unpacked
+from datamodules.reading.streams import open_packed, open_unpacked
 from experiments.cli.user_errors import UserError
 
 PARQUET, WHOLE = ".parquet", (".txt", ".md")
@@ -16,8 +15,10 @@ PARQUET, WHOLE = ".parquet", (".txt", ".md")
 
 def check_writable(file: str) -> None:
     """Refuses (`UserError`) a kind of file that rows cannot be taken out of."""
-    if ending(file) not in (".jsonl", ".json", PARQUET, *WHOLE):
-        raise UserError(f"FILE: {file}: rows can be taken out of .jsonl, .json, .parquet, .txt and .md alone")
+    if ending(file) not in (".jsonl", ".ndjson", ".json", PARQUET, *WHOLE):
+        raise UserError(
+            f"FILE: {file}: rows can be taken out of .jsonl, .ndjson, .json, .parquet, .txt and .md alone"
+        )
 
 
 def write_survivors(file: str, kept: array, output: IO[bytes]) -> None:
@@ -34,14 +35,12 @@ def write_survivors(file: str, kept: array, output: IO[bytes]) -> None:
         if kept:
             with open(file, "rb") as source:
                 shutil.copyfileobj(source, output)
-    elif file.lower().endswith(".gz"):
-        with gzip.GzipFile("", "wb", fileobj=output, mtime=0) as packed:
-            _json(file, kept, packed)
     else:
-        _json(file, kept, output)
+        with open_packed(file, output) as packed:
+            _json(file, kept, packed)
 
 
-def _json(file: str, kept: array, target: IO[bytes] | gzip.GzipFile) -> None:
+def _json(file: str, kept: array, target: Any) -> None:
     """Lines as they are; the rows of an array, written anew, a line each."""
     if not kept:
         return
@@ -59,7 +58,7 @@ def _json(file: str, kept: array, target: IO[bytes] | gzip.GzipFile) -> None:
                 return
 
 
-def _array(file: str, kept: array, target: IO[bytes] | gzip.GzipFile) -> None:
+def _array(file: str, kept: array, target: Any) -> None:
     chosen, before = set(kept), "[\n"
     for number, record in enumerate(read_file(file), 1):
         if number in chosen:

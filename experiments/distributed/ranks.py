@@ -30,7 +30,7 @@ from experiments.distributed.rendezvous import Place, started_place
 TICK = 1.0  # between two looks at the store and at the other processes
 GRACE = 5.0  # that a rank has to end by itself after another one's error
 PATIENCE = 3.0  # in which another rank may tell the same, rank 0 before all
-ECHO = 5.0  # in which the cause of a broken connection becomes known
+ECHO = 15.0  # in which the cause of a broken connection becomes known, also on a machine that is busy
 LINGER = 10.0  # that a rank stays after an error so that all others have read it
 LAST = 60.0  # that the store's holder stays for ranks that have not ended yet
 SHOWN = 5  # differences between ranks that are listed

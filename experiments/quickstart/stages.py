@@ -20,7 +20,7 @@ def train(name: str, steps: int, *options: str) -> None:
     arguments = ["--config", str(CONFIGS / f"{name}.yaml"), "--trainer.max_steps", str(steps)]
     arguments += ["--checkpoint_minutes", "0.5"]
     if (FOLDER / name / "checkpoints" / "last.ckpt").is_file():
-        arguments += ["--ckpt_path", "last"]
+        arguments += ["--ckpt_path", "newest"]
     trivium("fit", *arguments, *options)
 
 

@@ -1,13 +1,14 @@
 """Any checkpoint of a run, parameter by parameter: a file with full tensors, or DeepSpeed's folder."""
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from strategies.atomic import part_of, put_in_place, refused_writes, remove, remove_leftovers
 from strategies.checkpoints.mapped import mapped_file
 from strategies.checkpoints.zero_checkpoint import ZeroCheckpoint
 from strategies.errors import UserError
@@ -24,8 +25,6 @@ class FileCheckpoint:
     loss_scaler = None
 
     def __init__(self, path: Path, trained: Sequence[str] = ()):
-        if not zipfile.is_zipfile(path):
-            raise UserError(f"{path} is no complete checkpoint: it was cut off or is something else")
         content = mapped_file(path)
         if "state_dict" not in content:
             raise UserError(f"{path} is no checkpoint of a run: it has no `state_dict`")
@@ -84,7 +83,30 @@ def open_checkpoint(path: Path, trained: Sequence[str] = ()) -> Checkpoint:
 
 
 class AnyCheckpoint(TorchCheckpointIO):
-    """Lets strategies whose checkpoints are files go on from a folder of DeepSpeed."""
+    """Writes files that are complete or not there, and lets strategies whose checkpoints are files go on from
+    a folder of DeepSpeed. Lightning's own makes a copy in memory, one in the folder for temporary files, and
+    writes that over the checkpoint before."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes a file beside its place; what was there stays until the file is on the disk.
+
+        Raises:
+            UserError: it cannot be written, as on a full disk.
+        """
+        target = Path(path)
+        with refused_writes(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(target)
+            try:
+                with part_of(target).open("wb") as file:
+                    torch.save(checkpoint, file)
+                put_in_place(target)
+            finally:
+                part_of(target).unlink(missing_ok=True)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Removes a file or a folder; what is left of a folder when this is cut off is taken for none."""
+        remove(Path(path))
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if Path(path).is_dir():

@@ -2,6 +2,7 @@
 values are taken, and three classes of DeepSpeed become empty stand-ins."""
 
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ def mapped_file(file: Path) -> dict[str, Any]:
     Raises:
         UserError: it is cut off or is something else, or holds what would have to run code.
     """
+    cut = f"{file} is no complete checkpoint: it was cut off or is something else"
+    if not zipfile.is_zipfile(file):  # torch's own reader may call that an invalid argument
+        raise UserError(cut)
     try:
         with torch.serialization.safe_globals(STAND_INS):
             content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
@@ -47,7 +51,7 @@ def mapped_file(file: Path) -> dict[str, Any]:
             f"{str(error).splitlines()[0]}"
         ) from error
     except (RuntimeError, EOFError) as error:
-        raise UserError(f"{file} is no complete checkpoint: it was cut off or is something else") from error
+        raise UserError(cut) from error
     if not isinstance(content, dict):
         raise UserError(f"{file} is no checkpoint of a run: it holds a {type(content).__name__}")
     return content

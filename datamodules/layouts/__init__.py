@@ -1,0 +1,1 @@
+"""Rows as other people lay them out → rows as templates read them."""

@@ -1,0 +1,162 @@
+"""What a row asks and what it answers: the columns that may hold them, and which are meant."""
+
+from typing import Any
+
+from datamodules.layouts.chats import from_json, is_transcript, messages_of, tools_from, transcript
+from datamodules.layouts.layout import Layout
+from datamodules.rendering.segments import BadRow, DropRow, present_in
+
+CHATS = ("messages", "conversations", "conversation")
+QUESTIONS = ("instruction", "prompt", "query", "question", "problem", "inputs")
+CONTEXTS = ("input", "context")
+SYSTEMS = ("system", "system_prompt")
+REPLIES = ("output", "response", "completion", "answer", "answers", "solution", "targets")
+TRANSCRIPT = "HH-RLHF transcript"
+NAMES = {
+    ("instruction", "output"): "Alpaca",
+    ("instruction", "response"): "Dolly",
+}
+
+
+def read_asked(layout: Layout) -> None:
+    """Puts what a row asks into `instruction` and `input`, or into `messages`.
+
+    Raises:
+        BadRow: two columns ask, or none.
+    """
+    chats = [column for column in layout.present(*CHATS) if layout.row[column] != []]
+    questions = layout.present(*QUESTIONS)
+    named = [column for column in (*chats, *questions) if column in layout.named]
+    if named:
+        chats, questions = ([c for c in columns if c in named] for columns in (chats, questions))
+    if "instruction" in questions and not named:
+        questions = ["instruction"]  # our own name; what is beside it is told as not read
+    chat = layout.only(chats, "are conversations", "messages")
+    if chat and questions:
+        questions = [q for q in questions if not _is_said(layout, chat, q)]
+        layout.only([chat, *questions], "ask", "messages" if chat == "messages" else chat)
+    if chat:
+        layout.drop("instruction")
+        _read_chat(layout, chat)
+    elif questions:
+        question = layout.only(questions, "ask", "instruction")
+        assert question
+        layout.drop(*CHATS)
+        _read_question(layout, question)
+    elif layout.has("input"):  # beside a reply; else it is a context
+        layout.take("input", "instruction")
+        layout.name = "input"
+    elif "messages" in layout.row and layout.row["messages"] is not None:
+        layout.name = "OpenAI messages"  # an empty list: whoever reads it says so
+    else:
+        raise BadRow(
+            f"no `instruction` and no `messages` (it has {present_in(layout.file_row)}): name them with "
+            "`columns`, as in `columns: {instruction: …}`"
+        )
+    if systems := layout.present(*SYSTEMS):
+        layout.take(systems[0], "system")
+
+
+def _is_said(layout: Layout, chat: str, question: str) -> bool:
+    """Whether a question is one of the messages of the conversation beside it."""
+    asked, turns = layout.row[question], from_json(layout.row[chat])
+    turns = turns if isinstance(turns, list) else []
+    said = [turn.get("content", turn.get("value")) for turn in turns if isinstance(turn, dict)]
+    if isinstance(asked, str):
+        return asked.strip() in [text.strip() for text in said if isinstance(text, str)]
+    return isinstance(asked, list) and asked == turns[: len(asked)]
+
+
+def _read_chat(layout: Layout, column: str) -> None:
+    turns = from_json(layout.row[column])
+    other = False
+    if isinstance(turns, list):
+        turns, other = messages_of(turns)
+    layout.take(column, "messages", turns)
+    layout.name = "ShareGPT" if other or column != "messages" else "OpenAI messages"
+    if other and column == "messages":
+        layout.moves["their roles"] = "user, assistant"
+    _read_tools(layout)
+
+
+def _read_tools(layout: Layout) -> None:
+    if tools := tools_from(layout.row):
+        layout.take("functions", "tools", tools["tools"])
+    layout.used.add("tools")
+
+
+def _read_question(layout: Layout, column: str) -> None:
+    question = from_json(layout.row[column]) if column == "prompt" else layout.row[column]
+    layout.name = column
+    if is_transcript(question):
+        question = transcript(question)
+        layout.name = TRANSCRIPT
+        if len(question) == 1:
+            layout.take(column, "instruction", question[0]["content"])
+            return
+    if isinstance(question, list) and column == "prompt":
+        layout.take(column, "messages", messages_of(question)[0])
+        layout.name = layout.name if layout.name == TRANSCRIPT else "messages"
+        _read_tools(layout)
+        return
+    layout.take(column, "instruction", question)
+    context = layout.only([c for c in layout.present(*CONTEXTS) if layout.row[c] != ""], "add to it", "input")
+    if context:
+        layout.take(context, "input")
+    layout.used |= {"input", "context", "reply_prefix"}  # an empty one is no loss
+
+
+def read_answer(layout: Layout) -> None:
+    """Puts what answers `instruction` into `output`; a conversation holds its answers.
+
+    Raises:
+        BadRow: two columns answer.
+        DropRow: there is no answer among several.
+    """
+    layout.used |= {"steps"}
+    messages = layout.row.get("messages")
+    if messages is not None and (not isinstance(messages, list) or _is_answered(messages)):
+        return
+    question = layout.name
+    present = layout.present(*REPLIES)
+    own = "output" if "output" in present else "solution" if question == "problem" else ""
+    column = layout.only([own] if own in present else present, "answer", "output")
+    if column is None and messages is not None:
+        return  # whoever reads the messages says that they have no answer
+    if column is None:
+        raise BadRow(
+            f"no `output` (it has {present_in(layout.file_row)}): name it with `columns: {{output: …}}`"
+        )
+    if messages is not None:
+        answer = _first(layout, column)
+        turns = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
+        layout.row["messages"] = [*messages, *messages_of(turns)[0]]
+        layout.moves[column] = "messages"
+        layout.used.add(column)
+        return
+    if layout.name != TRANSCRIPT:
+        layout.name = NAMES.get((question, column), f"{question} and {column}")
+    layout.take(column, "output", stripped(_first(layout, column), layout))
+
+
+def _is_answered(messages: list[Any]) -> bool:
+    return not messages or any(isinstance(m, dict) and m.get("role") == "assistant" for m in messages[-1:])
+
+
+def stripped(reply: Any, layout: Layout) -> Any:
+    """A reply to a transcript, without the space that a transcript puts in front of it."""
+    return reply.strip() if layout.name == TRANSCRIPT and isinstance(reply, str) else reply
+
+
+def _first(layout: Layout, column: str) -> Any:
+    """The answer, or the first of several."""
+    value = layout.row[column]
+    if column in ("answer", "answers"):
+        value = value.get("text") if isinstance(value, dict) else value  # SQuAD's: texts and where they start
+        if isinstance(value, list):
+            if not value:
+                raise DropRow(f"empty `{column}`")
+            if len(value) > 1:
+                layout.changes.append(f"the first of several `{column}`")
+            return value[0]
+    return value

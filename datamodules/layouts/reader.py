@@ -1,0 +1,147 @@
+"""How the rows of a source are read: `columns`, the layout that each row is recognised to have, the file's
+encoding."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from datamodules.layouts.asked import CHATS, QUESTIONS, REPLIES, read_answer, read_asked
+from datamodules.layouts.columns import mapped
+from datamodules.layouts.layout import Layout
+from datamodules.layouts.ranked import LISTS, PAIR_SCORES, PAIRS, RATINGS, read_ranked
+from datamodules.reading.record import Unreadable
+from datamodules.reading.streams import encoding_errors
+from datamodules.rendering.segments import BadRow, Row, present_in
+
+Kind = Literal["documents", "instructions", "preferences", "prompts", "tokens", "other"]
+DOCUMENTS = ("text", "content")
+ASKED = {*CHATS, *QUESTIONS, "input", "system", "tools", "reply_prefix"}
+OURS: dict[Kind, set[str]] = {
+    "documents": {"text"},
+    "instructions": {*ASKED, *REPLIES, "steps"},
+    "preferences": {
+        *ASKED,
+        *{side for pair in (*PAIRS.items(), *PAIR_SCORES) for side in pair},
+        *LISTS,
+        *RATINGS,
+        "agreement",
+    },
+    "prompts": ASKED | {*PAIRS, *PAIRS.values()},
+    "tokens": {"input_ids", "labels"},
+}
+"""kind of data → the columns that `columns` may name"""
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """What a data module reads of rows.
+
+    Args:
+        kind: what it makes of them; `other` takes them as they are.
+        columns: our name ← theirs, which may be a path (`meta.text`).
+        encoding: of text files; None = UTF-8.
+        also: columns that it reads beside those of the layout.
+        any_column: whether code of the user's own may read any other, so that none is told as not read.
+    """
+
+    kind: Kind = "other"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    encoding: str | None = None
+    also: Collection[str] = ()
+    any_column: bool = False
+
+    @property
+    def key(self) -> str:
+        """Everything that the rows depend on, their bytes apart."""
+        return f"{self.kind} {sorted(self.columns.items())} {self.encoding}"
+
+    @property
+    def wanted(self) -> set[str] | None:
+        """Columns of a table that need be read; None = any of them may be."""
+        if self.any_column or self.kind not in ("documents", "tokens"):
+            return None
+        ours = {"documents": set(DOCUMENTS), "tokens": OURS["tokens"]}[self.kind]
+        theirs = set(self.columns.values())
+        return {*ours, *theirs, *(path.partition(".")[0] for path in theirs), *self.also}
+
+    def config_errors(self, field: str) -> list[str]:
+        """What is wrong with the settings under `field`, a line each."""
+        errors = encoding_errors(f"{field}.encoding", self.encoding)
+        for our, their in self.columns.items():
+            if not isinstance(their, str) or not their:
+                errors.append(f"{field}.columns.{our} is {their!r}: give the name of a column")
+            elif self.kind in OURS and not self.any_column and our not in {*OURS[self.kind], *self.also}:
+                known = ", ".join(sorted(OURS[self.kind]))
+                errors.append(f"{field}.columns names {our}, which is no column here: choose from {known}")
+        return errors
+
+    def read(self, row: Row) -> Layout:
+        """A row's columns under our names, and the layout in which they were found.
+
+        Raises:
+            BadRow: it has no known layout, two at once, or a value that cannot be read in a column that is.
+            DropRow: there is nothing in it.
+        """
+        ours = mapped(row, self.columns) if self.columns else dict(row)
+        layout = Layout(ours, self.columns, file_row=row)
+        layout.used |= {*self.columns, *self.also}
+        match self.kind:
+            case "documents":
+                read_document(layout)
+            case "instructions":
+                read_asked(layout)
+                read_answer(layout)
+            case "preferences":
+                read_ranked(layout)
+            case "prompts":
+                read_prompt(layout)
+            case "tokens":
+                layout.name, layout.used = "tokens", layout.used | OURS["tokens"]
+        for column in layout.used:
+            if isinstance(value := layout.row.get(column), Unreadable):
+                raise BadRow(f"`{column}` cannot be read: {value.reason}")
+        given = {their: our for our, their in self.columns.items() if our != their}
+        layout.moves = given | {t: o for t, o in layout.moves.items() if t not in self.columns}
+        return layout
+
+    def not_used(self, layout: Layout) -> list[str]:
+        """Columns of a row that say something and that nobody reads."""
+        if self.any_column or self.kind == "other":
+            return []
+        row = layout.row
+        return [column for column in row if column not in layout.used and row[column] is not None]
+
+
+def read_document(layout: Layout) -> None:
+    """Puts a document into `text`.
+
+    Raises:
+        BadRow: no column holds one.
+    """
+    column = next((column for column in DOCUMENTS if layout.has(column)), None)
+    if column is None or ("text" in layout.named and column != "text"):
+        raise BadRow(f"no `text` (it has {present_in(layout.file_row)}): name it with `columns: {{text: …}}`")
+    layout.take(column, "text")
+    layout.name = "documents"
+
+
+def read_prompt(layout: Layout) -> None:
+    """Puts what a row asks into `instruction` or `messages`, be it a row of answers or of ranked replies.
+
+    Raises:
+        BadRow: nothing is asked, or in two columns.
+    """
+    asks = any(layout.has(column) for column in (*CHATS, *QUESTIONS, "input"))
+    if asks or not any(map(layout.has, PAIRS)):
+        read_asked(layout)
+        layout.name = "prompts" if "instruction" in layout.row else layout.name
+        return
+    read_ranked(layout)
+    chosen, rejected = layout.row.pop("chosen"), layout.row.pop("rejected")
+    layout.name += ", of which what both answer"
+    if layout.has("instruction"):
+        return
+    if not isinstance(chosen, list):
+        raise BadRow(f"no `instruction` and no `messages` (it has {present_in(layout.file_row)})")
+    shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
+    layout.row["messages"] = chosen[: len(chosen) - 1 if shared is None else shared]

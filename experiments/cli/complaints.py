@@ -1,0 +1,101 @@
+"""What libraries have against the arguments that a configuration gives them, as one line with its field."""
+
+import re
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from experiments.cli.user_errors import UserError, refusal_of
+
+CLASS_PROBLEM = re.compile(r"Problem with given class_path '([^']+)':\s*([^\n]+)")
+REASON = re.compile(r"^ *- (.+)$", re.MULTILINE)
+NO_REASONS = ("Expected", "Does not validate", "Import path")
+"""beginnings of what jsonargparse says of the other classes that a field takes"""
+PACKAGES = Path(L.__file__).resolve().parent.parent
+"""where libraries are installed: an exception that code elsewhere raises is a bug of that code"""
+
+
+def complaint(error: Exception, field: str, config: Any = None) -> UserError | None:
+    """What a library says of its arguments; None where it was not a library that raised.
+
+    Args:
+        error: raised while something was made of a configuration.
+        field: it is told with, unless `config` names the class that raised.
+        config: the configuration, whose `class_path`s are searched.
+    """
+    if refusal_of(error) is not None and not isinstance(error, ValueError):
+        return UserError(f"{field}: {refusal_of(error)}")
+    causes = list(_causes(error))
+    for cause in causes:
+        if refusal_of(cause) is not None:
+            return UserError(refusal_of(cause) or "")
+    if not _in_library(causes[-1].__traceback__):
+        return None
+    if named := CLASS_PROBLEM.search(str(error)):  # jsonargparse's, where a field takes several classes
+        name = named[1].rpartition(".")[2]
+        return UserError(f"{_field_of(name, config) or field}: {name}: {named[2].strip()}")
+    if bullets := [line for line in REASON.findall(str(error)) if not line.startswith(NO_REASONS)]:
+        return UserError(f"{field}: {bullets[0]}")
+    raised = causes[-1]
+    maker = _maker(raised.__traceback__)
+    text = " ".join(str(raised).split())
+    kind = "" if isinstance(raised, ImportError | ValueError) and text else f"{type(raised).__name__}: "
+    return UserError(f"{_field_of(maker, config) or field}: {f'{maker}: ' if maker else ''}{kind}{text}")
+
+
+def callback_complaint(error: Exception) -> UserError | None:
+    """What a callback of Lightning's own has against a run, such as a metric that is never logged; None
+    where it was none that raised."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, Callback) and type(owner).__module__.startswith("lightning."):
+            if not _in_library(error.__traceback__):
+                return None
+            reason = " ".join(str(error).split()) or "this class is made to be inherited from"
+            return UserError(f"trainer.callbacks: {type(owner).__name__}: {reason}")
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and those that it came of, the first of all last."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _in_library(trace: TracebackType | None) -> bool:
+    frames = traceback.extract_tb(trace)
+    return bool(frames) and PACKAGES in Path(frames[-1].filename).resolve().parents
+
+
+def _maker(trace: TracebackType | None) -> str:
+    """The name of the class whose `__init__` raised; nothing where it was none."""
+    names = [
+        type(frame.f_locals["self"]).__name__
+        for frame, _ in traceback.walk_tb(trace)
+        if frame.f_code.co_name == "__init__" and "self" in frame.f_locals
+    ]
+    inner = ("Trainer", "RunCLI", "BuildOnly")
+    return next((name for name in names if name not in inner and not name.startswith("_")), "")
+
+
+def _field_of(name: str, config: Any, path: str = "") -> str:
+    """Where a configuration names a class; nothing where it does not."""
+    if isinstance(config, dict):
+        if name and str(config.get("class_path", "")).rpartition(".")[2] == name:
+            return path
+        items = [(f"{path}.{key}" if path else str(key), value) for key, value in config.items()]
+    elif isinstance(config, list):
+        items = [(path, value) for value in config]
+    else:
+        return ""
+    inside = (_field_of(name, value, at.replace(".init_args", "")) for at, value in items)
+    return next((found for found in inside if found), "")

@@ -1,0 +1,96 @@
+"""What is wrong with the YAML files of a command line, found before the parser reads them: it would keep the
+last of two equal keys in silence, and take what is no file for YAML itself."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from experiments.cli.user_errors import UserError
+
+OPTIONS = ("--config", "-c", "--trainer", "--model", "--data")
+"""those that name a YAML file; all but the first two may also hold a value"""
+FILES = ("--config", "-c")
+
+
+def check_config_files(argv: list[str]) -> None:
+    """Refuses a command line's YAML files, and those that they name in place of a section, where one is no
+    file, no YAML, no mapping, or holds a key twice.
+
+    Raises:
+        UserError: a line for each, with file, line and key.
+    """
+    problems: list[str] = []
+    for option, value in _given(argv):
+        file = Path(value)
+        if option in FILES or (file.suffix in (".yaml", ".yml") and file.is_file()):
+            problems += _problems(option, file, ())
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+
+
+def _given(argv: list[str]) -> Iterator[tuple[str, str]]:
+    """Options of a command line that name files, with what they name."""
+    for place, word in enumerate(argv):
+        option, equals, value = word.partition("=")
+        if option in OPTIONS and (equals or place + 1 < len(argv)):
+            yield option, value if equals else argv[place + 1]
+
+
+def _problems(where: str, file: Path, parents: tuple[Path, ...]) -> list[str]:
+    if not file.exists():
+        return [f"{where}: {file} does not exist: give the YAML file of a stage"]
+    if not file.is_file():
+        return [f"{where}: {file} is a folder: give the YAML file of a stage in it"]
+    if file in parents:
+        return [f"{where}: {file} names itself"]
+    try:
+        root = yaml.compose(file.read_text(encoding="utf-8-sig"), yaml.SafeLoader)
+    except OSError as error:
+        return [f"{where}: {file} cannot be read: {error.strerror}"]
+    except UnicodeDecodeError as error:
+        return [f"{where}: {file} is not UTF-8 (byte {error.start}): save it as UTF-8"]
+    except RecursionError:
+        return [f"{where}: {file} is nested too deeply"]
+    except yaml.YAMLError as error:
+        return [f"{where}: {file}{_line_of(error)} is not YAML: {_reason_of(error)}"]
+    if root is None:
+        return [f"{where}: {file} is empty: give the YAML file of a stage"]
+    if not isinstance(root, yaml.MappingNode):
+        return [f"{where}: {file} holds no keys with values at its top (`trainer: …`, `model: …`)"]
+    problems = list(_twice(file, root, "", set()))
+    for key, value in root.value:  # `trainer: trainer/small.yaml`
+        named = value.value if isinstance(value, yaml.ScalarNode) else ""
+        if named.endswith((".yaml", ".yml")) and (file.parent / named).is_file():
+            problems += _problems(f"{where}: {file}: {key.value}", file.parent / named, (*parents, file))
+    return problems
+
+
+def _twice(file: Path, node: yaml.Node, path: str, seen: set[int]) -> Iterator[str]:
+    """The keys that stand twice in a mapping, at any depth."""
+    if id(node) in seen:  # an anchor that was named before
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _twice(file, item, path, seen)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        name, line = str(key.value), key.start_mark.line + 1
+        if key.tag != "tag:yaml.org,2002:merge" and name in lines:
+            yield f"{file}:{line}: `{path}{name}` is there twice, in line {lines[name]} too: keep one of them"
+        lines[name] = line
+        yield from _twice(file, value, f"{path}{name}.", seen)
+
+
+def _line_of(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return "" if mark is None else f":{mark.line + 1}"
+
+
+def _reason_of(error: yaml.YAMLError) -> str:
+    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    tab = "found character '\\t'" in reason
+    return "a tab indents it: use spaces" if tab else " ".join(str(reason).split())

@@ -1,0 +1,38 @@
+"""Ranges of the options that are the command line's and Lightning's own, which Lightning would not refuse or
+only with a trace."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+LEAST = {
+    "max_epochs": -1,
+    "num_nodes": 1,
+    "check_val_every_n_epoch": 1,
+    "log_every_n_steps": 0,
+    "num_sanity_val_steps": -1,
+}
+"""the Trainer's whole numbers → the least that makes sense"""
+LONGEST = 60 * 24 * 365  # minutes between checkpoints: a year
+
+
+def option_errors(options: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the values of a command's options, a line each."""
+    seed, minutes = options.get("seed_everything"), options.get("checkpoint_minutes")
+    given: Mapping[str, Any] = options.get("trainer") or {}
+    errors = []
+    if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed < 2**32:
+        errors.append(f"seed_everything is {seed}: give a whole number from 0 to {2**32 - 1}")
+    if minutes is not None and not 0 < minutes <= LONGEST:
+        errors.append(f"checkpoint_minutes is {minutes:g}: give a number above 0, at most {LONGEST}")
+    for name, least in LEAST.items():
+        value = given.get(name)
+        if isinstance(value, int) and value < least:
+            errors.append(f"trainer.{name} is {value}: give {least} or more")
+    clip = given.get("gradient_clip_val")
+    if clip is not None and not math.isfinite(clip):
+        errors.append(f"trainer.gradient_clip_val is {clip}: give a number, or leave it out for no clipping")
+    interval = given.get("val_check_interval")
+    if isinstance(interval, int | float) and not interval > 0:
+        errors.append(f"trainer.val_check_interval is {interval}: give a share of an epoch, or batches")
+    return errors
