@@ -44,6 +44,7 @@ class OutOfRoom(BaseException):
 
 
 def fail():
+    """What a row may be told to do: the writer ends."""
     raise OutOfRoom
 
 

@@ -114,8 +114,8 @@ def test_the_data_receipt_accepts_overrides_and_trains_nothing(tiny_stages, tmp_
     config = str(tiny_stages.out / "sft" / "config.yaml")
     whole = json.loads((tiny_stages.out / "sft" / "receipt.json").read_text())[0]
     assert (whole["truncated"], whole["dropped"]) == (0, {})
-    overrides = ["max_length=42", "policies.long_reply=truncate_left", "max_dropped=1"]
-    line = ["data", "receipt", "--config", config, *(f"--data.init_args.{option}" for option in overrides)]
+    overrides = ["--data.init_args.max_length", "42", "--data.init_args.policies.long_reply=truncate_left"]
+    line = ["data", "receipt", "--config", config, *overrides, "--data.init_args.max_dropped", "1"]
     assert main(line) == 0
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
     rows, kept, truncated, dropped = re.search(r"data\.train (\d+) (\d+) (\d+) (\d+)", printed).groups()
