@@ -16,7 +16,7 @@ def test_help_teaches_without_torch():
     *usage, imported = done.stdout.splitlines()
     assert imported == "False"
     assert {line.split()[0] for line in usage if line.startswith("  ")} == {
-        *("inspect", "deduplicate", "contamination", "receipt", "retrieve"),
+        *("inspect", "deduplicate", "contamination", "receipt", "retrieve", "convert"),
     }
 
 

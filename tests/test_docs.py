@@ -103,7 +103,7 @@ def test_every_data_block_is_accepted_by_its_data_module(block, tiny_tokenizer):
 
 def test_no_block_of_the_page_is_passed_over():
     assert len(BLOCKS) + 1 == len(DOCUMENTS)
-    assert len(COMMANDS) == PAGE.count("\ntrivium ") == 9
+    assert len(COMMANDS) == PAGE.count("\ntrivium ") == 10
     assert PAGE.count("\n```") == 2 * (len(code("sh")) + len(code("yaml")) + len(code("json")))
 
 

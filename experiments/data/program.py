@@ -18,6 +18,9 @@ COMMANDS = {
     "retrieve": Command(
         "rows that teach to answer from passages: questions beside documents", "experiments.data.retrieve"
     ),
+    "convert": Command(
+        "any file that Trivium reads as JSON lines under its own names of columns", "experiments.data.convert"
+    ),
     "receipt": Command(
         "what a stage's configuration keeps, truncates and drops and why, and one row's mask",
         "experiments.data.receipt",
