@@ -54,7 +54,7 @@ def one_line(message: str, options: Iterable[str]) -> str:
     if given and re.fullmatch(r"([^:]*\": )?(Expected a <class '\w+'> ?)+", text):
         kinds = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", text))
         return f"{field}: expected {' or '.join(kinds)}, got `{given[1][:LONGEST_VALUE]}`"
-    text = re.sub(r" ?Expected a <class 'list'>(?!\.)", "", text)
+    text = re.sub(r" ?Expected a <class '\w+'>(?!\.)", "", text)
     if unknown := re.search(r"unrecognized arguments: (?:--)?([^ =]+)", text):
         return f"there is no option --{unknown[1]}{_nearest(unknown[1], known)}"
     if unknown := re.search(r"Option '([^']+)' is not accepted", text):
