@@ -11,6 +11,7 @@ import pytest
 
 from datamodules import ChatTemplate, InstructionTemplate, MixedTemplates
 from datamodules.caching.code_key import code_key
+from datamodules.caching.row_encoder import INTS
 from datamodules.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -259,3 +260,8 @@ def test_what_a_closure_holds_and_cannot_be_stated_is_refused():
     numbers = (number for number in range(3))
     with pytest.raises(UserError, match="numbers is a generator"):
         code_key([lambda row: next(numbers)])
+
+
+def test_what_a_function_refers_to_may_be_of_a_library_in_c():
+    """Cython's functions have classes whose module is no text."""
+    assert code_key([lambda row: INTS]) == code_key([lambda row: INTS])

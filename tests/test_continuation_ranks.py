@@ -51,7 +51,7 @@ def test_changed_rates_and_hyperparameters_count_under_every_strategy(tiny_stage
         for name, strategy in {"alone": [], **STRATEGIES}.items():
             if stage == "ppo" and name not in ("alone", *SHARDED):
                 continue
-            run = tiny_stages.out / f"{stage}_{name}"
+            run = tiny_stages.out / f"{stage}_changed_{name}"
             shutil.copytree(begun / "checkpoints", run / "checkpoints")
             line = [*tiny_stages.stage(stage, run=run.name), *more, *strategy]
             if strategy:
@@ -59,15 +59,15 @@ def test_changed_rates_and_hyperparameters_count_under_every_strategy(tiny_stage
             else:
                 assert main(line) == 0
     run_ranks(tmp_path, lines)
-    alone = tiny_stages.out / "sft_alone"
+    alone = tiny_stages.out / "sft_changed_alone"
     # warm-up over 3 steps: 3/4 of the peak at step 2, all of it at step 3, each logged after its step
     assert list(curve(alone, "train/learning_rate").values()) == pytest.approx([0.01, 0.001])
     for name in STRATEGIES:
-        run = tiny_stages.out / f"sft_{name}"
+        run = tiny_stages.out / f"sft_changed_{name}"
         assert curve(run, "train/learning_rate") == curve(alone, "train/learning_rate"), name
         assert_weights(weights(run), weights(alone), 2e-5)  # sums in another order, by AdamW's first steps
     for name in SHARDED:
-        run, other = tiny_stages.out / f"ppo_{name}", tiny_stages.out / "ppo_alone"
+        run, other = tiny_stages.out / f"ppo_changed_{name}", tiny_stages.out / "ppo_changed_alone"
         assert list(curve(run, "ppo/kl_coef").values()) == [pytest.approx(0.2)] * 2, name
         assert_weights(weights(run), weights(other), 2e-5)
         assert_weights(weights(run, "export/critic"), weights(other, "export/critic"), 2e-5)

@@ -62,7 +62,7 @@ def _users(values: Iterable[Any], seen: set[int]) -> Iterator[Any]:
 
 
 def _is_trivium(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] == TRIVIUM
+    return str(kind.__module__).partition(".")[0] == TRIVIUM
 
 
 class _Statement:
@@ -171,6 +171,9 @@ class _Statement:
                 self.add(constant, where)
 
     def _class(self, kind: type, where: str) -> None:
+        if not isinstance(kind.__module__, str):  # Cython's classes keep there where their instances are from
+            self.say("class", kind.__qualname__)
+            return
         self._module(kind.__module__)
         self.say("class", kind.__qualname__)
         if not is_own(kind.__module__):

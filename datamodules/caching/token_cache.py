@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import pyarrow as pa
 from filelock import FileLock, Timeout
@@ -53,6 +54,10 @@ class TokenCache:
         self._checks = Checks(self.folder)
         self._lock = FileLock(self.folder.with_suffix(".lock"))  # the system's own: it ends with its process
         self._failure: Exception | None = None  # of this process's own writer
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a process that prepares batches gets, which writes nothing: no lock, which cannot be sent."""
+        return {**self.__dict__, "_lock": None}
 
     def write(self, strict: bool, max_dropped: float = 1.0) -> None:
         """Writes what is not there yet or damaged; another process that writes the same cache is waited for.

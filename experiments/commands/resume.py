@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_only
 
 from experiments.cli.user_errors import UserError
 from strategies.atomic import finish_interrupted_save, remove_interrupted, repeat
@@ -23,7 +23,7 @@ def chosen_checkpoint(given: str | None, run: Path) -> str | None:
         return str(_last(run)) if given == "last" else given
     path, damaged = newest(run / "checkpoints")
     for line in damaged if path else ():
-        rank_zero_info(f"{line}: the run goes on from {path}")
+        rank_zero_only(print)(f"{line}: the run goes on from {path}")
     return None if path is None else str(path)
 
 
