@@ -57,7 +57,7 @@ class BadSteps:
         raise UserError(
             f"step {step}: {what}, as of {self.limit} steps in a row, which were all skipped "
             f"(model.max_bad_steps {self.limit}): look at these rows, and go on from the last checkpoint "
-            "(`--ckpt_path last`) with a lower learning rate or gradient_clip_val"
+            "(`--ckpt_path newest`) with a lower learning rate or gradient_clip_val"
         )
 
 

@@ -104,7 +104,7 @@ def test_a_yaml_that_the_parser_would_take_otherwise_is_refused_by_its_line(tmp_
 def test_anchors_and_merged_keys_are_no_keys_that_stand_twice(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("a: &a {x: 1}\nb: {<<: *a, x: 2}\nc: *a\n")
-    check_config_files(["fit", f"--config={file}"])
+    assert check_config_files(["fit", f"--config={file}"]) is None  # no refusal
 
 
 def test_a_metric_that_is_never_logged_is_refused_with_the_nearest():

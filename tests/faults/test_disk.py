@@ -27,7 +27,8 @@ def test_a_write_that_fails_ends_the_run_in_one_line(runs, stage, strategy, savi
     fails_to_write(runs, stage, strategy, saving)
 
 
-def test_a_write_of_deepspeed_that_fails_ends_the_run_in_one_line(runs, long):
+@pytest.mark.long
+def test_a_write_of_deepspeed_that_fails_ends_the_run_in_one_line(runs):
     fails_to_write(runs, "pretrain", "zero2", 3)
 
 
@@ -49,7 +50,8 @@ def fails_to_write(runs, stage, strategy, saving):
     assert runs.goes_on(stage, strategy, name, saved) == (0, [])
 
 
-def test_a_full_disk_ends_the_run_in_one_line(runs, long):
+@pytest.mark.long
+def test_a_full_disk_ends_the_run_in_one_line(runs):
     runs.undisturbed("sft", "one")
     run = runs.run("sft_tmpfs")
     run.mkdir()

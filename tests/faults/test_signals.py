@@ -16,14 +16,11 @@ CASES = [
     ("ppo", "ddp", "sampling", (1,)),
 ]
 SHORT = 2  # of them; `make faults` tries all
+PARAMETERS = [*CASES[:SHORT], *(pytest.param(*case, marks=pytest.mark.long) for case in CASES[SHORT:])]
 
 
-@pytest.mark.parametrize(("stage", "strategy", "phase", "struck"), CASES)
-def test_a_run_that_is_told_to_end_saves_and_goes_on_bit_for_bit(
-    request, runs, stage, strategy, phase, struck
-):
-    if (stage, strategy, phase, struck) not in CASES[:SHORT]:
-        request.getfixturevalue("long")
+@pytest.mark.parametrize(("stage", "strategy", "phase", "struck"), PARAMETERS)
+def test_a_run_that_is_told_to_end_saves_and_goes_on_bit_for_bit(runs, stage, strategy, phase, struck):
     assert phase in COMPUTING
     name = f"{stage}_{strategy}_{phase}_terminated"
     (counts,) = told(runs.undisturbed(stage, strategy) / "0.log", "counts")
