@@ -118,7 +118,7 @@ def test_all_ranks_skip_a_step_that_is_spoiled_on_one(tiny_stages, tmp_path):
     """Under DDP, FSDP2, ZeRO-2 and ZeRO-3 the same three steps as of one process, the second of them
     skipped; and PPO's under DDP."""
     spoilt = [*COMMON, *SFT, "--trainer.max_steps=3", *poison([1])]
-    assert main([*tiny_stages.stage("sft", run="alone"), *spoilt]) == 0
+    assert main([*tiny_stages.stage("sft", run="bad_alone"), *spoilt]) == 0
     runs = {
         "ddp": ["--trainer.devices=2", "--trainer.strategy=strategies.ddp"],
         "fsdp": ["--trainer.devices=2", "--trainer.strategy=strategies.fsdp"],
@@ -128,12 +128,12 @@ def test_all_ranks_skip_a_step_that_is_spoiled_on_one(tiny_stages, tmp_path):
     two = ["--trainer.accelerator=cpu"]
     lines = [[*tiny_stages.stage("sft", run=name), *spoilt, *two, *options] for name, options in runs.items()]
     ppo = [*COMMON, *PPO, "--trainer.max_steps=4", *poison([1], "gradient"), *two, *runs["ddp"]]
-    lines.append([*tiny_stages.stage("ppo", run="ppo_ddp"), *ppo])
+    lines.append([*tiny_stages.stage("ppo", run="ppo_bad_ddp"), *ppo])
     run_ranks(tmp_path, lines)
-    alone = tiny_stages.out / "alone"
+    alone = tiny_stages.out / "bad_alone"
     assert not math.isfinite(curve(alone)[1])
     for name in runs:
         run = tiny_stages.out / name
         assert curve(run)[2] == pytest.approx(curve(alone)[2], rel=1e-5)
         assert_weights(weights(run), weights(alone), 1e-6)  # sums in another order
-    assert all(torch.isfinite(value).all() for value in weights(tiny_stages.out / "ppo_ddp").values())
+    assert all(torch.isfinite(value).all() for value in weights(tiny_stages.out / "ppo_bad_ddp").values())

@@ -147,7 +147,7 @@ RUNS.append(("zero1", "bf16-mixed", 2))  # whole gradients wait for those of the
 
 def line(tiny_stages, config: dict, strategy: str, precision: str, micro: int, length: int) -> list[str]:
     """A run's options, as `fit` and `plan` take them: a row a forward."""
-    options = tiny_stages.stage("pretrain", run="measured")[1:]
+    options = tiny_stages.stage("pretrain", run="memory_measured")[1:]
     return [
         *options,
         f"--model.init_args.config={json.dumps(config)}",
