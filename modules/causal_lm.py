@@ -13,7 +13,7 @@ from modules.hf_load import load_causal_lm, new_causal_lm
 from modules.metrics import GroupedMean
 from modules.optim import AdamW
 from modules.probe import language_model
-from modules.specs import ExportSpec, NetworkSpec
+from modules.specs import ExportSpec, Goal, NetworkSpec
 from modules.stage import TRAINING_LOGS, Batch, Stage
 from modules.training_data import check_model
 
@@ -36,6 +36,10 @@ class CausalLM(Stage):
     parents: ClassVar[tuple[str, ...]] = ("pretrain",)
     reads: ClassVar[str] = "tokens"
     logs: ClassVar[tuple[str, ...]] = (*TRAINING_LOGS, "val/loss", "val/loss/*", "val/perplexity/*")
+    goal = Goal("val/loss")
+    next_commands = (
+        "trivium fit --config sft --model.init_args.pretrained {export} --data.init_args.tokenizer {export}",
+    )
 
     def __init__(
         self,

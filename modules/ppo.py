@@ -26,7 +26,7 @@ from modules.ppo_checks import (
 )
 from modules.probe import language_model, scalar_model
 from modules.rollout import ActorCritic, Rollout, Sequences, logprobs, minibatch_order, scores, values
-from modules.specs import ExportSpec, NetworkSpec, SamplingSpec
+from modules.specs import ExportSpec, Goal, NetworkSpec, SamplingSpec
 from modules.stage import Batch, Stage
 from modules.training_data import TrainingData, check_model
 
@@ -76,6 +76,8 @@ class PPOModule(Stage):
     parents: ClassVar[tuple[str, ...]] = ("sft", "ppo")
     reads: ClassVar[str] = "prompts"
     logs: ClassVar[tuple[str, ...]] = ("ppo/*", "val/score", "val/kl_per_sequence")
+    goal = Goal("val/score", more_is_better=True)
+    next_commands = ("trivium chat {export}",)
     kl_coef: Tensor
 
     def __init__(

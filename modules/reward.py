@@ -19,7 +19,7 @@ from modules.metrics import Correlation, GroupedMean
 from modules.optim import AdamW
 from modules.probe import scalar_model
 from modules.ranges import COUNT, NOT_NEGATIVE, range_errors
-from modules.specs import ExportSpec, NetworkSpec
+from modules.specs import ExportSpec, Goal, NetworkSpec
 from modules.stage import TRAINING_LOGS, Batch, Stage
 from modules.training_data import RankedData, check_model
 
@@ -45,6 +45,8 @@ class RewardModule(Stage):
     parents: ClassVar[tuple[str, ...]] = ("sft", "pretrain", "reward")
     reads: ClassVar[str] = "ranked_replies"
     logs: ClassVar[tuple[str, ...]] = (*TRAINING_LOGS, "val/loss", "reward/*")
+    goal = Goal("reward/accuracy", more_is_better=True)
+    next_commands = ("trivium fit --config ppo --model.init_args.reward {export}",)
 
     def __init__(
         self,

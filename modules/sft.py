@@ -27,6 +27,11 @@ class SFTModule(CausalLM):
 
     stage: ClassVar[str] = "sft"
     parents: ClassVar[tuple[str, ...]] = ("pretrain", "sft")
+    next_commands = (
+        "trivium chat {export}",
+        "trivium fit --config reward --model.init_args.pretrained {export} "
+        "--data.init_args.tokenizer {export}",
+    )
 
     def __init__(
         self,

@@ -34,6 +34,13 @@ class SamplingSpec(NamedTuple):
     """sequences of one training forward"""
 
 
+class Goal(NamedTuple):
+    """The metric of its validation that tells how good a stage is."""
+
+    metric: str
+    more_is_better: bool = False
+
+
 class ExportSpec(NamedTuple):
     """One of a stage's models as a Hugging Face directory.
 

@@ -34,7 +34,7 @@ from modules.optim import (
 from modules.probe import network_errors
 from modules.rng_state import random_states, restore_random_state
 from modules.sharding import Sharding, Unsharded
-from modules.specs import ExportSpec, NetworkSpec, SamplingSpec
+from modules.specs import ExportSpec, Goal, NetworkSpec, SamplingSpec
 from modules.training_data import Batch, TrainingData, own_stop_tokens
 from modules.vocabulary import vocabulary_digest, vocabulary_errors
 
@@ -71,6 +71,9 @@ class Stage(L.LightningModule):
     """the kind of batch, that a data module `makes`: `tokens`, `ranked_replies`, `prompts`, or a new one"""
     logs: ClassVar[tuple[str, ...]] = ()
     """patterns of the names that it logs, for those who watch one (`monitor`); empty = not said"""
+    goal: ClassVar[Goal | None] = None
+    next_commands: ClassVar[tuple[str, ...]] = ()
+    """what its result is good for, command lines in which `{export}` stands for the directory"""
 
     def __init__(
         self,
@@ -374,6 +377,10 @@ class Stage(L.LightningModule):
             restore_random_state(self.random_before)
             self.random_before = None
         self.continuation.go_on(self)
+        # that a short run logs at all, and each iteration of many updates
+        batches = 1 if self.updates_per_batch > 1 else self.total_steps()
+        trainer: Any = self.trainer
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, batches)
 
     def export(self, directory: str, provenance: dict[str, Any]) -> None:
         """Writes the Hugging Face directory that hands this stage's result on; every rank must ask."""

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from experiments.atomic import write_text
-from experiments.callbacks.upstream import count_steps_anew, steps_behind
+from experiments.callbacks.upstream import count_steps_anew, steps_behind, without_anonymous
 
 WANDB_FOLDER = re.compile(r"run-\d{8}_\d{6}-(.+)")
 
@@ -31,7 +31,8 @@ def default_loggers(run: str, goes_on: bool) -> list[Logger]:
         chosen = os.environ.get("WANDB_RUN_ID") or os.environ.get("WANDB_SWEEP_ID")
         id = wandb_id(Path(run)) if goes_on and not chosen else None
         # Lightning asks W&B for `resume="allow"`; what was written offline `wandb sync` appends by the id
-        loggers.append(WandbLogger(name=Path(run).name, project="trivium", save_dir=run, mode=mode, id=id))
+        logger = WandbLogger(name=Path(run).name, project="trivium", save_dir=run, mode=mode, id=id)
+        loggers.append(without_anonymous(logger))
     return loggers
 
 

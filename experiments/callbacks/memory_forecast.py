@@ -51,6 +51,12 @@ class Forecast(NamedTuple):
         fits = estimate.peak <= self.memory
         return [line] if fits else [line, f"this run will not fit: {self.advice()}"]
 
+    def bytes(self) -> dict[str, int]:
+        """What a rank needs, in all and of what, and has, in bytes."""
+        estimate = estimate_memory(self.run, self.run.parallelism)
+        parts = {"peak": estimate.peak, "states": estimate.states, "activations": estimate.activations}
+        return {**{name: int(count) for name, count in parts.items()}, "memory": self.memory}
+
     def advice(self) -> str:
         """The one change that would help most."""
         change = most_helpful(self.run)

@@ -25,6 +25,11 @@ class ProgressBar(RichProgressBar):
         whole = -(-trainer.max_steps // int(updates)) * trainer.accumulate_grad_batches  # type: ignore[arg-type]
         return min(batches, whole - int(min(batches, whole)) * trainer.current_epoch)
 
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)  # a logger's count of its runs, or W&B's id: the folder names it
+        return metrics  # type: ignore[return-value]
+
     def _get_train_description(self, current_epoch: int) -> str:  # it has no public hook for the text
         epochs = self.trainer.max_epochs or -1
         return f"Epoch {current_epoch}" + (f"/{epochs - 1}" if epochs > 0 else "")

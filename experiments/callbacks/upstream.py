@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint, model_checkpoint
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer import call
 
 
@@ -17,6 +18,13 @@ def data_of(trainer: L.Trainer) -> Any:
 def logs_now(trainer: L.Trainer) -> bool:
     """Whether Lightning writes what is logged now: its own count of steps is not public."""
     return trainer._logger_connector.should_update_logs
+
+
+def without_anonymous(logger: WandbLogger) -> WandbLogger:
+    """The logger without the setting of the same name that Lightning passes on even where nobody gave it, and
+    of which W&B warns."""
+    logger._wandb_init.pop("anonymous", None)
+    return logger
 
 
 def steps_behind(trainer: L.Trainer) -> int:

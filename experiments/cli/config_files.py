@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from experiments.cli.shipped_configs import hint
 from experiments.cli.user_errors import UserError
 
 OPTIONS = ("--config", "-c", "--trainer", "--model", "--data")
@@ -39,7 +40,7 @@ def _given(argv: list[str]) -> Iterator[tuple[str, str]]:
 
 def _problems(where: str, file: Path, parents: tuple[Path, ...]) -> list[str]:
     if not file.exists():
-        return [f"{where}: {file} does not exist: give the YAML file of a stage"]
+        return [f"{where}: {file} does not exist: give the YAML file of a stage; {hint(str(file))}"]
     if not file.is_file():
         return [f"{where}: {file} is a folder: give the YAML file of a stage in it"]
     if file in parents:

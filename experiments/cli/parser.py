@@ -14,6 +14,7 @@ from experiments.cli.config_errors import ConfigParser
 from experiments.cli.config_files import check_config_files
 from experiments.cli.option_errors import option_errors
 from experiments.cli.quiet import hush
+from experiments.cli.shipped_configs import with_shipped_configs
 from experiments.cli.user_errors import UserError
 from modules.stage import Stage
 from strategies.precision import precision_of
@@ -42,7 +43,8 @@ class StageCLI(LightningCLI):
         parser.add_argument("--overwrite", type=bool, default=False, help=again)
         minutes = "minutes between checkpoints"
         parser.add_argument("--checkpoint_minutes", type=float, default=10.0, help=minutes)
-
+        artifacts = "name parents and export as W&B artifacts: where they lie, nothing is sent"
+        parser.add_argument("--wandb_artifacts", type=bool, default=False, help=artifacts)
         untrained = "let validate, test and predict run a network with random weights"
         parser.add_argument("--untrained", type=bool, default=False, help=untrained)
 
@@ -108,6 +110,7 @@ def parse(argv: list[str], cli: type[CLI], save_config: type[SaveConfigCallback]
     Raises:
         UserError: what is wrong with the command line.
     """
+    argv = with_shipped_configs(argv)
     check_config_files(argv)
     for library in (modules, datamodules):  # `--model SFTModule`: the parser knows classes that are imported
         for name in library.__all__:

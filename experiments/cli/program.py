@@ -12,6 +12,9 @@ COMMANDS = {
     "validate": Command("measure a stage on its validation data", STAGES),
     "test": Command("measure a stage on its test data", STAGES),
     "predict": Command("write predictions.jsonl: losses, replies, scores or responses", STAGES),
+    "configs": Command(
+        "the YAMLs that come with Trivium, and one of them to copy", "experiments.commands.configs"
+    ),
     "data": Command(
         "look at data: a run's receipt, a file's page, duplicates, contamination", "experiments.data.program"
     ),

@@ -1,10 +1,36 @@
-"""Libraries' own messages, as far as they are no news."""
+"""Libraries' own messages, as far as they are no news: of a run's log a person reads every line."""
 
 import logging
 import os
 import warnings
 
 import transformers
+
+LOGGED = (
+    "Tip:",  # other products
+    "litlogger",
+    "TPU available",
+    "GPU available: False",
+    "configured with model summary callbacks",
+    "Automatic Mixed Precision (AMP)",  # `precision: …` tells it
+    "Setting accelerator to CPU",  # DeepSpeed, which accelerate imports where it is not used
+)
+"""parts of messages that are not logged"""
+
+WARNED = (
+    ".*does not have many workers.*",
+    ".*sync_dist=True.*",
+    ".*LightningCLI's args parameter.*",
+    ".*LeafSpec.*",
+    ".*Please use `torch.distributed.*",  # DeepSpeed calls an old name at every step
+    ".*module\\(s\\) in eval mode at the start of training.*",  # PPO's reference and reward model are to be
+    ".*is not supported by the model summary.*",  # by its megabytes, which are not shown
+    ".*across ranks is zero.*",  # there is no validation set
+    ".*is smaller than the logging interval.*",  # the stage shortens it
+)
+"""beginnings of warnings that are not given, as patterns"""
+
+LIBRARIES = r"(torch|lightning|transformers|deepspeed|accelerate|datasets|jsonargparse|torchmetrics|wandb)\b"
 
 
 def hush(errors_only: bool = False) -> None:
@@ -13,19 +39,23 @@ def hush(errors_only: bool = False) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("WANDB_SILENT", "true")
     transformers.logging.disable_progress_bar()
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage()
-    )
-    for noise in (
-        ".*does not have many workers.*",
-        ".*sync_dist=True.*",
-        ".*LightningCLI's args parameter.*",
-        ".*LeafSpec.*",
-        ".*Please use `torch.distributed.*",  # DeepSpeed calls an old name at every step
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.rank_zero",
+        "DeepSpeed",
     ):
-        warnings.filterwarnings("ignore", noise)
+        logging.getLogger(name).addFilter(_is_news)
+    for pattern in WARNED:
+        warnings.filterwarnings("ignore", pattern)
+    for category in (FutureWarning, DeprecationWarning):  # of what they call of each other
+        warnings.filterwarnings("ignore", category=category, module=LIBRARIES)
     if errors_only:
         warnings.simplefilter("ignore")
         transformers.logging.set_verbosity_error()
         for name in ("lightning.pytorch", "lightning.fabric", "DeepSpeed"):
             logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return not any(part in message for part in LOGGED)

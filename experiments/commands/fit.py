@@ -18,7 +18,9 @@ from experiments.callbacks.memory_forecast import Forecast, explained, forecast,
 from experiments.callbacks.monitors import monitor_errors
 from experiments.callbacks.progress import Mixture, ProgressBar, Throughput
 from experiments.callbacks.results import DataReceipt, Export, Predictions, folder_errors
+from experiments.callbacks.summary import Parameters, Summary
 from experiments.callbacks.termination import Termination
+from experiments.callbacks.wandb_record import WandbRecord
 from experiments.cli.complaints import callback_complaint
 from experiments.cli.parser import StageCLI, parse
 from experiments.cli.quiet import hush
@@ -98,6 +100,9 @@ class RunCLI(StageCLI):
                 where: dict[str, Any] = {"dirpath": f"{run}/checkpoints", "filename": "{step}"}
                 defaults += [StepCheckpoint(**where, save_last=True, train_time_interval=interval)]
             defaults += [DataReceipt(run), Throughput(), Mixture(), Curves(run), Export(run)]
+            defaults += [WandbRecord(run, self.record, self.option("wandb_artifacts")), Summary(run)]
+            if config["enable_model_summary"] is not False:
+                defaults += [Parameters()]
         return [] if config["fast_dev_run"] else [each for each in defaults if type(each) not in given]
 
     def _parse_ckpt_path(self) -> None:
@@ -147,10 +152,19 @@ class RunCLI(StageCLI):
         refusal = callback_complaint(error) if isinstance(error, Exception) else None
         return refusal or explained(self.forecast, self.trainer, error)
 
+    def resolved(self) -> dict[str, Any]:
+        """The configuration as a run's YAML has it, defaults filled in."""
+        text = self.parser.dump(self.config, skip_none=False, skip_check=True)
+        return yaml.safe_load(text)[self.subcommand]
+
     def settings(self) -> dict[str, Any]:
         """What must be the same on every rank: field → value."""
-        text = self.parser.dump(self.config, skip_none=False, skip_check=True)
-        return shared_settings(yaml.safe_load(text)[self.subcommand])
+        return shared_settings(self.resolved())
+
+    def record(self) -> dict[str, Any]:
+        """The configuration and the plan, for W&B."""
+        planned = self.forecast.bytes() if isinstance(self.forecast, Forecast) else {}
+        return {**self.resolved(), "plan": planned}
 
     def errors(self) -> list[str]:
         """All that makes this run impossible, a line each; no data and no weights have been read yet."""
