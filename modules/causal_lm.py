@@ -36,8 +36,8 @@ class CausalLM(Stage):
     parents: ClassVar[tuple[str, ...]] = ("pretrain",)
     reads: ClassVar[str] = "tokens"
     logs: ClassVar[tuple[str, ...]] = (*TRAINING_LOGS, "val/loss", "val/loss/*", "val/perplexity/*")
-    goal = Goal("val/loss")
-    next_commands = (
+    goal: ClassVar[Goal | None] = Goal("val/loss")
+    next_commands: ClassVar[tuple[str, ...]] = (
         "trivium fit --config sft --model.init_args.pretrained {export} --data.init_args.tokenizer {export}",
     )
 

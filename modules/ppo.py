@@ -76,8 +76,8 @@ class PPOModule(Stage):
     parents: ClassVar[tuple[str, ...]] = ("sft", "ppo")
     reads: ClassVar[str] = "prompts"
     logs: ClassVar[tuple[str, ...]] = ("ppo/*", "val/score", "val/kl_per_sequence")
-    goal = Goal("val/score", more_is_better=True)
-    next_commands = ("trivium chat {export}",)
+    goal: ClassVar[Goal | None] = Goal("val/score", more_is_better=True)
+    next_commands: ClassVar[tuple[str, ...]] = ("trivium chat {export}",)
     kl_coef: Tensor
 
     def __init__(

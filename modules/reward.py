@@ -45,8 +45,8 @@ class RewardModule(Stage):
     parents: ClassVar[tuple[str, ...]] = ("sft", "pretrain", "reward")
     reads: ClassVar[str] = "ranked_replies"
     logs: ClassVar[tuple[str, ...]] = (*TRAINING_LOGS, "val/loss", "reward/*")
-    goal = Goal("reward/accuracy", more_is_better=True)
-    next_commands = ("trivium fit --config ppo --model.init_args.reward {export}",)
+    goal: ClassVar[Goal | None] = Goal("reward/accuracy", more_is_better=True)
+    next_commands: ClassVar[tuple[str, ...]] = ("trivium fit --config ppo --model.init_args.reward {export}",)
 
     def __init__(
         self,

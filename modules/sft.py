@@ -27,7 +27,7 @@ class SFTModule(CausalLM):
 
     stage: ClassVar[str] = "sft"
     parents: ClassVar[tuple[str, ...]] = ("pretrain", "sft")
-    next_commands = (
+    next_commands: ClassVar[tuple[str, ...]] = (
         "trivium chat {export}",
         "trivium fit --config reward --model.init_args.pretrained {export} "
         "--data.init_args.tokenizer {export}",

@@ -79,6 +79,6 @@ def _artifact(directory: Path) -> Any:
 
 
 def _use(run: Any, argument: str, directory: Path) -> None:
-    """Names a parent. W&B knows no lineage without a server: there the configuration alone tells its place."""
+    """Names a parent. W&B knows no lineage without a server: there only the configuration tells its place."""
     if not run.offline:
         run.use_artifact(_artifact(directory), use_as=argument)

@@ -13,6 +13,7 @@ LOGGED = (
     "GPU available: False",
     "configured with model summary callbacks",
     "Automatic Mixed Precision (AMP)",  # `precision: …` tells it
+    "untested optimizer",  # DeepSpeed's, of each that it does not bring: tests compare it with one process
     "Setting accelerator to CPU",  # DeepSpeed, which accelerate imports where it is not used
 )
 """parts of messages that are not logged"""

@@ -1,4 +1,4 @@
-"""The YAMLs that come with Trivium, by name: `--config sft` from any folder, as the wheel has no folder to name."""
+"""The YAMLs that come with Trivium, by name: `--config sft` from any folder, as a wheel has none to name."""
 
 import os
 import re

@@ -10,7 +10,7 @@ def main(argv: list[str]) -> int:
     """Runs `trivium configs …`."""
     parser = argparse.ArgumentParser(
         prog="trivium configs",
-        description="Lists the YAMLs that come with Trivium: `trivium fit --config sft` runs one by its name.",
+        description="Lists the YAMLs that come with Trivium: `trivium fit --config sft` runs one by name.",
         epilog="A copy to change: trivium configs sft > mine.yaml",
     )
     parser.add_argument("name", nargs="?", help="print this one, whole")

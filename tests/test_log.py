@@ -1,0 +1,141 @@
+"""What a run tells: lines that a person reads, metrics of short runs too, a summary; and what W&B keeps."""
+
+import json
+import re
+import struct
+
+import pytest
+import yaml
+from wandb.proto import wandb_internal_pb2 as records
+
+from tests.ranks import curve, fork_rank
+
+NOISE = re.compile(
+    "Warning|WARNING|Tip|litlogger|eval mode|FLOPs|TPU|ranks is zero|logging interval|v_num|accelerator"
+)
+SHORT = ["--trainer.log_every_n_steps=50", "--trainer.max_steps=3"]
+
+
+@pytest.fixture(scope="module")
+def told(tiny_stages, tmp_path_factory):
+    """Stage → what a short run of each prints, as at a terminal of its own; SFT without validation."""
+    folder = tmp_path_factory.mktemp("log")
+    lines = {
+        "pretrain": SHORT,
+        "sft": [*SHORT, "--data.init_args.val=null"],
+        "reward": SHORT,
+        "ppo": [
+            *SHORT,
+            "--trainer.max_steps=8",
+            "--model.init_args.epochs=1",
+            "--model.init_args.minibatches=2",
+        ],
+    }
+    found = {}
+    for name, options in lines.items():
+        # no `torchrun` in the environment: a run of one process
+        run = tiny_stages.stage(name, run=f"{name}_log")
+        process = fork_rank({"OMP_NUM_THREADS": "1"}, [[*run, *options]], folder / "out", folder / "err")
+        process.join()
+        found[name] = (folder / "out").read_text() + (folder / "err").read_text()
+        assert process.exitcode == 0, found[name][-3000:]
+    return found
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])
+def test_a_log_holds_nothing_that_is_no_news(told, stage):
+    assert NOISE.findall(told[stage]) == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "metric"), [("pretrain", "train/loss"), ("sft", "train/loss"), ("reward", "train/loss")]
+)
+def test_a_run_shorter_than_the_log_interval_is_logged(told, tiny_stages, stage, metric):
+    assert list(curve(tiny_stages.out / f"{stage}_log", metric)) == [2]
+
+
+def test_ppo_logs_every_iteration(told, tiny_stages):
+    assert list(curve(tiny_stages.out / "ppo_log", "ppo/score")) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("stage", "module", "goal", "then"),
+    [
+        ("pretrain", "CausalLM: 3", "val/loss: ", "trivium fit --config sft "),
+        ("sft", "SFTModule: 3", None, "trivium chat "),
+        ("reward", "RewardModule: 3", "reward/accuracy: ", "trivium fit --config ppo "),
+        ("ppo", "PPOModule: 8", "val/score: ", "trivium chat "),
+    ],
+)
+def test_a_run_ends_with_what_was_trained_reached_and_comes_next(
+    told, tiny_stages, stage, module, goal, then
+):
+    text = told[stage][told[stage].index(f"{module} optimizer steps in ") :]
+    export = tiny_stages.out / f"{stage}_log" / "export"
+    assert f"\nexport: {export}\n" in text
+    assert f"\nnext: {then}" in text
+    assert str(export) in text[text.index("\nnext: ") :]
+    assert (f"\n{goal}" in text) if goal else ("\nval/" not in text)
+
+
+def test_the_goal_is_told_at_the_end_and_at_its_best():
+    from experiments.callbacks.summary import Summary
+    from modules import RewardModule, SFTModule
+
+    summary = Summary("runs/x")
+    summary.measured = [(10, 0.5), (20, 0.25), (30, 0.75)]
+    assert summary.reached(SFTModule) == "val/loss: 0.75, 0.25 at its best, after step 20"
+    assert summary.reached(RewardModule) == "reward/accuracy: 0.75"
+
+
+BLOCK, HEADER = 32768, 7
+"""bytes of a block of W&B's file, LevelDB's log format, and of a piece's header: checksum, length, kind"""
+
+
+def kept(run) -> list:
+    """The records of a run that W&B keeps offline."""
+    data = next(run.glob("wandb/offline-run-*/run-*.wandb")).read_bytes()
+    found, parts, place = [], b"", HEADER  # the file has a header of the same size
+    while place + HEADER <= len(data):
+        if BLOCK - place % BLOCK < HEADER:  # what is left of a block is padding
+            place += BLOCK - place % BLOCK
+            continue
+        length, kind = struct.unpack("<HB", data[place + 4 : place + HEADER])
+        parts += data[place + HEADER : place + HEADER + length]
+        place += HEADER + length
+        if kind in (1, 4):  # whole, or the last piece
+            found.append(records.Record.FromString(parts))
+            parts = b""
+    return found
+
+
+def test_wandb_has_the_whole_configuration_nested_and_once(tiny_stages, tmp_path):
+    line = [*tiny_stages.stage("sft", run="recorded"), *SHORT, "--wandb_artifacts=true"]
+    environment = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    process = fork_rank(environment, [line], tmp_path / "out", tmp_path / "err")
+    process.join()
+    assert process.exitcode == 0, (tmp_path / "err").read_text()[-3000:]
+    run = tiny_stages.out / "recorded"
+    found = kept(run)
+    config = {}
+    for record in found:
+        for item in [*record.run.config.update, *record.config.update]:
+            config[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+    config.pop("_wandb", None)
+    plan = config.pop("plan")
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    assert config == written
+    assert config["model"]["init_args"]["warmup_steps"] == 0
+    assert 0 < plan["states"] < plan["peak"]
+    tables = [
+        json.loads(file.read_text()) for file in sorted(run.glob("wandb/offline-run-*/files/media/**/*.json"))
+    ]
+    receipt, samples = tables
+    rows = json.loads((run / "receipt.json").read_text())
+    assert [row[:2] for row in receipt["data"]] == [[row["source"], row["rows"]] for row in rows]
+    assert samples["columns"] == ["source", "row", "trained"]
+    assert all(trained and trained in row for _, row, trained in samples["data"])
+    artifacts = [record.request.log_artifact.artifact for record in found] + [
+        record.artifact for record in found
+    ]
+    assert any("recorded-export" in artifact.name for artifact in artifacts)
