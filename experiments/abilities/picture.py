@@ -1,4 +1,5 @@
-"""`abilities.png`: all claims in one picture, the one that the documentation shows."""
+"""`abilities.png`: all claims in one picture, the one that the documentation shows; and each by
+itself, for the book."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,21 +17,37 @@ Results = Mapping[str, Any]
 
 def draw(claims: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     """Draws the claims that were tried, three in a row, each with its verdict."""
-    panels = {
-        "emergence": _emergence, "in-context": _in_context, "instructions": _instructions,
-        "chain-of-thought": _chain_of_thought, "retrieval": _retrieval, "restriction": _restriction,
-    }  # fmt: skip
     rows = -(-len(claims) // 3)
     with rc_context(STYLE):
         figure = Figure(figsize=(13, 3.7 * rows), dpi=100, layout="constrained")
         places = figure.subplots(rows, 3, squeeze=False).flat
         for axes, (name, claim) in zip(places, claims.items(), strict=False):
-            axes.set_title(f"{STORIES[name].title}: {claim['verdict']}", fontsize=10)
-            axes.set_ylim(-0.03, 1.03)
-            panels[name](axes, claim["results"])
+            _panel(axes, name, claim)
         for axes in figure.axes[len(claims) :]:
             axes.set_visible(False)
         figure.savefig(file, metadata={"Software": None})
+
+
+def draw_claims(claims: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Path]:
+    """Draws each claim by itself, as `abilities-NAME.png`; returns the files."""
+    files = []
+    with rc_context(STYLE):
+        for name, claim in claims.items():
+            figure = Figure(figsize=(8, 4.2), dpi=100, layout="constrained")
+            _panel(figure.subplots(), name, claim)
+            files.append(folder / f"abilities-{name}.png")
+            figure.savefig(files[-1], metadata={"Software": None})
+    return files
+
+
+def _panel(axes: Axes, name: str, claim: Mapping[str, Any]) -> None:
+    panels = {
+        "emergence": _emergence, "in-context": _in_context, "instructions": _instructions,
+        "chain-of-thought": _chain_of_thought, "retrieval": _retrieval, "restriction": _restriction,
+    }  # fmt: skip
+    axes.set_title(f"{STORIES[name].title}: {claim['verdict']}", fontsize=10)
+    axes.set_ylim(-0.03, 1.03)
+    panels[name](axes, claim["results"])
 
 
 def _emergence(axes: Axes, results: Results) -> None:

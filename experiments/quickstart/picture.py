@@ -1,6 +1,7 @@
-"""`report.png`: a finished quickstart in one picture, the one that the README shows."""
+"""`report.png`: a finished quickstart in one picture, the one that the README shows; and each stage by
+itself, for the book."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from experiments.html.pictures import COLOURS, MUTED, STYLE
 from experiments.quickstart.page import Curve, duration, running_mean, verdict
 
-SIZE, DPI = (12, 7.2), 100  # inches, pixels an inch
+SIZE, ALONE, DPI = (12, 7.2), (8, 4.2), 100  # inches, pixels an inch
 
 
 def draw(report: Mapping[str, Any], curves: Mapping[str, Mapping[str, Curve]], file: Path) -> None:
@@ -22,16 +23,40 @@ def draw(report: Mapping[str, Any], curves: Mapping[str, Mapping[str, Curve]], f
         f"trivium quickstart: {verdicts.count('met')} of {len(verdicts)} bars met "
         f"in {duration(report['total_seconds'])}"
     )
-    metrics = {name: stage["metrics"] for name, stage in report["stages"].items()}
+    panels = _panels(report, curves)
     with rc_context(STYLE):
         figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
         figure.suptitle(title, x=0.01, ha="left", fontsize=16, fontweight="bold")
-        (pretraining, tuning), (ranking, reinforcing) = figure.subplots(2, 2)
-        _pretraining(pretraining, curves["pretrain"], metrics["pretrain"])
-        _tuning(tuning, metrics["sft"])
-        _ranking(ranking, metrics["reward"])
-        _reinforcing(reinforcing, curves["ppo"], report["judge"])
+        for axes, panel in zip(figure.subplots(2, 2).flat, panels.values(), strict=True):
+            panel(axes)
         figure.savefig(file, metadata={"Software": None})
+
+
+def draw_stages(
+    report: Mapping[str, Any], curves: Mapping[str, Mapping[str, Curve]], folder: Path
+) -> list[Path]:
+    """Draws each stage by itself, as `report-STAGE.png`; returns the files."""
+    files = []
+    with rc_context(STYLE):
+        for name, panel in _panels(report, curves).items():
+            figure = Figure(figsize=ALONE, dpi=DPI, layout="constrained")
+            panel(figure.subplots())
+            files.append(folder / f"report-{name}.png")
+            figure.savefig(files[-1], metadata={"Software": None})
+    return files
+
+
+def _panels(
+    report: Mapping[str, Any], curves: Mapping[str, Mapping[str, Curve]]
+) -> dict[str, Callable[[Axes], None]]:
+    """Stage → what draws it."""
+    metrics = {name: stage["metrics"] for name, stage in report["stages"].items()}
+    return {
+        "pretrain": lambda axes: _pretraining(axes, curves["pretrain"], metrics["pretrain"]),
+        "sft": lambda axes: _tuning(axes, metrics["sft"]),
+        "reward": lambda axes: _ranking(axes, metrics["reward"]),
+        "ppo": lambda axes: _reinforcing(axes, curves["ppo"], report["judge"]),
+    }
 
 
 def _pretraining(axes: Axes, curves: Mapping[str, Curve], metrics: Mapping[str, float]) -> None:

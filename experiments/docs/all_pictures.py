@@ -1,0 +1,59 @@
+"""Draws all pictures of the documentation: `python -m experiments.docs.all_pictures`, from the folder that holds
+the `runs` of `trivium quickstart` and `trivium abilities`.
+
+What needs no run is drawn from the code; what a command drew of its run is drawn from what that run left.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from experiments.abilities.picture import draw as draw_abilities
+from experiments.abilities.picture import draw_claims
+from experiments.docs import pictures, strategy_pictures
+from experiments.quickstart.collect import read_curves
+from experiments.quickstart.picture import draw as draw_report
+from experiments.quickstart.picture import draw_stages
+
+DOCS = Path(__file__).resolve().parent
+BOOK = DOCS / "book"
+
+
+def main(argv: list[str]) -> int:
+    """Draws into the documentation's own folders; names what it lacks a run for."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.docs.all_pictures", description=__doc__)
+    option = parser.add_argument
+    option("--quickstart", type=Path, default=Path("runs/quickstart"), help="a finished quickstart")
+    option("--abilities", type=Path, default=Path("runs/abilities/en"), help="finished abilities, of all claims")
+    options = parser.parse_args(argv)
+    of_runs: dict[Path, Callable[[Path], list[Path]]] = {
+        options.quickstart / "report.json": _quickstart,
+        options.abilities / "abilities.json": _abilities,
+    }
+    files = [*pictures.main(str(DOCS)), *strategy_pictures.main(str(DOCS))]
+    missing = [file for file in of_runs if not file.is_file()]
+    for file, draw in of_runs.items():
+        files += [] if file in missing else draw(file)
+    print(*files, sep="\n")
+    for file in missing:
+        print(f"not drawn, as there is no {file}", file=sys.stderr)
+    return 1 if missing else 0
+
+
+def _quickstart(file: Path) -> list[Path]:
+    report = json.loads(file.read_text(encoding="utf-8"))
+    curves = {stage: read_curves(file.parent / stage) for stage in report["stages"]}
+    draw_report(report, curves, DOCS / "report.png")
+    return [DOCS / "report.png", *draw_stages(report, curves, BOOK)]
+
+
+def _abilities(file: Path) -> list[Path]:
+    claims = json.loads(file.read_text(encoding="utf-8"))["claims"]
+    draw_abilities(claims, DOCS / "abilities.png")
+    return [DOCS / "abilities.png", *draw_claims(claims, BOOK)]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
