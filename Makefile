@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: quickstart test check faults gpu-check format clean
+.PHONY: quickstart test check docs pictures faults gpu-check format clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,12 @@ check: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layering.py
 
+docs: .venv/installed  ## the documentation as a site, in site/
+	$(BIN)/python -m experiments.docs.site
+
+pictures: .venv/installed  ## all pictures of the documentation, from runs/quickstart and runs/abilities
+	$(BIN)/python -m experiments.docs.all_pictures
+
 faults: .venv/installed  ## 192 kills: 4 stages x 4 strategies x 12 moments, as a table; and all other faults
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --every-moment tests/faults
 
@@ -32,5 +38,5 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv runs site .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

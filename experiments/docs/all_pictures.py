@@ -1,5 +1,5 @@
-"""Draws all pictures of the documentation: `python -m experiments.docs.all_pictures`, from the folder that holds
-the `runs` of `trivium quickstart` and `trivium abilities`.
+"""Draws all pictures of the documentation: `python -m experiments.docs.all_pictures`, from the folder that
+holds the `runs` of `trivium quickstart` and `trivium abilities`.
 
 What needs no run is drawn from the code; what a command drew of its run is drawn from what that run left.
 """
@@ -26,7 +26,9 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.docs.all_pictures", description=__doc__)
     option = parser.add_argument
     option("--quickstart", type=Path, default=Path("runs/quickstart"), help="a finished quickstart")
-    option("--abilities", type=Path, default=Path("runs/abilities/en"), help="finished abilities, of all claims")
+    option(
+        "--abilities", type=Path, default=Path("runs/abilities/en"), help="finished abilities, of all claims"
+    )
     options = parser.parse_args(argv)
     of_runs: dict[Path, Callable[[Path], list[Path]]] = {
         options.quickstart / "report.json": _quickstart,

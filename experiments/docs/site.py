@@ -1,8 +1,8 @@
-"""Builds the documentation as a site: `python -m experiments.docs.site [FOLDER]`, strictly: no dead link, no missing
-picture.
+"""Builds the documentation as a site: `python -m experiments.docs.site [FOLDER]`, strictly: no dead link, no
+missing picture.
 
-README.md is its first page. What a page links to outside of the documentation, code and YAML, becomes a page of
-numbered lines, and a link that names a function in backquotes leads to its line.
+README.md is its first page. What a page links to outside of the documentation, code and YAML, becomes a page
+of numbered lines, and a link that names a function in backquotes leads to its line.
 """
 
 import logging
@@ -60,16 +60,18 @@ def lay_out(folder: Path) -> None:
             shutil.copy(file, place)
         elif file.suffix == ".md":
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(relinked(file, file.relative_to(ROOT / DOCS).as_posix(), sources), encoding="utf-8")
+            place.write_text(
+                relinked(file, file.relative_to(ROOT / DOCS).as_posix(), sources), encoding="utf-8"
+            )
     (folder / "index.md").write_text(relinked(ROOT / "README.md", "index.md", sources), encoding="utf-8")
     for source in sources:
-        page = folder / page_of(source)
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(source_page(source), encoding="utf-8")
+        place = folder / page_of(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(source_page(source), encoding="utf-8")
 
 
 def relinked(file: Path, page: str, sources: set[str]) -> str:
-    """The text of a page whose links lead where the site has what they mean; adds the files that need a page."""
+    """The text of a page whose links lead where the site has what they mean; adds files that need a page."""
 
     def link(match: re.Match[str]) -> str:
         mark, text, target, anchor = match.groups()
