@@ -1,14 +1,14 @@
 """A file that nobody has described → what its rows are: the kind of data, the layout, the columns."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
 from datamodules.errors import UserError
 from datamodules.layouts.asked import CHATS, QUESTIONS, REPLIES
 from datamodules.layouts.chats import from_json, messages_of
-from datamodules.layouts.columns import never_there
+from datamodules.layouts.columns import mapped, never_there
 from datamodules.layouts.layout import Layout
 from datamodules.layouts.ranked import LISTS, PAIRS
 from datamodules.layouts.reader import DOCUMENTS, Kind, RowReader
@@ -36,13 +36,19 @@ class Recognised(NamedTuple):
     """the first ones, as they are in the file"""
 
 
-def recognise(path: str | list[str], name: str, encoding: str | None = None) -> Recognised:
+def recognise(
+    path: str | list[str],
+    name: str,
+    encoding: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Recognised:
     """What the first rows of a source are; of several kinds the one that most of them have.
 
     Args:
         path: as of `read_rows`.
         name: what to call it in messages.
         encoding: of its text; None = UTF-8.
+        columns: our name ← theirs, as of a data module.
 
     Raises:
         UserError: it cannot be read, or its rows have no layout that is known.
@@ -52,24 +58,26 @@ def recognise(path: str | list[str], name: str, encoding: str | None = None) -> 
     if not rows:
         first = next((f"{record.where} {record.problem}" for record in records), "it has no rows")
         raise UserError(f"{name}: {path}: none of its first rows can be read: {first}")
-    kinds = Counter(map(kind_of, rows))
-    kind = kinds.most_common(1)[0][0]
+    columns = columns or {}
+    kinds = [kind_of(row, columns) for row in rows]
+    kind = Counter(kinds).most_common(1)[0][0]
+    reader = RowReader(kind, columns)
     layouts: list[Layout] = []
     problem: BadRow | None = None
-    for row in rows:
+    for row in (row for row, of_row in zip(rows, kinds, strict=True) if of_row == kind):
         try:
-            layouts += [RowReader(kind).read(row)] if kind_of(row) == kind else []
+            layouts.append(reader.read(row))
         except DropRow:
             continue
         except BadRow as error:
             problem = problem or error
     if not layouts:
         raise UserError(f"{name}: {records[0].where}: {problem or 'its rows are empty'}")
-    columns = {our: their for their, our in layouts[0].moves.items() if their in rows[0]}
+    moved = {our: their for their, our in layouts[0].moves.items() if their in rows[0]}
     is_chat = any(
         "messages" in layout.row or isinstance(layout.row.get("chosen"), list) for layout in layouts
     )
-    return Recognised(kind, layouts[0].told, columns, is_chat, rows)
+    return Recognised(kind, layouts[0].told, moved, is_chat, rows)
 
 
 def _first(records: Iterator[Record]) -> Iterator[Record]:
@@ -82,8 +90,14 @@ def _first(records: Iterator[Record]) -> Iterator[Record]:
             return
 
 
-def kind_of(row: Row) -> Kind:
-    """Which kind of data a row is meant for, by the columns that say something."""
+def kind_of(row: Row, columns: Mapping[str, str] | None = None) -> Kind:
+    """Which kind of data a row is meant for, by the columns that say something; `columns` as of
+    `recognise`, where the row has them."""
+    if columns:
+        try:
+            row = mapped(row, columns)
+        except BadRow:
+            return "other"
     present = {column for column, value in row.items() if value is not None}
     if "input_ids" in present:
         return "tokens"
