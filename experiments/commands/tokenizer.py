@@ -25,12 +25,20 @@ PATTERN = (
 # A reply is between `{% generation %}` marks, which transformers turns into a mask of the tokens to train on.
 CHAT_TEMPLATE = (
     "{{- bos_token -}}"
+    "{%- if tools -%}{{ '### Tools:\n' }}{%- for tool in tools -%}{{ tool | tojson + '\n' }}{%- endfor -%}"
+    "{{ '\n' }}{%- endif -%}"
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'system' -%}{{ message['content'] + '\n\n' }}"
     "{%- elif message['role'] == 'user' -%}{{ '### Instruction:\n' + message['content'] + '\n\n' }}"
     "{%- elif message['role'] == 'assistant' -%}{{ '### Response:\n' }}"
-    "{%- generation -%}{{ message['content'] + eos_token }}{%- endgeneration -%}"
-    "{%- else -%}{{ raise_exception('roles are system, user and assistant, not ' + message['role']) }}"
+    "{%- generation -%}{{ message['content'] or '' }}"
+    "{%- for call in message['tool_calls'] or [] -%}{%- set called = call['function'] -%}"
+    "{%- set given = called['arguments'] -%}"
+    "{{ '<tool_call>{\"name\": ' + called['name'] | tojson + ', \"arguments\": ' }}"
+    "{{ (given if given is string else given | tojson) + '}</tool_call>' }}{%- endfor -%}"
+    "{{ eos_token }}{%- endgeneration -%}"
+    "{%- elif message['role'] == 'tool' -%}{{ '### Result:\n' + message['content'] + '\n\n' }}"
+    "{%- else -%}{{ raise_exception('roles are system, user, assistant and tool, not ' + message['role']) }}"
     "{%- endif -%}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '### Response:\n' }}{%- endif -%}"
 )

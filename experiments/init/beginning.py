@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from datamodules.receipt import Receipt, render
 from datamodules.rendering.templates import Template
 from experiments.atomic import put_in_place, write_text
 from experiments.cli.user_errors import UserError
+from experiments.commands.tokenizer import CHAT_TEMPLATE
 from experiments.commands.tokenizer import train as train_tokenizer
 from experiments.init.config import SMALL, Setup, as_yaml, config
-from experiments.init.lengths import count
+from experiments.init.lengths import Lengths, count
 from experiments.init.reading import likely_encoding_of, splits_of
 from experiments.init.receipts import receipts_of
-from experiments.init.rows import Rows, cut_text, held_out, look, write_parts
+from experiments.init.rows import Rows, cut_text, held_out, look, uses_tools, write_parts
 from experiments.init.stage import (
     Models,
     check_models,
@@ -68,6 +70,8 @@ class Beginning:
             UserError: the files cannot be read or are of no known layout, a model is missing, something is
                 there already, or nothing can be written.
         """
+        if not self.val and (splits := splits_of(self.data)):
+            self.data, self.val = splits
         self.encoding = self.encoding or likely_encoding_of(self.data)
         seen = recognise(self.data, "--data", self.encoding, self.columns)
         stage = stage_for(seen.kind, seen.layout, asked)
@@ -116,12 +120,9 @@ class Beginning:
         reader = RowReader(kind, self.columns, self.encoding)
         if errors := reader.config_errors("--columns"):
             raise UserError(errors[0].replace("--columns.columns", "--columns"))
-        splits = None if self.val else splits_of(self.data)
-        rows = look(splits[0] if splits else self.data, reader, kind)
-        setup = self._files(stage, kind, seen, rows, splits, part)
-        tokenizer = self._tokenizer(setup, part)
-        template: Template = ChatTemplate() if setup.chat else InstructionTemplate()
-        setup.lengths = count(stage, reader, tokenizer, template, rows.sample)
+        rows = look(self.data, reader, kind)
+        setup = self._files(stage, kind, seen, rows, part)
+        setup.lengths = self._counted(setup, reader, rows, part)
         try:
             receipts = receipts_of(setup, part)
         except UserError as error:
@@ -137,7 +138,7 @@ class Beginning:
         write_text(part / f"{stage}.yaml", as_yaml(comment, config(setup)))
         return comment, receipts
 
-    def _files(self, stage: str, kind: Kind, seen: Recognised, rows: Rows, splits: Any, part: Path) -> Setup:
+    def _files(self, stage: str, kind: Kind, seen: Recognised, rows: Rows, part: Path) -> Setup:
         """What to train and validate on, written where rows are held out."""
         setup = Setup(
             stage=stage,
@@ -148,21 +149,19 @@ class Beginning:
             chat=seen.is_chat,
             columns=self.columns,
         )
-        held = self.val or (splits and splits[1])
         train, val = (part / "data" / f"{stage}.{name}.jsonl" for name in ("train", "val"))
-        numbers = set() if held else held_out(rows)
+        numbers = set() if self.val else held_out(rows)
         train.parent.mkdir()
         one_text = kind == "documents" and rows.readable == 1
         if numbers:
             write_parts(self.data, self.encoding, rows, numbers, train, val)
-        if numbers or (one_text and not held and cut_text(rows.sample[0], train, val)):
+        if numbers or (one_text and not self.val and cut_text(rows.sample[0], train, val)):
             setup.train, setup.val = str(train), str(val)
             setup.rows -= len(numbers)
             return setup
         train.parent.rmdir()
-        source = splits[0] if splits else self.data
-        setup.train = source[0] if len(source) == 1 else source
-        setup.val = held[0] if held and len(held) == 1 else held
+        setup.train = self.data[0] if len(self.data) == 1 else self.data
+        setup.val = self.val[0] if len(self.val) == 1 else self.val
         setup.encoding, setup.skip_bad_rows = self.encoding, bool(rows.left_out)
         return setup
 
@@ -186,12 +185,32 @@ class Beginning:
         if setup.kind in ("documents", "tokens"):
             return tokenizer
         if setup.chat and not tokenizer.chat_template:
-            with_chat_template(tokenizer, folder)
-            setup.tokenizer = str(folder)
-            where = self._tokenizer_folder(setup.stage)
-            print(f"{model} has no chat template: with Trivium's own (### Instruction:) it is in {where}")
+            self._give_template(setup, tokenizer, folder, "has no chat template")
         setup.chat = bool(tokenizer.chat_template)
         return tokenizer
+
+    def _give_template(self, setup: Setup, tokenizer: Any, folder: Path, why: str) -> None:
+        """Writes the model's tokenizer with Trivium's own chat template."""
+        with_chat_template(tokenizer, folder)
+        print(f"{setup.tokenizer} {why}: {self.folder / folder.name} has Trivium's own (### Instruction:)")
+        setup.tokenizer = str(folder)
+
+    def _counted(self, setup: Setup, reader: RowReader, rows: Rows, part: Path) -> Lengths:
+        """The rows' lengths, through another chat template where the model's cannot write their tools."""
+        tokenizer = self._tokenizer(setup, part)
+        template: Template = ChatTemplate() if setup.chat else InstructionTemplate()
+        lengths = count(setup.stage, reader, tokenizer, template, rows.sample)
+        if lengths.left_out and setup.chat and uses_tools(rows.sample, reader):
+            folder = part / self._tokenizer_folder(setup.stage).name
+            again = deepcopy(tokenizer)
+            again.chat_template = CHAT_TEMPLATE
+            other = count(setup.stage, reader, again, template, rows.sample)
+            if len(other.tokens) > len(lengths.tokens):
+                self._give_template(setup, again, folder, "has a chat template that cannot write the tools")
+                lengths = other
+        if not len(lengths.tokens):
+            raise UserError(f"--data: no row can be trained on; the first: {lengths.left_out}")
+        return lengths
 
     def _put_in_place(self, part: Path, made: list[Path]) -> None:
         for path in made[::-1]:  # the YAML last: once it is there, so is all that it names

@@ -121,14 +121,14 @@ def _model(setup: Setup, steps: int) -> dict[str, Any]:
             **UPDATES,
         }
     if setup.stage == "pretrain":
-        arguments = {"config": {**SMALL}} if model is None else {"pretrained": model}
+        arguments: dict[str, Any] = {"config": {**SMALL}} if model is None else {"pretrained": model}
         peak, decay = (4e-3, 0.1) if model is None else (rate(setup.width, 2e-3), 0.1)
     else:
         arguments = {"pretrained": model}
         peak, decay = rate(setup.width, 2e-3 if setup.stage == "sft" else 1e-3), 0.0
-    optimizer = {"class_path": "modules.optim.AdamW", "init_args": {"lr": peak}}
+    optimizer: dict[str, Any] = {"class_path": "modules.optim.AdamW", "init_args": {"lr": peak}}
     if decay:
-        optimizer["init_args"]["weight_decay"] = decay  # type: ignore[index]
+        optimizer["init_args"]["weight_decay"] = decay
     return {**arguments, "optimizer": optimizer, **warmup}
 
 

@@ -13,7 +13,6 @@ from datamodules.reading.record import Record
 from datamodules.rendering.policies import Policies
 from datamodules.rendering.segments import StopRun
 from datamodules.rendering.templates import Template
-from experiments.cli.user_errors import UserError
 
 ANY_LENGTH = 2**30  # tokens
 QUANTILE = 0.995  # of the rows that are kept whole
@@ -33,6 +32,8 @@ class Lengths:
     """that a row ranks, at most"""
     policies: dict[str, str] = field(default_factory=dict)
     """what these rows need"""
+    left_out: str = ""
+    """the first row that cannot be trained on, and why"""
 
     @property
     def told(self) -> str:
@@ -55,11 +56,7 @@ NONE = Lengths(np.zeros(0))
 
 
 def count(stage: str, reader: RowReader, tokenizer: Any, template: Template, sample: list[Record]) -> Lengths:
-    """Counts the tokens of a sample's rows as the stage would.
-
-    Raises:
-        UserError: none of them can be trained on.
-    """
+    """Counts the tokens of a sample's rows as the stage would."""
     policies: dict[str, str] = {}
     while True:
         encoder = _encoder(stage, reader, tokenizer, template, Policies(**policies))  # type: ignore[arg-type]
@@ -69,10 +66,10 @@ def count(stage: str, reader: RowReader, tokenizer: Any, template: Template, sam
         if policy is None or policy[1] not in REMEDIES or policy[1] in policies:
             break
         policies[policy[1]] = REMEDIES[policy[1]]
-    if not batch.rows:
-        raise UserError(f"--data: no row can be trained on; the first: {batch.left_out[0].line}")
-    replies = max(len(row.get("replies", ())) for row in batch.rows)
-    return Lengths(np.array([row["length"] for row in batch.rows]), max(1, replies), policies)
+    replies = max((len(row.get("replies", ())) for row in batch.rows), default=1)
+    tokens = np.array([row["length"] for row in batch.rows], np.int64)
+    left_out = batch.left_out[0].line if batch.left_out else ""
+    return Lengths(tokens, max(1, replies), policies, left_out)
 
 
 def _encoder(

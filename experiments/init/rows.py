@@ -126,6 +126,19 @@ def _digest(value: Any) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
+def uses_tools(sample: list[Record], reader: RowReader) -> bool:
+    """Whether any row of a sample declares tools, calls them or has their results."""
+    for record in sample:
+        try:
+            row = reader.read(record.row or {}).row
+        except DataError:
+            continue
+        turns = [turn for turn in row.get("messages") or () if isinstance(turn, dict)]
+        if row.get("tools") or any(turn.get("tool_calls") or turn.get("role") == "tool" for turn in turns):
+            return True
+    return False
+
+
 def held_out(rows: Rows) -> set[int]:
     """Numbers of the rows to validate on: SHARE of them, at least one, by questions, so that none is in both
     parts; empty where there is no second one."""

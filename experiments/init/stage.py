@@ -101,4 +101,5 @@ def with_chat_template(tokenizer: Any, folder: Path) -> None:
     from modules.hf_tokenizer import save_tokenizer
 
     tokenizer.chat_template = CHAT_TEMPLATE
+    folder.mkdir(parents=True)
     save_tokenizer(tokenizer, folder)
