@@ -6,12 +6,10 @@ from itertools import islice
 from typing import NamedTuple
 
 from datamodules.errors import UserError
-from datamodules.layouts.asked import CHATS, QUESTIONS, REPLIES
-from datamodules.layouts.chats import from_json, messages_of
-from datamodules.layouts.columns import mapped, never_there
+from datamodules.layouts.columns import never_there
+from datamodules.layouts.kinds import kind_of
 from datamodules.layouts.layout import Layout
-from datamodules.layouts.ranked import LISTS, PAIRS
-from datamodules.layouts.reader import DOCUMENTS, Kind, RowReader
+from datamodules.layouts.reader import Kind, RowReader
 from datamodules.reading.record import Record
 from datamodules.reading.sources import read_rows
 from datamodules.rendering.segments import BadRow, DropRow, Row
@@ -59,7 +57,7 @@ def recognise(
         first = next((f"{record.where} {record.problem}" for record in records), "it has no rows")
         raise UserError(f"{name}: {path}: none of its first rows can be read: {first}")
     columns = columns or {}
-    kinds = [kind_of(row, columns) for row in rows]
+    kinds = [kind_of(row, columns) or "instructions" for row in rows]
     kind = Counter(kinds).most_common(1)[0][0]
     reader = RowReader(kind, columns)
     layouts: list[Layout] = []
@@ -88,29 +86,6 @@ def _first(records: Iterator[Record]) -> Iterator[Record]:
         size += sum(len(value) for value in (record.row or {}).values() if isinstance(value, str))
         if size > CHARACTERS:
             return
-
-
-def kind_of(row: Row, columns: Mapping[str, str] | None = None) -> Kind:
-    """Which kind of data a row is meant for, by the columns that say something; `columns` as of
-    `recognise`, where the row has them."""
-    if columns:
-        try:
-            row = mapped(row, columns)
-        except BadRow:
-            return "other"
-    present = {column for column, value in row.items() if value is not None}
-    if "input_ids" in present:
-        return "tokens"
-    if present & {*PAIRS} or any(isinstance(from_json(row[column]), list) for column in present & {*LISTS}):
-        return "preferences"
-    if chats := present & {*CHATS}:
-        turns = from_json(row[min(chats)])
-        messages = messages_of(turns)[0] if isinstance(turns, list) else []
-        answered = any(isinstance(turn, dict) and turn.get("role") == "assistant" for turn in messages)
-        return "instructions" if answered else "prompts"
-    if present & {*QUESTIONS} or ("input" in present and present & {*REPLIES}):
-        return "instructions" if present & {*REPLIES} else "prompts"
-    return "documents" if present & {*DOCUMENTS} else "instructions"
 
 
 def check_columns(path: str | list[str], name: str, reader: RowReader) -> None:

@@ -10,8 +10,8 @@ from random import Random
 from typing import Any
 
 from datamodules.errors import UserError as DataError
-from datamodules.layouts.reader import Kind, RowReader
-from datamodules.layouts.recognise import kind_of
+from datamodules.layouts.kinds import Kind, kind_of
+from datamodules.layouts.reader import RowReader
 from datamodules.reading.record import BROKEN_OFF, Record, Unreadable
 from datamodules.reading.sources import read_rows
 from datamodules.rendering.segments import DropRow, Row
@@ -94,7 +94,7 @@ def look(path: str | list[str], reader: RowReader, kind: Kind) -> Rows:
 def _check_kind(record: Record, kind: Kind, reader: RowReader, first: str) -> None:
     assert record.row is not None
     own = kind_of(record.row, reader.columns)
-    if kind in ("prompts", own) or own == "other":
+    if own in (None, kind, "other") or kind == "prompts":
         return
     raise UserError(
         f"--data: {record.where} is a row of {own}, but {first or 'most'} of {kind}: give files of one kind "
