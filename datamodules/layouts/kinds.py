@@ -61,9 +61,9 @@ def kind_of(row: Row, columns: Mapping[str, str] | None = None) -> Kind | None:
 
 
 def of_another_kind(row: Row, kind: Kind, refusal: BadRow) -> BadRow:
-    """The refusal of a row that cannot be read as one of a kind; where it is one of another, as in a file that
-    mixes them, with a word of that."""
+    """The refusal of a row that cannot be read as one of a kind; where it is one of another, as in a file
+    that mixes them, with a word of that."""
     own = kind_of(row)
-    if own in (None, kind, "other"):
+    if own in (None, kind, "other", "prompts"):  # of a prompt without an answer that is all there is to say
         return refusal
     return BadRow(f"{refusal}; as it is, this is a row of {own}, which {READ_BY[str(own)]} reads")

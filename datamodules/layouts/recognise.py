@@ -9,7 +9,7 @@ from datamodules.errors import UserError
 from datamodules.layouts.columns import never_there
 from datamodules.layouts.kinds import kind_of
 from datamodules.layouts.layout import Layout
-from datamodules.layouts.reader import Kind, RowReader
+from datamodules.layouts.reader import OURS, Kind, RowReader
 from datamodules.reading.record import Record
 from datamodules.reading.sources import read_rows
 from datamodules.rendering.segments import BadRow, DropRow, Row
@@ -57,6 +57,8 @@ def recognise(
         first = next((f"{record.where} {record.problem}" for record in records), "it has no rows")
         raise UserError(f"{name}: {path}: none of its first rows can be read: {first}")
     columns = columns or {}
+    if unknown := [our for our in columns if not any(our in names for names in OURS.values())]:
+        raise UserError(f"{name}: `columns` names {unknown[0]}, which is no column that any kind of data has")
     kinds = [kind_of(row, columns) or "instructions" for row in rows]
     kind = Counter(kinds).most_common(1)[0][0]
     reader = RowReader(kind, columns)

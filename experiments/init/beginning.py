@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from datamodules import ChatTemplate, InstructionTemplate
+from datamodules.errors import UserError as DataError
 from datamodules.layouts.reader import Kind, RowReader
 from datamodules.layouts.recognise import Recognised, recognise
 from datamodules.receipt import Receipt, render
@@ -73,7 +74,7 @@ class Beginning:
         if not self.val and (splits := splits_of(self.data)):
             self.data, self.val = splits
         self.encoding = self.encoding or likely_encoding_of(self.data)
-        seen = recognise(self.data, "--data", self.encoding, self.columns)
+        seen = self._seen()
         stage = stage_for(seen.kind, seen.layout, asked)
         check_models(stage, self.models)
         file = self.folder / f"{stage}.yaml"
@@ -92,6 +93,14 @@ class Beginning:
             self._put_in_place(part, made)
         print(f"wrote {', '.join(str(path) for path in made if path.exists())}")
         return file
+
+    def _seen(self) -> Recognised:
+        source = self.data[0] if len(self.data) == 1 else self.data
+        try:
+            return recognise(source, "--data", self.encoding, self.columns)
+        except DataError as error:
+            more = ", here `--columns instruction=…`" if "columns: {" in str(error) else ""
+            raise UserError(f"{error}{more}") from error
 
     def _tokenizer_folder(self, stage: str) -> Path:
         return self.folder / ("tokenizer" if stage == "pretrain" else f"{stage}-tokenizer")
@@ -133,6 +142,7 @@ class Beginning:
             f"{stage} on {', '.join(self.data)}, read as {seen.layout}.",
             *(f"{n:,} rows cannot be read; the first: {rows.first[why]}" for why, n in rows.left_out.items()),
             setup.lengths.told,
+            *([] if setup.val else ["No rows are held out to validate on: name some with --val."]),
             f"  trivium fit --config {file}",
         ]
         write_text(part / f"{stage}.yaml", as_yaml(comment, config(setup)))
@@ -175,7 +185,7 @@ class Beginning:
             size = sum(Path(file).stat().st_size for file in files if Path(file).is_file())
             tokens = next((tokens for most, tokens in VOCABULARY if size < most), MOST_TOKENS)
             field = self.columns.get("text", "text")
-            train_tokenizer(files, tokens, str(folder), field=field)
+            train_tokenizer(files, tokens, str(folder), field=field, encoding=setup.encoding)
             setup.tokenizer, setup.width = str(folder), int(str(SMALL["hidden_size"]))
             return tokenizer_of(setup.tokenizer, "tokenizer")
         network, tokenizer = config_of(model, option), tokenizer_of(model, option)
