@@ -83,7 +83,8 @@ class RowReader:
         """
         ours = mapped(row, self.columns) if self.columns else dict(row)
         layout = Layout(ours, self.columns, file_row=row)
-        layout.used |= {*self.columns, *self.also}
+        inside = {path.partition(".")[0] for path in self.columns.values() if path not in row}
+        layout.used |= {*self.columns, *self.also, *inside}
         try:
             self._read(layout)
         except BadRow as error:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from datamodules import ChatTemplate, InstructionTemplate
 from datamodules.errors import UserError as DataError
-from datamodules.layouts.reader import Kind, RowReader
+from datamodules.layouts.reader import OURS, Kind, RowReader
 from datamodules.layouts.recognise import Recognised, recognise
 from datamodules.receipt import Receipt, render
 from datamodules.rendering.templates import Template
@@ -126,11 +126,14 @@ class Beginning:
 
     def _stage(self, stage: str, kind: Kind, seen: Recognised, part: Path) -> tuple[list[str], list[Receipt]]:
         """Writes everything to the folder `part`; the comment on top of the YAML, and the data's receipts."""
-        reader = RowReader(kind, self.columns, self.encoding)
+        columns = {
+            our: their for our, their in self.columns.items() if kind == seen.kind or our in OURS[kind]
+        }
+        reader = RowReader(kind, columns, self.encoding)
         if errors := reader.config_errors("--columns"):
             raise UserError(errors[0].replace("--columns.columns", "--columns"))
         rows = look(self.data, reader, kind)
-        setup = self._files(stage, kind, seen, rows, part)
+        setup = self._files(stage, reader, seen, rows, part)
         setup.lengths = self._counted(setup, reader, rows, part)
         try:
             receipts = receipts_of(setup, part)
@@ -148,21 +151,21 @@ class Beginning:
         write_text(part / f"{stage}.yaml", as_yaml(comment, config(setup)))
         return comment, receipts
 
-    def _files(self, stage: str, kind: Kind, seen: Recognised, rows: Rows, part: Path) -> Setup:
+    def _files(self, stage: str, reader: RowReader, seen: Recognised, rows: Rows, part: Path) -> Setup:
         """What to train and validate on, written where rows are held out."""
         setup = Setup(
             stage=stage,
-            kind=kind,
+            kind=reader.kind,
             models=self.models,
             run=str(self.folder / stage),
             rows=rows.readable,
             chat=seen.is_chat,
-            columns=self.columns,
+            columns=dict(reader.columns),
         )
         train, val = (part / "data" / f"{stage}.{name}.jsonl" for name in ("train", "val"))
         numbers = set() if self.val else held_out(rows)
         train.parent.mkdir()
-        one_text = kind == "documents" and rows.readable == 1
+        one_text = reader.kind == "documents" and rows.readable == 1
         if numbers:
             write_parts(self.data, self.encoding, rows, numbers, train, val)
         if numbers or (one_text and not self.val and cut_text(rows.sample[0], train, val)):
