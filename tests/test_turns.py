@@ -87,7 +87,7 @@ def test_a_tree_of_openassistant_is_its_best_path_and_its_ranked_answers(rows, t
         (
             "instructions",
             {"prompt": "a", "chosen": "b", "rejected": "c"},
-            "preferences, which PreferenceData",
+            "preferences, which Pref",
         ),
         ("documents", {"instruction": "a", "output": "b"}, "instructions, which InstructionData reads"),
     ],

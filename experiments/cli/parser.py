@@ -13,7 +13,7 @@ from experiments.cli.complaints import complaint
 from experiments.cli.config_errors import ConfigParser
 from experiments.cli.config_files import check_config_files
 from experiments.cli.option_errors import option_errors
-from experiments.cli.path_options import with_quoted_paths
+from experiments.cli.path_options import with_listed_paths
 from experiments.cli.quiet import hush
 from experiments.cli.user_errors import UserError
 from modules.stage import Stage
@@ -124,7 +124,7 @@ def parse(argv: list[str], cli: type[CLI], save_config: type[SaveConfigCallback]
         seed_everything_default=0,
         save_config_callback=save_config,
         save_config_kwargs={"save_to_log_dir": False},
-        args=with_quoted_paths(argv),
+        args=with_listed_paths(argv),
     )
 
 

@@ -1,5 +1,4 @@
-"""Paths on a command line, which the parser would read as YAML where they look like it: `a: b.jsonl` as a
-mapping, `2024` as a number, `notes #3.txt` without its end."""
+"""Paths on a command line that the parser would read as a YAML mapping: `a: b.jsonl`."""
 
 import json
 from typing import Any
@@ -10,30 +9,25 @@ ENDS = (".train", ".val")
 """of options that name files"""
 
 
-def with_quoted_paths(argv: list[str]) -> list[str]:
-    """A command line whose paths are texts to the parser, whatever they look like. Lists, mappings of sources
-    and `null` stay YAML."""
-    quoted = list(argv)
+def with_listed_paths(argv: list[str]) -> list[str]:
+    """A command line in which such a path is a list of one, which can be nothing else. Mappings of sources stay
+    as they are."""
+    listed = list(argv)
     for place, word in enumerate(argv):
         option, equals, value = word.partition("=")
         if not (option.startswith("--data.") and option.endswith(ENDS)):
             continue
         if equals:
-            quoted[place] = f"{option}={_quoted(value)}"
+            listed[place] = f"{option}={_listed(value)}"
         elif place + 1 < len(argv):
-            quoted[place + 1] = _quoted(argv[place + 1])
-    return quoted
+            listed[place + 1] = _listed(argv[place + 1])
+    return listed
 
 
-def _quoted(value: str) -> str:
-    if value[:1] in ("", "[", "{", '"', "'"):
-        return value
+def _listed(value: str) -> str:
     try:
-        loaded: Any = yaml.safe_load(value)
+        loaded: Any = None if value.startswith("{") else yaml.safe_load(value)
     except yaml.YAMLError:
-        loaded = ""
-    if loaded is None or loaded == value:
         return value
-    if isinstance(loaded, dict) and any(isinstance(source, dict) for source in loaded.values()):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    is_path = isinstance(loaded, dict) and not any(isinstance(each, dict) for each in loaded.values())
+    return json.dumps([value], ensure_ascii=False) if is_path else value
