@@ -10,8 +10,8 @@ ENDS = (".train", ".val")
 
 
 def with_listed_paths(argv: list[str]) -> list[str]:
-    """A command line in which such a path is a list of one, which can be nothing else. Mappings of sources stay
-    as they are."""
+    """A command line in which such a path is a list of one, which can be nothing else. Mappings of sources
+    stay as they are."""
     listed = list(argv)
     for place, word in enumerate(argv):
         option, equals, value = word.partition("=")
