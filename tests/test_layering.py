@@ -28,7 +28,7 @@ ORDER = (
     ("retrieval",),
     ("evaluation",),
     ("commands",),
-    ("data", "quickstart", "benchmarks", "abilities", "scaling"),
+    ("data", "init", "quickstart", "benchmarks", "abilities", "scaling"),
     ("docs",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

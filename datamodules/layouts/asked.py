@@ -2,11 +2,24 @@
 
 from typing import Any
 
-from datamodules.layouts.chats import from_json, is_transcript, messages_of, tools_from, transcript
+from datamodules.layouts.chats import (
+    ALSO_CHATS,
+    CHATS,
+    ROLE_KEYS,
+    asked_and_answered,
+    best_path,
+    chat_columns,
+    from_json,
+    is_flat,
+    is_transcript,
+    is_tree,
+    messages_of,
+    tools_from,
+    transcript,
+)
 from datamodules.layouts.layout import Layout
 from datamodules.rendering.segments import BadRow, DropRow, present_in
 
-CHATS = ("messages", "conversations", "conversation")
 QUESTIONS = ("instruction", "prompt", "query", "question", "problem", "inputs")
 CONTEXTS = ("input", "context")
 SYSTEMS = ("system", "system_prompt")
@@ -24,11 +37,20 @@ def read_asked(layout: Layout) -> None:
     Raises:
         BadRow: two columns ask, or none.
     """
-    chats = [column for column in layout.present(*CHATS) if layout.row[column] != []]
+    if is_flat(layout.row) and "instruction" not in layout.named:
+        raise BadRow(
+            "one message of an OpenAssistant tree, without those that it replies to: give the file of whole "
+            "trees (`…trees.jsonl.gz`)"
+        )
+    chats = [column for column in chat_columns(layout.row) if layout.row[column] != []]
     questions = layout.present(*QUESTIONS)
     named = [column for column in (*chats, *questions) if column in layout.named]
     if named:
         chats, questions = ([c for c in columns if c in named] for columns in (chats, questions))
+    if not (chats or questions or layout.has("input")) and (pair := asked_and_answered(layout.row)):
+        questions = [pair[0]]  # `human` and `assistant`
+        layout.row["output"] = layout.row.pop(pair[1])
+        layout.moves[pair[1]] = "output"
     if "instruction" in questions and not named:
         questions = ["instruction"]  # our own name; what is beside it is told as not read
     chat = layout.only(chats, "are conversations", "messages")
@@ -41,7 +63,7 @@ def read_asked(layout: Layout) -> None:
     elif questions:
         question = layout.only(questions, "ask", "instruction")
         assert question
-        layout.drop(*CHATS)
+        layout.drop(*CHATS, *(column for column in ALSO_CHATS if column in chats))
         _read_question(layout, question)
     elif layout.has("input"):  # beside a reply; else it is a context
         layout.take("input", "instruction")
@@ -68,12 +90,19 @@ def _is_said(layout: Layout, chat: str, question: str) -> bool:
 
 
 def _read_chat(layout: Layout, column: str) -> None:
-    turns = from_json(layout.row[column])
+    given = turns = from_json(layout.row[column])
     other = False
+    if isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns):
+        raise BadRow(
+            f"`{column}` is a list of texts that do not say who speaks: write each as role and content"
+        )
     if isinstance(turns, list):
         turns, other = messages_of(turns)
+    named = isinstance(turns, list) and any(isinstance(t, dict) and {*t} & {*ROLE_KEYS} for t in given)
     layout.take(column, "messages", turns)
     layout.name = "ShareGPT" if other or column != "messages" else "OpenAI messages"
+    if turns and not named:
+        layout.name = "turns of questions and answers"
     if other and column == "messages":
         layout.moves["their roles"] = "user, assistant"
     _read_tools(layout)
@@ -88,6 +117,10 @@ def _read_tools(layout: Layout) -> None:
 def _read_question(layout: Layout, column: str) -> None:
     question = from_json(layout.row[column]) if column == "prompt" else layout.row[column]
     layout.name = column
+    if is_tree(question):
+        layout.take(column, "messages", best_path(question))
+        layout.name = "OpenAssistant tree, its best path"
+        return
     if is_transcript(question):
         question = transcript(question)
         layout.name = TRANSCRIPT
@@ -135,7 +168,8 @@ def read_answer(layout: Layout) -> None:
         layout.used.add(column)
         return
     if layout.name != TRANSCRIPT:
-        layout.name = NAMES.get((question, column), f"{question} and {column}")
+        theirs = next((their for their, our in layout.moves.items() if our == "output"), column)
+        layout.name = NAMES.get((question, theirs), f"{question} and {theirs}")
     layout.take(column, "output", stripped(_first(layout, column), layout))
 
 

@@ -7,10 +7,28 @@ from typing import Any
 from datamodules.rendering.segments import BadRow, Row
 
 ROLES = {
-    **dict.fromkeys(("human", "prompter"), "user"),
-    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "bot"), "assistant"),
-    **dict.fromkeys(("observation", "function", "function_response", "tool_response"), "tool"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "bot", "chatbot", "model"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "function", "function_response", "tool_response"), "tool"),
+    "system": "system",
 }
+ROLE_KEYS = ("role", "from", "speaker", "author", "sender")
+TEXT_KEYS = ("content", "value", "text", "message", "utterance")
+TURNS = (
+    *((user, bot) for user in ("human", "user") for bot in ("assistant", "gpt", "bot", "chatbot")),
+    ("input", "output"),
+    ("instruction", "output"),
+    ("prompt", "response"),
+    ("prompt", "completion"),
+    ("question", "answer"),
+    ("query", "response"),
+)
+"""keys of a turn that says what is asked and what is answered"""
+CHATS = ("messages", "conversations", "conversation")
+ALSO_CHATS = ("dialog", "dialogue", "turns", "chat")
+"""columns of conversations, and those that may hold something else"""
+TREE = ("text", "replies")
+"""keys of a message in an OpenAssistant tree"""
 CALLS = ("function_call", "tool_call")
 
 
@@ -24,6 +42,20 @@ def from_json(value: Any) -> Any:
     return value
 
 
+def chat_columns(row: Row) -> list[str]:
+    """The columns of a row that hold conversations."""
+    sure = [column for column in CHATS if row.get(column) is not None]
+    return sure + [column for column in ALSO_CHATS if _has_turns(from_json(row.get(column)))]
+
+
+def _has_turns(value: Any) -> bool:
+    """Whether a value is a list of turns of which each says who speaks."""
+    if not isinstance(value, list) or not value:
+        return False
+    messages, known = messages_of(value)[0], {*ROLES.values()}
+    return all(isinstance(message, dict) and message.get("role") in known for message in messages)
+
+
 def messages_of(turns: list[Any]) -> tuple[list[Any], bool]:
     """Turns as messages of role and content, and whether they were written in another way. What is neither
     is left as it is, for whoever checks messages.
@@ -31,14 +63,35 @@ def messages_of(turns: list[Any]) -> tuple[list[Any], bool]:
     Raises:
         BadRow: a call of a function that is no JSON of name and arguments.
     """
-    messages = [_message(turn) if isinstance(turn, dict) else turn for turn in turns]
+    messages = [message for turn in turns for message in _messages(turn)]
     return messages, messages != turns
 
 
+def _messages(turn: Any) -> list[Any]:
+    """The messages of a turn: one, or a question and its answer."""
+    if isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn):
+        turn = dict(zip(("user", "assistant"), turn, strict=True))
+    if not isinstance(turn, dict):
+        return [turn]
+    if any(turn.get(key) is not None for key in ROLE_KEYS):
+        return [_message(turn)]
+    if pair := asked_and_answered(turn):
+        said = {"system": turn.get("system") or None, "user": turn[pair[0]], "assistant": turn[pair[1]]}
+        return [{"role": role, "content": text} for role, text in said.items() if text is not None]
+    if len(turn) == 1 and ROLES.get((key := next(iter(turn))).strip().lower()):
+        return [_message({"role": key, "content": turn[key]})]
+    return [turn]
+
+
+def asked_and_answered(row: Row) -> tuple[str, str] | None:
+    """The columns, or keys of a turn, that hold a question and its answer."""
+    return next((pair for pair in TURNS if all(row.get(key) is not None for key in pair)), None)
+
+
 def _message(turn: dict[str, Any]) -> dict[str, Any]:
-    role_key = "from" if turn.get("role") is None and "from" in turn else "role"
-    text_key = "value" if turn.get("content") is None and "value" in turn else "content"
-    role = turn.get(role_key)
+    role_key = next(key for key in ROLE_KEYS if turn.get(key) is not None)
+    text_key = next((key for key in TEXT_KEYS if turn.get(key) is not None), "content")
+    role = turn[role_key]
     if not isinstance(role, str):
         return turn
     known = role.strip().lower()
@@ -93,3 +146,30 @@ def transcript(text: str) -> list[dict[str, str]]:
         for role, content in zip(parts[::2], parts[1::2], strict=True)
     ]
     return messages[:-1] if messages[-1] == {"role": "assistant", "content": ""} else messages
+
+
+def is_tree(value: Any) -> bool:
+    """Whether a value is the first message of an OpenAssistant tree."""
+    return isinstance(value, dict) and all(key in value for key in TREE)
+
+
+def best_path(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    """The conversation of a tree that people liked best: at every message its reply of the first rank, up to
+    an answer."""
+    messages: list[dict[str, Any]] = []
+    node: dict[str, Any] | None = tree
+    while node is not None:
+        messages.append(_message({"role": node.get("role"), "content": node.get("text")}))
+        node = next(iter(ranked(node)), None)
+    return messages if len(messages) == 1 or messages[-1]["role"] == "assistant" else messages[:-1]
+
+
+def ranked(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """The replies to a message of a tree, the best first; those that nobody ranked are last."""
+    replies = [reply for reply in node.get("replies") or () if is_tree(reply) and not reply.get("deleted")]
+    return sorted(replies, key=lambda reply: (reply.get("rank") is None, reply.get("rank") or 0))
+
+
+def is_flat(row: Row) -> bool:
+    """Whether a row is one message of an OpenAssistant tree."""
+    return {"message_id", "parent_id", "role", "text"} <= {*row} and row.get("replies") is None

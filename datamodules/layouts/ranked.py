@@ -3,8 +3,17 @@
 
 from typing import Any
 
-from datamodules.layouts.asked import CHATS, QUESTIONS, read_asked, stripped
-from datamodules.layouts.chats import from_json, is_transcript, messages_of, transcript
+from datamodules.layouts.asked import QUESTIONS, read_asked, stripped
+from datamodules.layouts.chats import (
+    CHATS,
+    chat_columns,
+    from_json,
+    is_transcript,
+    is_tree,
+    messages_of,
+    ranked,
+    transcript,
+)
 from datamodules.layouts.layout import Layout
 from datamodules.rendering.segments import BadRow, present_in
 
@@ -32,6 +41,9 @@ def read_ranked(layout: Layout) -> None:
     Raises:
         BadRow: nothing is ranked, or in two ways, or against the scores.
     """
+    if is_tree(layout.row.get("prompt")):
+        _read_tree(layout)
+        return
     _unwrap(layout)
     pairs = layout.present(*PAIRS)
     lists = [column for column in layout.present(*LISTS) if _is_list(layout, column)]
@@ -47,6 +59,16 @@ def read_ranked(layout: Layout) -> None:
         _read_pair(layout, way)
     else:
         _read_list(layout, way)
+
+
+def _read_tree(layout: Layout) -> None:
+    """The answers to the first message of an OpenAssistant tree, by their ranks."""
+    answers = [reply for reply in ranked(layout.row["prompt"]) if reply.get("rank") is not None]
+    layout.take("prompt", "instruction", layout.row["prompt"]["text"])
+    layout.row["replies"] = [reply["text"] for reply in answers]
+    layout.row["ratings"] = [-number(reply["rank"], "rank") for reply in answers]
+    layout.used |= {"replies", "ratings"}
+    layout.name = "OpenAssistant tree, the ranked answers to its first message"
 
 
 def _unwrap(layout: Layout) -> None:
@@ -73,7 +95,7 @@ def _read_pair(layout: Layout, way: str) -> None:
     else:
         is_chat = isinstance(sides[0], list)
         name = f"{way} and {PAIRS[way]}, {'conversations' if is_chat else 'texts'}"
-        if not is_chat or any(layout.row.get(c) is not None for c in (*CHATS, *QUESTIONS)):
+        if not is_chat or chat_columns(layout.row) or any(map(layout.has, QUESTIONS)):
             _read_asked_beside(layout, sides)
             sides = [stripped(side, layout) for side in sides]
     layout.take(way, "chosen", sides[0])

@@ -3,19 +3,18 @@ encoding."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
-from datamodules.layouts.asked import CHATS, QUESTIONS, REPLIES, read_answer, read_asked
+from datamodules.layouts.asked import QUESTIONS, REPLIES, read_answer, read_asked
+from datamodules.layouts.chats import ALSO_CHATS, CHATS, chat_columns
 from datamodules.layouts.columns import mapped
+from datamodules.layouts.kinds import DOCUMENTS, Kind, of_another_kind
 from datamodules.layouts.layout import Layout
 from datamodules.layouts.ranked import LISTS, PAIR_SCORES, PAIRS, RATINGS, read_ranked
 from datamodules.reading.record import Unreadable
 from datamodules.reading.streams import encoding_errors
 from datamodules.rendering.segments import BadRow, Row, present_in
 
-Kind = Literal["documents", "instructions", "preferences", "prompts", "tokens", "other"]
-DOCUMENTS = ("text", "content")
-ASKED = {*CHATS, *QUESTIONS, "input", "system", "tools", "reply_prefix"}
+ASKED = {*CHATS, *ALSO_CHATS, *QUESTIONS, "input", "system", "tools", "reply_prefix"}
 OURS: dict[Kind, set[str]] = {
     "documents": {"text"},
     "instructions": {*ASKED, *REPLIES, "steps"},
@@ -84,7 +83,20 @@ class RowReader:
         """
         ours = mapped(row, self.columns) if self.columns else dict(row)
         layout = Layout(ours, self.columns, file_row=row)
-        layout.used |= {*self.columns, *self.also}
+        inside = {path.partition(".")[0] for path in self.columns.values() if path not in row}
+        layout.used |= {*self.columns, *self.also, *inside}
+        try:
+            self._read(layout)
+        except BadRow as error:
+            raise of_another_kind(row, self.kind, error) from error
+        for column in layout.used:
+            if isinstance(value := layout.row.get(column), Unreadable):
+                raise BadRow(f"`{column}` cannot be read: {value.reason}")
+        given = {their: our for our, their in self.columns.items() if our != their}
+        layout.moves = given | {t: o for t, o in layout.moves.items() if t not in self.columns}
+        return layout
+
+    def _read(self, layout: Layout) -> None:
         match self.kind:
             case "documents":
                 read_document(layout)
@@ -97,12 +109,6 @@ class RowReader:
                 read_prompt(layout)
             case "tokens":
                 layout.name, layout.used = "tokens", layout.used | OURS["tokens"]
-        for column in layout.used:
-            if isinstance(value := layout.row.get(column), Unreadable):
-                raise BadRow(f"`{column}` cannot be read: {value.reason}")
-        given = {their: our for our, their in self.columns.items() if our != their}
-        layout.moves = given | {t: o for t, o in layout.moves.items() if t not in self.columns}
-        return layout
 
     def not_used(self, layout: Layout) -> list[str]:
         """Columns of a row that say something and that nobody reads."""
@@ -131,7 +137,7 @@ def read_prompt(layout: Layout) -> None:
     Raises:
         BadRow: nothing is asked, or in two columns.
     """
-    asks = any(layout.has(column) for column in (*CHATS, *QUESTIONS, "input"))
+    asks = chat_columns(layout.row) or any(layout.has(column) for column in (*QUESTIONS, "input"))
     if asks or not any(map(layout.has, PAIRS)):
         read_asked(layout)
         layout.name = "prompts" if "instruction" in layout.row else layout.name

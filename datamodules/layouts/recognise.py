@@ -1,17 +1,15 @@
 """A file that nobody has described → what its rows are: the kind of data, the layout, the columns."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
 from datamodules.errors import UserError
-from datamodules.layouts.asked import CHATS, QUESTIONS, REPLIES
-from datamodules.layouts.chats import from_json, messages_of
 from datamodules.layouts.columns import never_there
+from datamodules.layouts.kinds import kind_of
 from datamodules.layouts.layout import Layout
-from datamodules.layouts.ranked import LISTS, PAIRS
-from datamodules.layouts.reader import DOCUMENTS, Kind, RowReader
+from datamodules.layouts.reader import OURS, Kind, RowReader
 from datamodules.reading.record import Record
 from datamodules.reading.sources import read_rows
 from datamodules.rendering.segments import BadRow, DropRow, Row
@@ -36,13 +34,19 @@ class Recognised(NamedTuple):
     """the first ones, as they are in the file"""
 
 
-def recognise(path: str | list[str], name: str, encoding: str | None = None) -> Recognised:
+def recognise(
+    path: str | list[str],
+    name: str,
+    encoding: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Recognised:
     """What the first rows of a source are; of several kinds the one that most of them have.
 
     Args:
         path: as of `read_rows`.
         name: what to call it in messages.
         encoding: of its text; None = UTF-8.
+        columns: our name ← theirs, as of a data module.
 
     Raises:
         UserError: it cannot be read, or its rows have no layout that is known.
@@ -52,24 +56,28 @@ def recognise(path: str | list[str], name: str, encoding: str | None = None) -> 
     if not rows:
         first = next((f"{record.where} {record.problem}" for record in records), "it has no rows")
         raise UserError(f"{name}: {path}: none of its first rows can be read: {first}")
-    kinds = Counter(map(kind_of, rows))
-    kind = kinds.most_common(1)[0][0]
+    columns = columns or {}
+    if unknown := [our for our in columns if not any(our in names for names in OURS.values())]:
+        raise UserError(f"{name}: `columns` names {unknown[0]}, which is no column that any kind of data has")
+    kinds = [kind_of(row, columns) or "instructions" for row in rows]
+    kind = Counter(kinds).most_common(1)[0][0]
+    reader = RowReader(kind, columns)
     layouts: list[Layout] = []
     problem: BadRow | None = None
-    for row in rows:
+    for row in (row for row, of_row in zip(rows, kinds, strict=True) if of_row == kind):
         try:
-            layouts += [RowReader(kind).read(row)] if kind_of(row) == kind else []
+            layouts.append(reader.read(row))
         except DropRow:
             continue
         except BadRow as error:
             problem = problem or error
     if not layouts:
         raise UserError(f"{name}: {records[0].where}: {problem or 'its rows are empty'}")
-    columns = {our: their for their, our in layouts[0].moves.items() if their in rows[0]}
+    moved = {our: their for their, our in layouts[0].moves.items() if their in rows[0]}
     is_chat = any(
         "messages" in layout.row or isinstance(layout.row.get("chosen"), list) for layout in layouts
     )
-    return Recognised(kind, layouts[0].told, columns, is_chat, rows)
+    return Recognised(kind, layouts[0].told, moved, is_chat, rows)
 
 
 def _first(records: Iterator[Record]) -> Iterator[Record]:
@@ -80,23 +88,6 @@ def _first(records: Iterator[Record]) -> Iterator[Record]:
         size += sum(len(value) for value in (record.row or {}).values() if isinstance(value, str))
         if size > CHARACTERS:
             return
-
-
-def kind_of(row: Row) -> Kind:
-    """Which kind of data a row is meant for, by the columns that say something."""
-    present = {column for column, value in row.items() if value is not None}
-    if "input_ids" in present:
-        return "tokens"
-    if present & {*PAIRS} or any(isinstance(from_json(row[column]), list) for column in present & {*LISTS}):
-        return "preferences"
-    if chats := present & {*CHATS}:
-        turns = from_json(row[min(chats)])
-        messages = messages_of(turns)[0] if isinstance(turns, list) else []
-        answered = any(isinstance(turn, dict) and turn.get("role") == "assistant" for turn in messages)
-        return "instructions" if answered else "prompts"
-    if present & {*QUESTIONS} or ("input" in present and present & {*REPLIES}):
-        return "instructions" if present & {*REPLIES} else "prompts"
-    return "documents" if present & {*DOCUMENTS} else "instructions"
 
 
 def check_columns(path: str | list[str], name: str, reader: RowReader) -> None:

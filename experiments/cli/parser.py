@@ -13,6 +13,7 @@ from experiments.cli.complaints import complaint
 from experiments.cli.config_errors import ConfigParser
 from experiments.cli.config_files import check_config_files
 from experiments.cli.option_errors import option_errors
+from experiments.cli.path_options import with_listed_paths
 from experiments.cli.quiet import hush
 from experiments.cli.shipped_configs import with_shipped_configs
 from experiments.cli.user_errors import UserError
@@ -126,7 +127,7 @@ def parse(argv: list[str], cli: type[CLI], save_config: type[SaveConfigCallback]
         seed_everything_default=0,
         save_config_callback=save_config,
         save_config_kwargs={"save_to_log_dir": False},
-        args=argv,
+        args=with_listed_paths(argv),
     )
 
 

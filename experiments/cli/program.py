@@ -12,6 +12,7 @@ COMMANDS = {
     "validate": Command("measure a stage on its validation data", STAGES),
     "test": Command("measure a stage on its test data", STAGES),
     "predict": Command("write predictions.jsonl: losses, replies, scores or responses", STAGES),
+    "init": Command("a file of yours → the YAML of the stage that fits it", "experiments.init.command"),
     "configs": Command(
         "the YAMLs that come with Trivium, and one of them to copy", "experiments.commands.configs"
     ),

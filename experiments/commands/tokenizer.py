@@ -25,19 +25,32 @@ PATTERN = (
 # A reply is between `{% generation %}` marks, which transformers turns into a mask of the tokens to train on.
 CHAT_TEMPLATE = (
     "{{- bos_token -}}"
+    "{%- if tools -%}{{ '### Tools:\n' }}{%- for tool in tools -%}{{ tool | tojson + '\n' }}{%- endfor -%}"
+    "{{ '\n' }}{%- endif -%}"
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'system' -%}{{ message['content'] + '\n\n' }}"
     "{%- elif message['role'] == 'user' -%}{{ '### Instruction:\n' + message['content'] + '\n\n' }}"
     "{%- elif message['role'] == 'assistant' -%}{{ '### Response:\n' }}"
-    "{%- generation -%}{{ message['content'] + eos_token }}{%- endgeneration -%}"
-    "{%- else -%}{{ raise_exception('roles are system, user and assistant, not ' + message['role']) }}"
+    "{%- generation -%}{{ message['content'] or '' }}"
+    "{%- for call in message['tool_calls'] or [] -%}{%- set called = call['function'] -%}"
+    "{%- set given = called['arguments'] -%}"
+    "{{ '<tool_call>{\"name\": ' + called['name'] | tojson + ', \"arguments\": ' }}"
+    "{{ (given if given is string else given | tojson) + '}</tool_call>' }}{%- endfor -%}"
+    "{{ eos_token }}{%- endgeneration -%}"
+    "{%- elif message['role'] == 'tool' -%}{{ '### Result:\n' + message['content'] + '\n\n' }}"
+    "{%- else -%}{{ raise_exception('roles are system, user, assistant and tool, not ' + message['role']) }}"
     "{%- endif -%}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '### Response:\n' }}{%- endif -%}"
 )
 
 
 def train(
-    files: list[str], vocab_size: int, output: str, max_bytes: int = 20_000_000, field: str = "text"
+    files: list[str],
+    vocab_size: int,
+    output: str,
+    max_bytes: int = 20_000_000,
+    field: str = "text",
+    encoding: str | None = None,
 ) -> "PreTrainedTokenizerFast":
     """Trains the tokenizer and saves it; the same files give the same tokenizer.
 
@@ -49,6 +62,7 @@ def train(
         max_bytes: UTF-8 bytes to read in all; every file gives its first `max_bytes / len(files)` at most,
             so that a large one does not crowd the others out.
         field: the column of the text in rows, dotted where it is nested.
+        encoding: of text files; None = UTF-8.
 
     Raises:
         UserError: for a missing file, a row without `field`, no text at all, or too small a vocabulary.
@@ -62,7 +76,7 @@ def train(
         raise UserError(f"--vocab-size is {vocab_size}, but 256 bytes and 3 special tokens need at least 259")
     if not files:
         raise UserError("no file to train the tokenizer on: name one or more text or .jsonl files")
-    texts = [text for file in files for text in _texts(file, field, max_bytes // len(files))]
+    texts = [text for file in files for text in _texts(file, field, max_bytes // len(files), encoding)]
     if not any(texts):
         raise UserError(f"no text in {', '.join(files)}: the tokenizer needs at least one non-empty text")
     bpe = Tokenizer(models.BPE())
@@ -85,7 +99,7 @@ def train(
     return tokenizer
 
 
-def _texts(file: str, field: str, max_bytes: int) -> Iterator[str]:
+def _texts(file: str, field: str, max_bytes: int, encoding: str | None) -> Iterator[str]:
     """The texts of a source, read as the data modules read it, up to `max_bytes` of them in UTF-8; the first
     one whatever its length."""
     from datamodules.layouts.columns import value_at
@@ -94,7 +108,7 @@ def _texts(file: str, field: str, max_bytes: int) -> Iterator[str]:
     from datamodules.rendering.segments import BadRow
 
     used = 0
-    for where, row, problem in read_rows(file, "FILE"):
+    for where, row, problem in read_rows(file, "FILE", encoding):
         if row is None:
             raise UserError(f"{where} {problem}")
         is_document = ending(where.rpartition(", row ")[0]) in DOCUMENTS
@@ -144,6 +158,7 @@ def main(argv: list[str]) -> int:
     option(
         "--field", default="text", metavar="KEY", help="column of the text in rows, dotted where it is nested"
     )
+    option("--encoding", help="of text files, such as gb18030 (UTF-8)")
     options = parser.parse_args(argv)
     tokenizer = train(**vars(options))
     print(f"{options.output}: {len(tokenizer):,} tokens; pad {PAD} = 0, bos {BOS} = 1, eos {EOS} = 2")

@@ -9,10 +9,10 @@ shorter evaluation row is contaminated when a training row is the same.
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text as Cell
 
 from experiments.atomic import whole
+from experiments.cli.reading_options import add_reading_options, columns_of
 from experiments.cli.user_errors import UserError
 from experiments.data.output import add_counts, check_output, counts_table, same_file
 from experiments.data.shingles import encode, joined, units, unspaced_share, windows
@@ -96,11 +97,13 @@ def main(argv: list[str]) -> int:
     option("--field", help="the column of the training files; by default all that hold what a row says")
     option("--against-field", help="the column of the evaluation files; by default as --field")
     option("--output", metavar="hits.jsonl", help=hits)
+    add_reading_options(parser)
     options = parser.parse_args(argv)
     if options.output:
         check_output(Path(options.output), [*options.files, *options.against])
     arguments = {name: value for name, value in vars(options).items() if name != "output"}
     arguments["against_field"] = options.against_field or options.field
+    arguments["columns"] = columns_of(options.columns)
     evaluations, rows = contamination(**arguments)
     console = Console()
     console.print(_table(evaluations))
@@ -123,6 +126,8 @@ def contamination(
     characters: int = CHARACTERS,
     field: str | None = None,
     against_field: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    encoding: str | None = None,
 ) -> tuple[list[Evaluation], list[Row]]:
     """Looks for the n-grams of evaluation files in training files, which are read once and not kept.
 
@@ -132,6 +137,7 @@ def contamination(
         characters: units in an n-gram for evaluation rows that are mostly in a script without spaces.
         field: the column of the training files; by default what `texts.text_of` finds.
         against_field: the same for the evaluation files.
+        columns, encoding: of all files, as of `read_texts`.
 
     Returns:
         a summary of each evaluation file, and the contaminated rows in the order of these.
@@ -145,17 +151,18 @@ def contamination(
     for file in files:
         if any(same_file(file, other) for other in against):
             raise UserError(f"{file} is given both to train on and with --against")
+    how = {"columns": columns, "encoding": encoding}
     evaluations = [Evaluation(file) for file in against]
     groups: dict[int | None, tuple[list[Row], list[np.ndarray]]] = {}  # by units in an n-gram; None: whole
     for evaluation in evaluations:
-        for row, codes, length in _evaluation_rows(evaluation, against_field, ngram, characters):
+        for row, codes, length in _evaluation_rows(evaluation, against_field, ngram, characters, how):
             is_short = len(codes) < length
             rows, grams = groups.setdefault(None if is_short else length, ([], []))
             rows.append(row)
             grams.append(np.unique(windows(codes, len(codes) if is_short else length)))
     indexes = [(size, rows, Index(grams)) for size, (rows, grams) in groups.items()]
     for file in files:
-        for where, words in _training_rows(file, field):
+        for where, words in _training_rows(file, field, how):
             codes = encode(words)
             for size, rows, index in indexes:
                 length = size or len(words)
@@ -170,11 +177,11 @@ def contamination(
 
 
 def _evaluation_rows(
-    evaluation: Evaluation, field: str | None, ngram: int, characters: int
+    evaluation: Evaluation, field: str | None, ngram: int, characters: int, how: Mapping[str, Any]
 ) -> Iterator[tuple[Row, np.ndarray, int]]:
     """Each row with text: it, the hashes of its units, and the units in an n-gram of it."""
     problem = None
-    for item in read_texts(evaluation.file, field, "indexing", name="--against"):
+    for item in read_texts(evaluation.file, field, "indexing", name="--against", **how):
         evaluation.rows += 1
         words = units(item.text) if item.text else []
         if not words:
@@ -190,10 +197,10 @@ def _evaluation_rows(
     _warn(evaluation.file, evaluation.unread, problem)
 
 
-def _training_rows(file: str, field: str | None) -> Iterator[tuple[str, list[str]]]:
+def _training_rows(file: str, field: str | None, how: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     """Each row with text: where it is, and its units."""
     count, unread, problem = 0, 0, None
-    for item in read_texts(file, field, "searching"):
+    for item in read_texts(file, field, "searching", **how):
         count += 1
         if item.text is None:
             stop_where_broken_off(item)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.atomic import whole, write_text
+from experiments.cli.reading_options import add_reading_options, columns_of
 from experiments.cli.user_errors import UserError
 
 if TYPE_CHECKING:
@@ -47,11 +48,9 @@ def main(argv: list[str]) -> int:
     option("files", nargs="+", metavar="FILE", help="files, globs, folders or names of hub datasets")
     option("--output", required=True, metavar="DIR", help="the folder to write to; it is made")
     option("--kind", choices=KINDS, help="of data (recognised)")
-    named = "our name of a column and theirs, dotted where it is nested, as instruction=meta.query"
-    option("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help=named)
-    option("--encoding", help="of text files, such as gb18030 (UTF-8)")
+    add_reading_options(parser)
     options = parser.parse_args(argv)
-    columns = dict(_pair(text) for text in options.columns)
+    columns = columns_of(options.columns)
     converted = convert(options.files, options.output, options.kind, columns, options.encoding)
     for line in _told(converted):
         print(line)
@@ -87,7 +86,7 @@ def convert(
     target = Path(output, ROWS)
     if target.exists():
         raise UserError(f"--output {output} holds {ROWS} already: give another folder")
-    kind = kind or recognise(files, "FILE", encoding).kind
+    kind = kind or recognise(files, "FILE", encoding, columns).kind
     reader = RowReader(kind, columns or {}, encoding)
     if errors := reader.config_errors("--columns"):
         raise UserError("\n".join(errors))
@@ -123,10 +122,3 @@ def _told(converted: Converted) -> list[str]:
     for reason, rows in Counter(converted.left_out).most_common():
         lines.append(f"left out: {reason} ({rows:,} rows; the first is {converted.first[reason]})")
     return lines
-
-
-def _pair(text: str) -> tuple[str, str]:
-    ours, equals, theirs = text.partition("=")
-    if not (ours and equals and theirs):
-        raise UserError(f"--columns {text}: give OURS=THEIRS, such as instruction=query")
-    return ours, theirs

@@ -8,10 +8,11 @@ goes when an earlier row that stays, in the order of the files given, equals it 
 import argparse
 import json
 from array import array
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from rich.console import Console
@@ -19,6 +20,7 @@ from rich.table import Table
 from rich.text import Text as Cell
 
 from experiments.atomic import whole
+from experiments.cli.reading_options import add_reading_options, columns_of
 from experiments.cli.user_errors import UserError
 from experiments.data.duplicates import Duplicates, Match
 from experiments.data.output import add_counts, counts_table, same_file
@@ -55,7 +57,9 @@ def main(argv: list[str]) -> int:
     option("--threshold", type=float, default=0.8, help=near)
     option("--ngram", type=int, default=5, help=words)
     option("--exact-only", action="store_true", help="leave near duplicates in")
+    add_reading_options(parser)
     options = parser.parse_args(argv)
+    options.columns = columns_of(options.columns)
     tallies = deduplicate(**vars(options))
     Console().print(_table(tallies))
     print(f"wrote {options.output}: {', '.join(Path(t.file).name for t in tallies)} and {RECORD}")
@@ -69,6 +73,8 @@ def deduplicate(
     threshold: float = 0.8,
     ngram: int = 5,
     exact_only: bool = False,
+    columns: Mapping[str, str] | None = None,
+    encoding: str | None = None,
 ) -> list[Tally]:
     """Writes the rows that stay into `output`, under the files' names, and what went to `duplicates.jsonl`.
 
@@ -80,6 +86,7 @@ def deduplicate(
         output: a folder, made if it is missing; never the one of the files.
         field: the column to compare; by default what `texts.text_of` finds.
         threshold, ngram, exact_only: as for `Duplicates`.
+        columns, encoding: as of `read_texts`; what is written has the encoding too.
 
     Raises:
         UserError: no such file, nothing in it, an input would be overwritten, or an argument out of range.
@@ -88,7 +95,7 @@ def deduplicate(
 
     _check_output(files, output)
     for file in files:
-        check_writable(file)
+        check_writable(file, encoding)
     made = not Path(output).exists()
     Path(output).mkdir(parents=True, exist_ok=True)
     try:
@@ -96,11 +103,11 @@ def deduplicate(
         with ExitStack() as unfinished:  # its end gives all files their names
             part = unfinished.enter_context(whole(Path(output, RECORD)))
             with part.open("wb") as record:
-                tallies = _read(files, field, seen, record)
+                tallies = _read(files, field, seen, record, {"columns": columns, "encoding": encoding})
             for tally in tallies:
                 part = unfinished.enter_context(whole(Path(output, Path(tally.file).name)))
                 with part.open("wb") as survivors:
-                    write_survivors(tally.file, tally.kept, survivors)
+                    write_survivors(tally.file, tally.kept, survivors, encoding)
     except BaseException:
         if made:
             Path(output).rmdir()
@@ -108,14 +115,16 @@ def deduplicate(
     return tallies
 
 
-def _read(files: list[str], field: str | None, seen: Duplicates, record: IO[bytes]) -> list[Tally]:
+def _read(
+    files: list[str], field: str | None, seen: Duplicates, record: IO[bytes], how: Mapping[str, Any]
+) -> list[Tally]:
     """Which rows stay; writes those that go to `record`."""
     tallies = [Tally(file) for file in files]
     places_file, places_row = array("H"), array("Q")  # of the texts that `seen` kept
     unread: list[str] = []
     for number, tally in enumerate(tallies):
         problem = None
-        for item in read_texts(tally.file, field, "comparing"):
+        for item in read_texts(tally.file, field, "comparing", **how):
             tally.rows += 1
             if item.text is None:
                 stop_where_broken_off(item)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text as Cell
 
 from experiments.atomic import write_text
+from experiments.cli.reading_options import add_reading_options, columns_of
 from experiments.data.output import check_output
 from experiments.data.survey import Survey, share, survey
 from experiments.data.texts import needed
@@ -28,10 +29,18 @@ def main(argv: list[str]) -> int:
     option("--tokenizer", metavar="DIR", help="also count tokens, with the tokenizer of this folder")
     option("--field", help="the column that holds the text; by default all that hold what a row says")
     option("--seed", type=int, default=0, help="of the random sample rows (default 0)")
+    add_reading_options(parser)
     options = parser.parse_args(argv)
     output = Path(options.output or f"{Path(options.file).resolve().name}.html")
     check_output(output, [options.file])
-    result = survey(options.file, field=options.field, tokenizer=options.tokenizer, seed=options.seed)
+    result = survey(
+        options.file,
+        field=options.field,
+        tokenizer=options.tokenizer,
+        seed=options.seed,
+        columns=columns_of(options.columns),
+        encoding=options.encoding,
+    )
     write_text(output, render(result))
     Console(soft_wrap=True).print(Cell(f"{summary(result)}\nwrote {output}"))
     return 0

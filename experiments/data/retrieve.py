@@ -9,7 +9,7 @@ and `output`, as `datamodules.InstructionData` reads them, and `kind` and `langu
 import argparse
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from experiments.atomic import write_text
+from experiments.cli.reading_options import add_reading_options, columns_of
 from experiments.cli.user_errors import UserError, tell
 from experiments.data.output import add_counts, check_output, counts_table
 from experiments.retrieval.bars import tracked
@@ -57,6 +58,7 @@ def main(argv: list[str]) -> int:
     option("--passage-length", type=int, default=LENGTH, metavar="BYTES", help=f"of a passage ({LENGTH})")
     option("--seed", type=int, default=0, help="of what is drawn: kinds, wordings, places (0)")
     option("--json", action="store_true", help="print the counts as one JSON line")
+    add_reading_options(parser)
     options = parser.parse_args(argv)
     for name in ("restrict_share", "unanswerable_share"):
         if not 0 <= getattr(options, name) <= 1:
@@ -64,7 +66,7 @@ def main(argv: list[str]) -> int:
     if options.distractors < 0:
         raise UserError(f"--distractors is {options.distractors}: give 0 or more")
     check_output(Path(options.output), [options.rows])
-    questions = read_questions(options.rows)
+    questions = read_questions(options.rows, columns_of(options.columns), options.encoding)
     library = open_library(options.documents, options.passage_length)
     tell(library.summary())
     gold = Gold(library.documents.passages, library.retriever)
@@ -78,24 +80,37 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def read_questions(file: str) -> list[Question]:
+def read_questions(
+    file: str, columns: Mapping[str, str] | None = None, encoding: str | None = None
+) -> list[Question]:
     """All rows of a file; an `input` is part of its question.
+
+    Args:
+        file: as of `read_rows`.
+        columns: our name ← theirs.
+        encoding: of text files; None = UTF-8.
 
     Raises:
         UserError: no such file, or a row that is broken, or has no question and answer.
     """
+    from datamodules.layouts.columns import mapped
     from datamodules.reading.sources import read_rows
+    from datamodules.rendering.segments import BadRow
 
     if not Path(file).exists():
         raise UserError(f"ROWS: {file} does not exist")
     questions = []
-    for record in read_rows(file, "ROWS"):
-        if record.row is None:
-            raise UserError(f"ROWS: {record.where} {record.problem}")
-        asked, answered = ("question", "answer") if "question" in record.row else ("instruction", "output")
-        texts = [_text(record.row, column, record.where) for column in (asked, answered)]
-        if asked == "instruction" and record.row.get("input"):
-            texts[0] = f"{texts[0]}\n{_text(record.row, 'input', record.where)}"
+    for where, row, problem in read_rows(file, "ROWS", encoding):
+        if row is None:
+            raise UserError(f"ROWS: {where} {problem}")
+        try:
+            row = mapped(row, columns or {})
+        except BadRow as error:
+            raise UserError(f"ROWS: {where}: {error}") from error
+        asked, answered = ("question", "answer") if "question" in row else ("instruction", "output")
+        texts = [_text(row, column, where) for column in (asked, answered)]
+        if asked == "instruction" and row.get("input"):
+            texts[0] = f"{texts[0]}\n{_text(row, 'input', where)}"
         questions.append(Question(*texts))
     return questions
 

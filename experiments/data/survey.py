@@ -75,7 +75,14 @@ def share(part: int, whole: int) -> str:
     return "<\u00a00.1\u00a0%" if 1000 * part < whole else f"{100 * part / whole:.1f}\u00a0%"
 
 
-def survey(file: str, field: str | None = None, tokenizer: str | None = None, seed: int = 0) -> Survey:
+def survey(
+    file: str,
+    field: str | None = None,
+    tokenizer: str | None = None,
+    seed: int = 0,
+    columns: Mapping[str, str] | None = None,
+    encoding: str | None = None,
+) -> Survey:
     """Reads a file and says what is in it.
 
     Args:
@@ -84,6 +91,7 @@ def survey(file: str, field: str | None = None, tokenizer: str | None = None, se
             in which that finds nothing.
         tokenizer: a folder of `transformers`, to count tokens with.
         seed: of the random samples.
+        columns, encoding: as of `read_texts`.
 
     Raises:
         UserError: no such file, nothing in it, no such tokenizer, or a library is missing.
@@ -92,7 +100,8 @@ def survey(file: str, field: str | None = None, tokenizer: str | None = None, se
     count_tokens = _token_counter(tokenizer) if tokenizer else None
     digests: Counter[bytes] = Counter()
     samples = _Samples(seed)
-    for item in read_texts(file, field, any_text=not field):
+    how: dict[str, Any] = {"any_text": not field, "columns": columns, "encoding": encoding}
+    for item in read_texts(file, field, **how):
         result.rows += 1
         if item.row is None:
             result.bad += 1
@@ -104,7 +113,7 @@ def survey(file: str, field: str | None = None, tokenizer: str | None = None, se
             result.textless = result.textless or f"{item.where} {item.problem}"
         else:
             result.texts += 1
-            result.guessed += not field and text_of(item.row) is None
+            result.guessed += not (field or columns) and text_of(item.row) is None
             result.blank += not item.text.strip()
             result.characters.append(len(item.text))
             if count_tokens:
@@ -118,7 +127,7 @@ def survey(file: str, field: str | None = None, tokenizer: str | None = None, se
                 result.near += 1
         samples.offer(item)
     result.samples = samples.chosen()
-    _repeated(result, digests, field)
+    _repeated(result, digests, field, how)
     return result
 
 
@@ -141,12 +150,12 @@ def _describe(row: Mapping[str, Any], columns: dict[str, Column]) -> None:
         column.empty += isinstance(value, str | list | dict) and not content
 
 
-def _repeated(result: Survey, digests: Counter[bytes], field: str | None) -> None:
+def _repeated(result: Survey, digests: Counter[bytes], field: str | None, how: Mapping[str, Any]) -> None:
     """Reads the file again as far as the rows that occur most often first occur."""
     wanted = {key: count for key, count in digests.most_common(REPEATED) if count > 1}
     first: dict[bytes, Sample] = {}
     if wanted:
-        for item in read_texts(result.file, field, show="looking again at", any_text=not field):
+        for item in read_texts(result.file, field, show="looking again at", **how):
             if item.text is None:
                 continue
             key = digest(plain(item.text))

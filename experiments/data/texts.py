@@ -28,7 +28,13 @@ class Text(NamedTuple):
 
 
 def read_texts(
-    file: str, field: str | None = None, show: str = "reading", any_text: bool = False, name: str = "FILE"
+    file: str,
+    field: str | None = None,
+    show: str = "reading",
+    any_text: bool = False,
+    name: str = "FILE",
+    columns: Mapping[str, str] | None = None,
+    encoding: str | None = None,
 ) -> Iterator[Text]:
     """All rows of a file, good and bad, with a progress bar on a terminal.
 
@@ -38,6 +44,8 @@ def read_texts(
         show: what is being done, before the bar.
         any_text: take every text of a row that has none of the known columns.
         name: the option that gave the file, for messages.
+        columns: our name ← theirs, under which texts are looked for; the rows stay as they are.
+        encoding: of text files; None = UTF-8.
 
     Raises:
         UserError: no such file, nothing in it, or it cannot be opened.
@@ -45,21 +53,28 @@ def read_texts(
     if not Path(file).exists():
         raise UserError(f"{name}: {file} does not exist")
 
+    from datamodules.layouts.columns import mapped
     from datamodules.reading.sources import read_rows
+    from datamodules.rendering.segments import BadRow
 
     count = 0
     with _bar() as bar:
         task = bar.add_task(f"{show} {Path(file).name}", total=None, rows=0)
-        for count, record in enumerate(read_rows(file, name), 1):
+        for count, record in enumerate(read_rows(file, name, encoding), 1):
             if count % 500 == 0:
                 bar.update(task, rows=count)
             if record.row is None:
                 yield Text(record.where, None, None, record.problem)
                 continue
-            text = text_of(record.row, field)
+            try:
+                row = mapped(record.row, columns) if columns else record.row
+            except BadRow as error:
+                yield Text(record.where, record.row, None, f"has {error}")
+                continue
+            text = text_of(row, field)
             if text is None and any_text:
-                text = every_text(record.row)
-            problem = None if text is not None else _no_text(record.row, field)
+                text = every_text(row)
+            problem = None if text is not None else _no_text(row, field)
             yield Text(record.where, record.row, text, problem)
     if not count:
         raise UserError(f"{name}: {file} has no rows: it is empty but for blank lines")

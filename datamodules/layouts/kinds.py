@@ -1,0 +1,69 @@
+"""Which kind of data a row is meant for, and who reads it."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from datamodules.layouts.asked import QUESTIONS, REPLIES
+from datamodules.layouts.chats import (
+    asked_and_answered,
+    chat_columns,
+    from_json,
+    is_flat,
+    is_tree,
+    messages_of,
+)
+from datamodules.layouts.columns import mapped
+from datamodules.layouts.ranked import LISTS, PAIRS
+from datamodules.rendering.segments import BadRow, Row
+
+Kind = Literal["documents", "instructions", "preferences", "prompts", "tokens", "other"]
+DOCUMENTS = ("text", "content")
+"""columns that hold a document, the first that is there"""
+READ_BY = {
+    "documents": "MixedCorpusData",
+    "instructions": "InstructionData",
+    "preferences": "PreferenceData",
+    "prompts": "PromptData",
+    "tokens": "TokenData",
+}
+
+
+def kind_of(row: Row, columns: Mapping[str, str] | None = None) -> Kind | None:
+    """Which kind of data a row is meant for, by the columns that say something; None where none of them is
+    known.
+
+    Args:
+        row: as it is in the file.
+        columns: our name ← theirs, as of a data module; `other` where the row has not got them.
+    """
+    if columns:
+        try:
+            row = mapped(row, columns)
+        except BadRow:
+            return "other"
+    present = {column for column, value in row.items() if value is not None}
+    if "input_ids" in present:
+        return "tokens"
+    if present & {*PAIRS} or any(isinstance(from_json(row[column]), list) for column in present & {*LISTS}):
+        return "preferences"
+    if is_flat(row) or is_tree(row.get("prompt")):
+        return "instructions"
+    if chats := chat_columns(row):
+        turns = from_json(row[chats[0]])
+        messages = messages_of(turns)[0] if isinstance(turns, list) else []
+        answered = any(isinstance(turn, dict) and turn.get("role") == "assistant" for turn in messages)
+        return "instructions" if answered else "prompts"
+    if present & {*QUESTIONS} or ("input" in present and present & {*REPLIES}):
+        return "instructions" if present & {*REPLIES} else "prompts"
+    if asked_and_answered(row):
+        return "instructions"
+    return "documents" if present & {*DOCUMENTS} else None
+
+
+def of_another_kind(row: Row, kind: Kind, refusal: BadRow) -> BadRow:
+    """The refusal of a row that cannot be read as one of a kind; where it is one of another, as in a file
+    that mixes them, with a word of that."""
+    own = kind_of(row)
+    if own in (None, kind, "other", "prompts"):  # of a prompt without an answer that is all there is to say
+        return refusal
+    return BadRow(f"{refusal}; as it is, this is a row of {own}, which {READ_BY[str(own)]} reads")
