@@ -50,7 +50,9 @@ def test_a_run_is_refused_a_folder_that_another_process_holds_until_it_ends(
     run = tmp_path / "run"
     if not locks:
         request.getfixturevalue("no_locks")
-    with pytest.raises(UserError, match=rf"another run is writing to {run}: process {holder.pid} on \S+, since"):
+    with pytest.raises(
+        UserError, match=rf"another run is writing to {run}: process {holder.pid} on \S+, since"
+    ):
         hold(run)
     holder.kill()
     holder.wait()
