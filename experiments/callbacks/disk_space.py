@@ -87,8 +87,8 @@ def kept_checkpoints(trainer: L.Trainer, stage: L.LightningModule, states: int) 
 
 
 def state_bytes(stage: Any) -> int:
-    """Bytes that a stage's optimizer keeps for each number that it trains, found by a step of a small one; what
-    it keeps for rows or for all of a matrix is too little to count."""
+    """Bytes that a stage's optimizer keeps for each number that it trains, found by a step of a small
+    one; what it keeps for rows or for all of a matrix is too little to count."""
     trained = next((p for p in stage.parameters() if p.requires_grad), torch.zeros(()))
     small = nn.Parameter(torch.zeros(2, 3, dtype=trained.dtype))
     small.grad = torch.zeros_like(small)

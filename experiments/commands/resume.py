@@ -7,11 +7,11 @@ from pathlib import Path
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
 
+import strategies.errors
 from experiments.cli.user_errors import UserError
 from strategies.atomic import finish_interrupted_save, remove_interrupted, repeat
 from strategies.checkpoints.checkpoint import open_checkpoint
 from strategies.checkpoints.intact import damage, newest, step_of
-from strategies.errors import UserError as UNREADABLE
 from strategies.zero import ZeRO
 
 NEWEST = "newest"
@@ -123,7 +123,7 @@ def _content_errors(path: Path, stage: str, trains: bool) -> list[str]:
     """What a whole checkpoint is not; nothing in it can run code here."""
     try:
         metadata = open_checkpoint(path).metadata
-    except UNREADABLE as error:
+    except strategies.errors.UserError as error:
         return [f"ckpt_path: {error}"]
     of = metadata.get("stage", stage)
     if of != stage:
@@ -133,8 +133,8 @@ def _content_errors(path: Path, stage: str, trains: bool) -> list[str]:
         ]
     if trains and "loops" not in metadata:
         return [
-            f"ckpt_path: {path} holds weights alone, from which no run can go on: give a whole checkpoint, or "
-            "export it (`trivium export`) and start from that"
+            f"ckpt_path: {path} holds weights alone, from which no run can go on: give a whole checkpoint, "
+            "or export it (`trivium export`) and start from that"
         ]
     return []
 
