@@ -104,13 +104,6 @@ def test_the_trial_draws_no_random_number_of_the_run_and_leaves_nothing(tiny_sta
         export_check.check_exports([spec], AutoTokenizer.from_pretrained(tiny_stages.export("sft")))
 
 
-def test_a_disk_without_room_for_the_export_is_refused(tiny_stages, lines, monkeypatch):
-    full = shutil.disk_usage(tiny_stages.out)._replace(free=1000)  # no small disk is at hand
-    monkeypatch.setattr("experiments.callbacks.results.shutil.disk_usage", lambda path: full)
-    (told,) = lines([*tiny_stages.stage("sft", run="full"), *COMMON])
-    assert "has 1e-06 GB of disk free, but its export alone takes 0.000125 GB: make room" in told
-
-
 def test_a_folder_that_cannot_hold_results_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     (told,) = folder_errors(tmp_path / "file" / "run")

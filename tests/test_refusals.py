@@ -200,7 +200,11 @@ def test_ppo_batches_that_do_not_divide_into_minibatches_are_refused(refused):
         ("--model=modules.SFTModul", "model: there is no modules.SFTModul: did you mean `SFTModule`?"),
         ("--model=SFTModul", "model: there is no class `SFTModul`: did you mean `SFTModule`?"),
         ("--trainer.max_steps=many", "trainer.max_steps: expected int, got `many`"),
-        ("--config=nowhere.yaml", "--config: nowhere.yaml does not exist: give the YAML file of a stage"),
+        (
+            "--config=nowhere.yaml",
+            "--config: nowhere.yaml does not exist: give the YAML file of a stage; `trivium configs` lists "
+            "what is shipped",
+        ),
     ],
 )
 def test_a_mistake_in_the_configuration_is_one_line_with_the_nearest_name(refused, override, line):

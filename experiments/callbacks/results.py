@@ -2,7 +2,6 @@
 has ended, and predictions from all ranks."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +16,6 @@ from datamodules.reading.repeats import repeated_files
 from datamodules.receipt import render
 from experiments.atomic import write_text
 from experiments.callbacks.upstream import data_of
-from experiments.cli.user_errors import UserError
-from modules.export_check import export_bytes
 
 
 def folder_errors(run: Path) -> list[str]:
@@ -56,17 +53,6 @@ class Export(Callback):
 
     def __init__(self, run: str):
         self.run = Path(run)
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        models = [pl_module.get_submodule(export.module) for export in pl_module.exports()]  # type: ignore[operator]
-        needed, free = export_bytes(models), shutil.disk_usage(self.run).free
-        if free < needed:
-            raise UserError(
-                f"run: {self.run} has {free / 1e9:.3g} GB of disk free, but its export alone takes "
-                f"{needed / 1e9:.3g} GB: make room, or give another --run"
-            )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pl_module.export(str(self.run / "export"), provenance(trainer, pl_module))  # type: ignore[operator]

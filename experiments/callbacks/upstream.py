@@ -62,6 +62,22 @@ def write_step_metrics(trainer: L.Trainer, stage: L.LightningModule, *arguments:
     vars(connector)[written] = lambda: vars(connector).pop(written)
 
 
+def stand_before_validation(trainer: L.Trainer) -> bool:
+    """Lets the loops of a fit that validates, and ends now, stand where they did before: a checkpoint then
+    says that the step is done and the validation is not. Answers no within accumulated gradients, of which
+    there is no checkpoint."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    if loop.batch_progress.total.processed % trainer.accumulate_grad_batches:
+        return False
+    for counts in (loop.batch_progress.total, loop.batch_progress.current):
+        counts.completed = counts.processed - 1
+    validated = loop.val_loop.batch_progress
+    for name, number in vars(validated.current).items():
+        setattr(validated.total, name, getattr(validated.total, name) - number)
+        setattr(validated.current, name, 0)
+    return True
+
+
 class CheckpointOnDemand(ModelCheckpoint):
     """Lightning's, which has no call to save now, and tells nobody what it has saved or when it would."""
 
@@ -101,10 +117,14 @@ class CheckpointOnDemand(ModelCheckpoint):
             self._last_time_checked = now
         return due
 
+    @property
+    def saved_step(self) -> int:
+        """The step that was saved last in this run."""
+        return self._last_global_step_saved
+
     def is_saved(self, trainer: L.Trainer) -> bool:
         """Whether the present step has been saved, or is not to be."""
-        saved = self._last_global_step_saved == trainer.global_step
-        return saved or self._should_skip_saving_checkpoint(trainer)
+        return self.saved_step == trainer.global_step or self._should_skip_saving_checkpoint(trainer)
 
 
 def run_due_validation(trainer: L.Trainer) -> None:
@@ -121,3 +141,14 @@ def run_due_validation(trainer: L.Trainer) -> None:
         loop.val_loop.run()
         trainer.training = True
         trainer._logger_connector._first_loop_iter = first
+
+
+def planned_saves(callback: ModelCheckpoint, trainer: L.Trainer) -> int:
+    """How often a callback saves in a run, as far as its steps or epochs tell, and at least once; none of
+    these settings is public."""
+    steps, epochs = callback._every_n_train_steps, callback._every_n_epochs
+    if steps and trainer.max_steps > 0:
+        return max(1, trainer.max_steps // steps)
+    if epochs and (trainer.max_epochs or 0) > 0 and trainer.max_steps <= 0:
+        return max(1, int(trainer.max_epochs or 0) // epochs)
+    return max(1, callback.save_top_k)

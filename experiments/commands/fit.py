@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 
 from experiments.callbacks.checkpoints import LastIsNewest, Requeue, StepCheckpoint
+from experiments.callbacks.disk_space import DiskSpace
 from experiments.callbacks.due_validation import DueValidation
 from experiments.callbacks.loggers import Curves, default_loggers, finish_wandb
 from experiments.callbacks.memory_forecast import Forecast, explained, forecast, tell
@@ -26,11 +27,19 @@ from experiments.cli.parser import StageCLI, parse
 from experiments.cli.quiet import hush
 from experiments.cli.user_errors import UserError
 from experiments.commands.overwriting import Overwriting, put_back, results_of
-from experiments.commands.resume import NEWEST, checkpoint_errors, chosen_checkpoint, make_last, tidy
+from experiments.commands.resume import (
+    NEWEST,
+    checkpoint_errors,
+    chosen_checkpoint,
+    make_last,
+    tidy,
+    weights_line,
+)
 from experiments.commands.run_lock import locked
 from experiments.distributed.agreement import Agreement, shared_settings, versions_and_settings
 from experiments.distributed.launcher import watch_over_ranks
 from experiments.distributed.ranks import as_one_of_many, ranks, world_errors
+from experiments.distributed.rendezvous import machines_errors
 from modules.optim import endless_run_errors
 from strategies.checkpoints.checkpoint import AnyCheckpoint
 from strategies.fsdp2 import Sharded
@@ -99,7 +108,7 @@ class RunCLI(StageCLI):
                 interval = timedelta(minutes=self.option("checkpoint_minutes"))
                 where: dict[str, Any] = {"dirpath": f"{run}/checkpoints", "filename": "{step}"}
                 defaults += [StepCheckpoint(**where, save_last=True, train_time_interval=interval)]
-            defaults += [DataReceipt(run), Throughput(), Mixture(), Curves(run), Export(run)]
+            defaults += [DiskSpace(run), DataReceipt(run), Throughput(), Mixture(), Curves(run), Export(run)]
             defaults += [WandbRecord(run, self.record, self.option("wandb_artifacts")), Summary(run)]
             if config["enable_model_summary"] is not False:
                 defaults += [Parameters()]
@@ -137,6 +146,9 @@ class RunCLI(StageCLI):
             self.forecast = forecast(self.config["fit"], self.trainer)
             if self.trainer.is_global_zero:
                 tell(self.forecast)
+        elif self.trainer.is_global_zero:
+            parents = [(name, path) for name, path, _ in self.model.parent_checkpoints()]
+            print(weights_line(self.checkpoint, Path(self.option("run")), parents))
         if self.precision_is_auto and self.trainer.is_global_zero:
             print(f"precision: {self.option('trainer')['precision']} (auto: bf16 where it is in hardware)")
         try:
@@ -172,7 +184,9 @@ class RunCLI(StageCLI):
         trains = self.subcommand == "fit" and not trainer.fast_dev_run
         run = Path(self.option("run"))
         errors = [*folder_errors(run), *self._folder_errors(run)] if trains else []
-        errors += checkpoint_errors(self.option("ckpt_path"), self.checkpoint, run, trainer.strategy)
+        given, stage, fits = self.option("ckpt_path"), self.model.stage, self.subcommand == "fit"
+        errors += checkpoint_errors(given, self.checkpoint, run, trainer.strategy, stage, fits)
+        errors += machines_errors(trainer.num_nodes, getattr(trainer.strategy, "cluster_environment", None))
         wrong_world = world_errors(trainer.num_devices * trainer.num_nodes)
         errors += wrong_world or self._precision_errors()  # a rank too many has no device to ask
         end = trainer.max_steps if trainer.max_steps >= 0 else trainer.max_epochs

@@ -4,7 +4,7 @@ import os
 import random
 import socket
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
@@ -37,6 +37,25 @@ def started_place() -> Place | None:
         rank = int(env["NODE_RANK"]) * int(env["LOCAL_WORLD_SIZE"]) + local_rank
         place = Place(rank, size, local_rank, env["MASTER_ADDR"], int(env["MASTER_PORT"]), BESIDE)
     return place if place is not None and place.size > 1 else None
+
+
+def machines_errors(machines: int, environment: Any) -> list[str]:
+    """Refuses a run on several machines whose processes nobody has told where to meet: they would wait.
+
+    Args:
+        machines: `trainer.num_nodes`.
+        environment: Lightning's, of the trainer.
+    """
+    if machines == 1 or getattr(environment, "creates_processes_externally", True):
+        return []
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
+    if not missing:
+        return []
+    return [
+        f"trainer.num_nodes is {machines}, but neither torchrun nor SLURM has started this process, and "
+        f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set, by which machines find each "
+        "other: start it on each machine by experiments/distributed/torchrun.sh, or set them"
+    ]
 
 
 def free_port() -> int:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+from datetime import datetime
 
 import psutil
 
@@ -20,7 +22,10 @@ def test_a_second_run_in_a_folder_is_refused_and_the_first_never_notices(runs: R
         refused = runs.start("sft", "one", "shared", leg, more)
         assert refused.wait() == [2]
         (line,) = refused.told
-        assert line.startswith(f"trivium: run: another run is writing to {runs.run('shared')}: ")
+        assert line.startswith(
+            f"trivium: run: another run is writing to {runs.run('shared')}: process {process.pid} on "
+            f"{socket.gethostname()}, since {datetime.now():%Y-%m-%d} "
+        )
     os.kill(process.pid, signal.SIGCONT)
     assert first.wait() == [0]
     assert runs.compare("sft", "one", "shared") == []
