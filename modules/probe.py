@@ -8,7 +8,7 @@ document by itself. The first route that is exact is taken; a network for which 
 import copy
 import math
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -106,7 +106,7 @@ def probe(config: PretrainedConfig, scalar: bool = False) -> Route:
     return _probe(fields_of(config), scalar)
 
 
-@lru_cache
+@cache
 def _probe(fields: str, scalar: bool) -> Route:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
         dtype = torch.get_default_dtype()

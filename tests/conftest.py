@@ -36,6 +36,13 @@ TINY = {
 }
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: no worker is left alone with one while the others are done. They are
+    given out in this order under `--no-loadscope-reorder`."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     import torch

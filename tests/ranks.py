@@ -2,13 +2,13 @@
 their runs."""
 
 import csv
+import ctypes
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -70,16 +70,21 @@ def fork_rank(
     return process
 
 
-def _life_of_a_rank(
-    env: dict[str, str], lines: list[list[str]], out: Path, err: Path, before: Callable[[], None] | None
-) -> None:
+def _begin(env: dict[str, str], out: Path, err: Path) -> None:
+    """Makes a forked process what a new one would be."""
     os.environ.clear()
     os.environ.update(env)
     for file, number in ((out, 1), (err, 2)):
-        os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+        os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_APPEND), number)
+    multiprocessing.set_start_method("fork", force=True)  # of data workers: a child inherits the server's
+
+
+def _life_of_a_rank(
+    env: dict[str, str], lines: list[list[str]], out: Path, err: Path, before: Callable[[], None] | None
+) -> None:
+    _begin(env, out, err)
     from experiments.cli.program import main
 
-    multiprocessing.set_start_method("fork", force=True)  # of data workers: a child inherits the server's
     if before is not None:
         before()
     os._exit(next((code for code in map(main, lines) if code), 0))
@@ -93,6 +98,11 @@ def run_ranks(folder: Path, lines: list[list[str]], ranks: int = 2) -> None:
         fork_rank(torchrun(rank, ranks, port), lines, folder / f"out.{rank}", folder / f"errors.{rank}")
         for rank in range(ranks)
     ]
+    _wait_for_all(processes, folder)
+
+
+def _wait_for_all(processes: list[Any], folder: Path) -> None:
+    """Until all have ended well, or the first has not and the others are ended."""
     end, running = time.monotonic() + SECONDS, list(processes)
     while running and not any(process.exitcode for process in processes) and time.monotonic() < end:
         wait([process.sentinel for process in running], timeout=SECONDS)
@@ -100,32 +110,45 @@ def run_ranks(folder: Path, lines: list[list[str]], ranks: int = 2) -> None:
     for process in processes:
         process.kill()
         process.join()
-    told = "\n".join((folder / f"errors.{rank}").read_text()[-3000:] for rank in range(ranks))
-    assert [process.exitcode for process in processes] == [0] * ranks, told
+    told = "\n".join((folder / f"errors.{rank}").read_text()[-3000:] for rank in range(len(processes)))
+    assert not any(process.exitcode for process in processes), told
 
 
 def run_code(folder: Path, code: str, ranks: int, *arguments: str) -> str:
-    """All ranks run Python code, each in a new process; gives rank 0's errors. Where one fails, the others
+    """All ranks run Python code, as `python -c` would; gives rank 0's errors. Where one fails, the others
     end."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     processes = []
     for rank in range(ranks):
-        env = {**os.environ, **torchrun(rank, ranks, port), "PYTHONPATH": str(ROOT)}
-        with (folder / f"errors.{rank}").open("w") as errors:
-            line = [sys.executable, "-c", code, *arguments]
-            quiet = subprocess.DEVNULL
-            processes.append(subprocess.Popen(line, cwd=ROOT, env=env, stdout=quiet, stderr=errors))
-    end = time.monotonic() + SECONDS
-    while any(process.poll() is None for process in processes) and time.monotonic() < end:
-        if any(process.poll() for process in processes):
-            break
-        time.sleep(0.1)
-    for process in processes:
-        process.kill()
-    told = [(folder / f"errors.{rank}").read_text() for rank in range(ranks)]
-    assert [process.wait() for process in processes] == [0] * ranks, "\n".join(text[-3000:] for text in told)
-    return told[0]
+        env = {**os.environ, **torchrun(rank, ranks, port)}
+        files = folder / f"out.{rank}", folder / f"errors.{rank}"
+        processes.append(fork_code(env, code, arguments, *files))
+    _wait_for_all(processes, folder)
+    return (folder / "errors.0").read_text()
+
+
+def fork_code(env: Mapping[str, str], code: str, arguments: Sequence[str], out: Path, err: Path) -> Any:
+    """A started process with this environment that runs Python code, as `python -c` would."""
+    environment = {**env, "PYTHONPATH": str(ROOT)}
+    process = SERVER.Process(target=_code, args=(environment, code, arguments, out, err))
+    process.start()
+    return process
+
+
+def _code(env: dict[str, str], code: str, arguments: Sequence[str], out: Path, err: Path) -> None:
+    _begin(env, out, err)
+    sys.argv = ["-c", *arguments]
+    exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+
+
+def take_tensors_one_by_one() -> None:
+    """From now on tensors come from the system one by one and go back to it at once, none from what is free
+    already: a process has what its tensors have."""
+    libc = ctypes.CDLL(None)
+    assert libc.mallopt(-3, 65536)  # M_MMAP_THRESHOLD, bytes
+    assert libc.mallopt(-1, 0)  # M_TRIM_THRESHOLD
+    libc.malloc_trim(0)
 
 
 def zero(stage, devices=2, **more):

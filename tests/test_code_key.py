@@ -5,12 +5,14 @@ import json
 import subprocess
 import sys
 import textwrap
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from datamodules import ChatTemplate, InstructionTemplate, MixedTemplates
 from datamodules.caching.code_key import code_key
+from datamodules.caching.own_modules import version_of
 from datamodules.caching.row_encoder import INTS
 from datamodules.errors import UserError
 
@@ -194,6 +196,7 @@ def test_a_function_that_was_replaced_while_running_is_another(mine):
 SCRIPT = """
 import sys
 from datamodules.caching.code_key import code_key
+from datamodules.caching.own_modules import version_of
 sys.path.insert(0, sys.argv[1])
 import mytext
 WORDS = {"one", "two", "three", "four"}
@@ -237,6 +240,13 @@ def test_trivium_s_own_templates_are_left_to_their_settings():
 def test_functions_of_c_and_of_installed_packages_are_told_apart():
     keys = [code_key([each]) for each in (str.upper, str.lower, len, json.dumps, json.loads)]
     assert len(set(keys)) == 5
+
+
+def test_the_package_of_a_module_is_the_one_that_importlib_names():
+    packages = metadata.packages_distributions()
+    for module in ("torch.nn", "yaml", "pytest", "_pytest.fixtures"):
+        names = packages[module.partition(".")[0]]
+        assert version_of(module) == " ".join(f"{name} {metadata.version(name)}" for name in names)
 
 
 @pytest.mark.parametrize("value", ["(n for n in 'ab')", "open(__file__)"])

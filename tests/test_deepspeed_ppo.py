@@ -10,11 +10,11 @@ from experiments.cli.program import main
 from tests.ranks import assert_weights, curve, run_ranks, weights, zero
 
 ZERO = (1, 2, 3)
-STEPS, ITERATIONS, CLIP = 16, 4, 0.5  # an iteration is two passes over two minibatches
+STEPS, ITERATIONS, CLIP = 8, 2, 0.5  # an iteration is two passes over two minibatches
 # fp32: forwards of other shapes round differently, some ulp (6e-8) of what is summed. The policy loss and the
 # KL are small differences of larger numbers, hence 1e-6 of those. AdamW turns a gradient that is off by δ
 # into a weight that is off by up to lr δ / eps, 1e-2 · 1e-8 / 1e-3 = 1e-7 a step. That rounding flips one of
-# the ~500 tokens that a run samples has a chance of some 1e-6 for each.
+# the ~250 tokens that a run samples has a chance of some 1e-6 for each.
 LOSS, DIFFERENCE, WEIGHT = 1e-5, 1e-6, 2e-6
 OPTIMIZER = {
     "class_path": "torch.optim.AdamW",
@@ -28,7 +28,7 @@ OPTIONS = {
     "critic_lr": 1e-2,
     "max_grad_norm": CLIP,
     "kl_target": 1.0,
-    "kl_horizon": 160,
+    "kl_horizon": 80,
 }
 SCHEDULE = ["--model.init_args.warmup_steps=3", "--model.init_args.min_lr_ratio=0.1"]
 BF16 = "--trainer.precision=bf16-mixed"

@@ -2,7 +2,7 @@
 weights and the optimizer's states cross bit for bit, and the losses are those of one process that never
 stopped.
 
-Every chain is three legs of three steps: on two ranks, on one, on two again. The ranks of a leg start once
+Every chain is three legs of two steps: on two ranks, on one, on two again. The ranks of a leg start once
 and go through all chains.
 """
 
@@ -19,7 +19,7 @@ from experiments.cli.program import main
 from strategies.checkpoints.checkpoint import open_checkpoint
 from tests.ranks import assert_weights, curve, run_ranks, weights, zero
 
-LEG, LEGS = 3, (2, 1, 2)  # steps of a leg; ranks of each
+LEG, LEGS = 2, (2, 1, 2)  # steps of a leg; ranks of each
 STEPS = LEG * len(LEGS)
 CHAINS = {
     "z1": ("z1", "z1", "z1"),

@@ -15,6 +15,7 @@ CODE = """
 import json, os, sys, threading, time
 from experiments.cli.program import main
 from modules import SFTModule
+from tests.ranks import take_tensors_one_by_one
 
 def anonymous():
     line = next(line for line in open("/proc/self/status") if line.startswith("RssAnon"))
@@ -46,6 +47,7 @@ def watched(self):
 
 SFTModule.configure_model = watched
 found = []
+take_tensors_one_by_one()  # what a run frees is not the next one's to grow into
 lines = json.load(open(sys.argv[1]))
 assert all(main(line) == 0 for line in lines)
 json.dump(found, open(sys.argv[1] + "." + os.environ["RANK"], "w"))
@@ -67,7 +69,7 @@ def peaks(tiny_files, tiny_tokenizer, tmp_path_factory):
         "llama",
         hidden_size=768,
         intermediate_size=2048,
-        num_hidden_layers=8,
+        num_hidden_layers=5,
         num_attention_heads=12,
         num_key_value_heads=12,
         vocab_size=8000,
@@ -83,15 +85,12 @@ def peaks(tiny_files, tiny_tokenizer, tmp_path_factory):
     for number, (dtype, name) in enumerate(cases):
         line = Commands(tiny_files, tiny_tokenizer, folder).stage("sft", run=f"run{number}")
         line.append(f"--data.init_args.tokenizer={tiny_tokenizer}")
-        line += [f"--model.init_args.pretrained={folder / dtype}", "--trainer.max_steps=1"]
+        line += [f"--model.init_args.pretrained={folder / dtype}", "--trainer.fast_dev_run=1"]
         line += ["--data.init_args.global_batch_size=4", "--data.init_args.micro_batch_size=2"]
         line += ["--trainer.limit_val_batches=0", "--trainer.accelerator=cpu", "--trainer.devices=2"]
-        line += ["--trainer.enable_checkpointing=false"]
         lines.append([*line, *STRATEGIES[name]])
     (folder / "lines.json").write_text(json.dumps(lines))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # what a run frees is not the next one's to grow into
-        run_code(folder, CODE, 2, str(folder / "lines.json"))
+    run_code(folder, CODE, 2, str(folder / "lines.json"))
     ranks = [json.loads((folder / f"lines.json.{rank}").read_text()) for rank in (0, 1)]
     shutil.rmtree(folder)
     found = dict(zip(cases, zip(*ranks, strict=True), strict=True))  # the first run is left out
@@ -106,4 +105,4 @@ def test_no_rank_holds_more_than_its_part(peaks, dtype, strategy):
     found, size = peaks
     embedding = 4 * 8000 * 768
     for peak in found[dtype, strategy]:
-        assert peak < 0.5 * size + embedding + LIBRARIES
+        assert peak < 0.5 * size + embedding + LIBRARIES < 0.8 * size

@@ -35,11 +35,11 @@ PARAMETERS = 2 * 12000 * 768 + 6 * (4 * 768**2 + 3 * 768 * 2048 + 2 * 768) + 768
 GROWTH = 0.25
 STATES = 0.02  # alignment of shards, and steps that optimizers count in tensors
 
-AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-"""tensors come from the system one by one and go back to it at once: a process has what its tensors have"""
 ONE_AFTER_ANOTHER = """
 import json, sys
 from experiments.cli.program import main
+from tests.ranks import take_tensors_one_by_one
+take_tensors_one_by_one()
 sys.exit(any(main(line) for line in json.load(open(sys.argv[1]))))
 """
 
@@ -207,13 +207,9 @@ def large(tiny_stages, tmp_path_factory):
     folder = tmp_path_factory.mktemp("grown")
     options = {run: line(tiny_stages, LARGE, *run, length=64) for run in GROWN}
     files = {run: folder / "-".join(map(str, run)) for run in GROWN}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in AT_ONCE.items():
-            patch.setenv(name, value)
-        (folder / "runs.json").write_text(
-            json.dumps([fit(options[run], 2, "Grown", files[run]) for run in GROWN])
-        )
-        run_code(folder, ONE_AFTER_ANOTHER, 2, str(folder / "runs.json"))
+    runs = [fit(options[run], 2, "Grown", files[run]) for run in GROWN]
+    (folder / "runs.json").write_text(json.dumps(runs))
+    run_code(folder, ONE_AFTER_ANOTHER, 2, str(folder / "runs.json"))
     ranks = {run: [json.loads(Path(f"{files[run]}.{rank}").read_text()) for rank in (0, 1)] for run in GROWN}
     return {run: (options[run], ranks[run]) for run in GROWN}
 

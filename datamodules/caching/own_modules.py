@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import importlib.util
+import inspect
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
@@ -88,10 +89,21 @@ def version_of(module: str) -> str:
     top = module.partition(".")[0]
     if top == TRIVIUM or top in sys.stdlib_module_names:
         return top
-    versions = [f"{package} {importlib.metadata.version(package)}" for package in _packages().get(top, [])]
+    versions = [f"{package.name} {package.version}" for package in _packages().get(top, [])]
     return " ".join(versions) or f"{top} {getattr(sys.modules.get(top), '__version__', '')}"
 
 
 @cache
-def _packages() -> Mapping[str, list[str]]:
-    return importlib.metadata.packages_distributions()
+def _packages() -> Mapping[str, list[importlib.metadata.Distribution]]:
+    """Top module → the installed packages with files of it. `importlib.metadata.packages_distributions` makes
+    a path of each of their tens of thousands of files: a second of every start."""
+    packages: dict[str, list[importlib.metadata.Distribution]] = {}
+    for package in importlib.metadata.distributions():
+        tops = (package.read_text("top_level.txt") or "").split()
+        if not tops:
+            files = (package.read_text("RECORD") or "").splitlines()
+            places = {line.partition(",")[0].strip('"').partition("/")[0] for line in files}
+            tops = [inspect.getmodulename(place) or place for place in places]
+        for top in tops:
+            packages.setdefault(top, []).append(package)
+    return packages

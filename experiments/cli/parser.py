@@ -37,6 +37,16 @@ class Trainer(L.Trainer):
 class StageCLI(LightningCLI):
     """Lightning's CLI: the YAML names stage and data; `--run` is the folder that everything is written to."""
 
+    def __init__(self, *, args: list[str], **kwargs: Any):
+        self.command = args[0] if args else ""
+        super().__init__(args=args, **kwargs)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Lightning's, of which only the one that is run gets a parser: each has all options of the trainer,
+        and making four parsers takes as long as parsing."""
+        every = LightningCLI.subcommands()
+        return {self.command: every[self.command]} if self.command in every else every
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         folder = "folder of this run: config, metrics, checkpoints, export"
         parser.add_argument("--run", type=str, default="runs/run", help=folder)
