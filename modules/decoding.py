@@ -61,7 +61,7 @@ class _Together:
 
     def join(self, prompts: Sequence[Sequence[int]]) -> None:
         ids, seen = padded(prompts, self.device)
-        cache = DynamicCache(config=self.network.model.config)
+        cache: Any = DynamicCache(config=self.network.model.config)
         positions = (seen.cumsum(1) - 1).clamp(min=0)
         logits = self.network.next_logits(ids, seen.long(), positions, cache)
         if self.cache is None:

@@ -27,6 +27,7 @@ ORDER = (
     ("callbacks",),
     ("retrieval",),
     ("evaluation",),
+    ("chat",),
     ("commands",),
     ("data", "quickstart", "benchmarks", "docs", "abilities", "scaling", "web"),
 )
