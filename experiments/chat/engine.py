@@ -169,6 +169,7 @@ class Engine:
         while self.waiting and free > 0:
             if tokens and tokens + len(self.waiting[0].prompt) > PREFILL:
                 break
+            self.active += 1  # before it is waiting no more: who counts both in between counts enough
             request = self.waiting.popleft()
             if not request.cancelled:
                 joining.setdefault(id(request.model), []).append(request)
