@@ -327,7 +327,8 @@ def test_a_client_that_hangs_up_stops_its_reply_and_a_full_queue_says_when_to_co
     short = {"model": "slow", "messages": ASK, "max_tokens": 2}
     with serving(slow, "--together", "1", "--waiting", "0") as url, httpx.Client(timeout=60) as client:
         with endless(url, client) as stream:
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # kept: httpx hangs up when it is forgotten
+            next(lines)
             refused = client.post(f"{url}/v1/chat/completions", json=short)
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
             assert refused.json()["error"]["code"] == "queue_full"
