@@ -10,8 +10,6 @@ from experiments.cli.user_errors import UserError
 from experiments.commands.chat_documents import Reading, add_options, reading_of, sources
 from experiments.evaluation.engine import Model, check_path
 
-UNBOUNDED = 2**31  # positions of a model whose positions are relative
-
 
 def main(argv: list[str]) -> int:
     """Runs `trivium chat …`."""
@@ -99,5 +97,4 @@ class Chat:
     def _room(self, text: str) -> int:
         """Positions that are left for more when `text` is the only message and the reply has its tokens."""
         ids = prompt_ids(self.model.tokenizer, [{"role": "user", "content": text}], self.prefix)
-        positions = UNBOUNDED if self.model.positions is None else self.model.positions
-        return positions - len(ids) - self.settings.max_tokens
+        return self.model.room(len(ids)) - self.settings.max_tokens

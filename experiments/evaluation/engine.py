@@ -24,6 +24,7 @@ from modules.probe import language_model
 from modules.training_data import own_stop_tokens, positions_of
 
 TOKENS = 8192  # computed together, at most, where one text is not longer
+UNBOUNDED = 2**31
 KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 SAYS_NOTHING = ("provenance.json", "README.md")  # of what a model computes
 Tick = Callable[[int], Any]
@@ -210,6 +211,10 @@ class Model:
             ids = row[mask].tolist()
             ended = not set(ids).isdisjoint(self.stops)
             yield tokenizer.decode(ids, skip_special_tokens=True), ended
+
+    def room(self, tokens: int) -> int:
+        """Positions that are left after so many tokens; very many where positions are relative."""
+        return (UNBOUNDED if self.positions is None else self.positions) - tokens
 
     def check_room(self, tokens: int, new_tokens: int) -> None:
         """Refuses a prompt that is too long, or leaves too little for what is to be written."""
