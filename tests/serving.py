@@ -3,15 +3,18 @@
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
+from experiments.evaluation.engine import Model
 from experiments.web.access import Access
 from experiments.web.serve import application, parser
+from modules.documents import Route
 from tests.browsing import served
 
 
 def random_model(folder: Any, tokenizer: str, config: dict, seed: int = 0) -> str:
     """A directory with a random network whose logits differ widely, so that no two tokens are nearly alike,
     and whose likeliest tokens are words: what it says greedily can be read."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     words = AutoTokenizer.from_pretrained(tokenizer)
@@ -30,7 +33,31 @@ def random_model(folder: Any, tokenizer: str, config: dict, seed: int = 0) -> st
 
 
 @contextmanager
-def serving(hosted: Any, *options: str, access: Access = Access(port=0)):  # noqa: B008
+def serving(hosted: Any, *options: str, access: Access = Access(port=0), reading: Any = None):  # noqa: B008
     """Serves what is loaded; gives the address."""
-    with served(application(hosted, access, parser().parse_args(["DIR", *options])), access) as url:
+    with served(application(hosted, access, parser().parse_args(["DIR", *options]), reading), access) as url:
         yield url
+
+
+class Saying:
+    """Stands in for a network: after any prompt it says one text, whatever its tokens are."""
+
+    route = Route(decoding="recomputed")
+
+    def __init__(self, model: Model, text: str):
+        self.model = model.network.model
+        self.ids = [*model.tokenizer.encode(text, add_special_tokens=False), model.tokenizer.eos_token_id]
+        self.prompt: list[int] = []
+
+    def next_logits(self, input_ids, attention_mask, position_ids, cache):
+        ids = input_ids[0].tolist()
+        said = len(ids) - len(self.prompt)
+        if (
+            not self.prompt
+            or ids[: len(self.prompt)] != self.prompt
+            or self.ids[:said] != ids[-said or len(ids) :]
+        ):
+            self.prompt, said = ids, 0
+        logits = torch.full((1, self.model.config.vocab_size), -10.0)
+        logits[0, self.ids[said]] = 10.0
+        return logits

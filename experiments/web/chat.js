@@ -40,7 +40,7 @@ function messagesBefore(turn, place) {
   const messages = system.trim() ? [{ role: "system", content: system }] : [];
   for (const earlier of chat.turns.slice(0, chat.turns.indexOf(turn))) {
     const reply = earlier.replies[place];
-    if (reply?.text) messages.push({ role: "user", content: earlier.text }, { role: "assistant", content: reply.text });
+    if (reply?.text.trim()) messages.push({ role: "user", content: earlier.text }, { role: "assistant", content: reply.text });
   }
   return [...messages, { role: "user", content: turn.text }];
 }
@@ -267,7 +267,7 @@ function conversations() {
     let messages = [];
     for (const turn of chat.turns) {
       const reply = turn.replies[place];
-      if (!reply?.text) continue;
+      if (!reply?.text.trim()) continue;  // nothing to learn
       const row = [...reply.messages, { role: "assistant", content: reply.text }];
       if (reply.passages.length) rows.push({ messages: row, model }); else messages = row;
     }
@@ -338,7 +338,8 @@ for (const id of FIELDS) {
   if (id in kept) find(id).value = kept[id];
   find(id).addEventListener("change", () => {
     remember("fields", Object.fromEntries(FIELDS.map((field) => [field, find(field).value])));
-    if (id === "colour") showTurns();
+    if (id === "colour") chat.turns.forEach((turn) => turn.replies.forEach((_, place) => showText(turn, place)));
+    showState();
   });
 }
 for (const turn of chat.turns) for (const reply of turn.replies) if (reply && !reply.finish) reply.finish = "stopped";
