@@ -33,14 +33,9 @@ def hosted(tiny_stages):
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    return tmp_path_factory.mktemp("conversations") / "saved.jsonl"
-
-
-@pytest.fixture(scope="module")
-def url(hosted, saved):
+def url(hosted):
     reading = Reading(BM25([Passage("the film is good", "notes.txt:1"), Passage("music", "b:1")]), 3, False)
-    with serving(hosted, "--save", str(saved), "--max-new-tokens", "12", reading=reading) as address:
+    with serving(hosted, "--max-new-tokens", "12", reading=reading) as address:
         yield address
 
 
@@ -58,7 +53,8 @@ def page(browser, url):
     page.fill("#temperature", "0")
     yield page
     context.close()
-    assert problems == []
+    refused = "Failed to load resource: the server responded with a status of 400"
+    assert [problem for problem in problems if not problem.startswith(refused)] == []
 
 
 def say(page, text, turn=0, replies=1):
@@ -97,6 +93,7 @@ def test_every_token_has_its_colour_and_its_numbers(page, hosted):
     assert page.locator(".reply .token").count() > 1
     assert "".join(page.locator(".reply .token").all_text_contents()) == text
     page.click(".reply [data-part=tokens] summary")
+    page.locator(".reply tbody tr").first.wait_for()
     head = page.locator(".reply thead th").all_inner_texts()
     assert head == ["Token", "Probability", "KL", "Value", "Likeliest"]
     rows = [row.locator("td").all_inner_texts() for row in page.locator(".reply tbody tr").all()]
@@ -170,27 +167,6 @@ def test_names_are_hidden_until_they_are_revealed(page):
     assert sorted(page.locator(".reply .who").all_inner_texts()) == ["ppo", "sft"]
 
 
-def test_a_saved_conversation_is_read_by_instruction_data(page, saved, tiny_stages):
-    page.fill("#system", "be good")
-    texts = say(page, "Write good") + say(page, "Write bad", turn=1)[-1:]
-    saved.unlink(missing_ok=True)
-    page.click("#save")
-    page.locator("#live", has_text="saved").wait_for(state="attached")
-    with page.expect_download() as download:
-        page.click("#download")
-    (row,) = map(json.loads, saved.read_text("utf-8").splitlines())
-    assert json.loads(download.value.path().read_text("utf-8")) == row
-    expected = [("system", "be good")]
-    for asked, said in zip(("Write good", "Write bad"), texts, strict=True):
-        if said.strip():  # nothing is learned from an empty reply
-            expected += [("user", asked), ("assistant", said)]
-    assert len(expected) > 1
-    assert [(message["role"], message["content"]) for message in row["messages"]] == expected
-    data = InstructionData(str(saved), tiny_stages.export("sft"), template=ChatTemplate())
-    data.setup("fit")
-    assert data.receipts[0].kept == 1
-
-
 def test_passages_that_do_not_fit_are_told_in_place_of_a_reply(page):
     page.check("#documents")
     page.fill("#max_tokens", "100")
@@ -251,8 +227,9 @@ def test_no_text_is_ever_read_as_html(browser, sayer):
         page.close()
 
 
-def test_a_reply_that_is_stopped_is_kept_as_far_as_it_was(browser, sayer):
-    next(iter(sayer.models.values())).network.ids = [300] * 900
+def test_a_reply_that_is_stopped_is_kept_as_far_as_it_was(browser, sayer, monkeypatch):
+    (model,) = sayer.models.values()
+    monkeypatch.setattr(model.network, "ids", [300] * 900)
     with serving(sayer, "--max-new-tokens", "900") as url:
         page = browser.new_page(locale="en-GB")
         page.goto(url)
@@ -264,3 +241,34 @@ def test_a_reply_that_is_stopped_is_kept_as_far_as_it_was(browser, sayer):
         assert page.locator(".reply > .text").text_content()
         assert page.is_enabled("#send")
         page.close()
+
+
+def test_a_saved_conversation_is_read_by_instruction_data(browser, sayer, tmp_path, tiny_tokenizer):
+    file = tmp_path / "saved.jsonl"
+    with serving(sayer, "--max-new-tokens", "200", "--save", str(file)) as url:
+        page = browser.new_page(locale="en-GB")
+        page.goto(url)
+        page.click("#settings summary")
+        page.fill("#system", "be good")
+        for turn, text in enumerate(("film", "music")):
+            page.fill("#message", text)
+            page.press("#message", "Enter")
+            page.locator(".turn").nth(turn).locator(".regenerate").wait_for()
+        page.click("#save")
+        page.locator("#live", has_text="saved").wait_for(state="attached")
+        with page.expect_download() as download:
+            page.click("#download")
+        (row,) = map(json.loads, file.read_text("utf-8").splitlines())
+        assert json.loads(download.value.path().read_text("utf-8")) == row
+        page.close()
+    said = [
+        ("system", "be good"),
+        ("user", "film"),
+        ("assistant", EVIL),
+        ("user", "music"),
+        ("assistant", EVIL),
+    ]
+    assert [(message["role"], message["content"]) for message in row["messages"]] == said
+    data = InstructionData(str(file), tiny_tokenizer, template=ChatTemplate())
+    data.setup("fit")
+    assert data.receipts[0].kept == 1
