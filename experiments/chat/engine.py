@@ -16,7 +16,7 @@ from experiments.evaluation.engine import Model
 from modules.decoding import RunningBatch, running_batch
 from modules.generation import draw, nucleus, uniforms
 
-TOGETHER = 16
+TOGETHER = 32
 """replies that are written at the same time"""
 PREFILL = 2048
 """tokens of prompts that one round reads, so that replies being written do not wait long for new ones"""

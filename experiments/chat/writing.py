@@ -25,7 +25,7 @@ class Writing:
 
     Args:
         tokenizer: a Hugging Face tokenizer; its special tokens are left out of the text.
-        stops: texts before the first of which the reply ends, wherever tokens are cut.
+        stops: texts that end a reply; it ends before the one that is complete first.
     """
 
     def __init__(self, tokenizer: Any, stops: Sequence[str] = ()):
@@ -68,9 +68,11 @@ class Writing:
         self._from = max(self._from, len(self.ids) - WINDOW)
         self._done = len(self._decode(finished))
         begin = max(0, before - max(map(len, self.stops), default=0) + 1)
-        places = [place for stop in self.stops if (place := self.text.find(stop, begin)) >= 0]
-        if places:
-            self.text, self.stopped = self.text[: min(places)], True
+        places = [
+            (place + len(stop), place) for stop in self.stops if (place := self.text.find(stop, begin)) >= 0
+        ]
+        if places:  # the one that is complete first, wherever tokens are cut
+            self.text, self.stopped = self.text[: min(places)[1]], True
 
     def _decode(self, finished: bool) -> str:
         """The window's text; its last character is left out while it may not be whole."""

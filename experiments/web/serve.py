@@ -14,7 +14,7 @@ EXAMPLE = """for example:
   trivium serve runs/quickstart/sft/export runs/quickstart/ppo/export runs/quickstart/reward/export
   curl http://127.0.0.1:8000/v1/models
 """
-DEFAULT_TOKENS, TOGETHER, WAITING = 512, 16, 64
+DEFAULT_TOKENS, TOGETHER, WAITING = 512, 32, 64
 
 
 def main(argv: list[str]) -> int:

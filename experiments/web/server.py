@@ -1,6 +1,7 @@
 """A web application with its guards, and the server that runs it."""
 
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -22,6 +23,10 @@ from experiments.web.replies import Refusal, failure
 
 BODY = 4 * 2**20
 """bytes of a request's body, at most"""
+KEPT_ALIVE = 75
+"""seconds that a connection may rest; a client that uses it again just as it is closed meets an error"""
+SWITCH = 0.0005
+"""seconds after which Python lets another thread run: one that computes must not keep those that answer"""
 FAREWELL = 3
 """seconds that answers still being written have when the server ends"""
 
@@ -128,6 +133,7 @@ def serve(app: FastAPI, access: Access, taken: socket.socket | None = None) -> i
     print(f"{url}\nCtrl+C ends it.", flush=True)
     if access.opens:
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+    sys.setswitchinterval(SWITCH)
     with suppress(KeyboardInterrupt), taken:  # uvicorn raises it again when it has ended
         server.run(sockets=[taken])
     return 0
@@ -142,5 +148,6 @@ def config(app: FastAPI) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         ws="none",
+        timeout_keep_alive=KEPT_ALIVE,
         timeout_graceful_shutdown=FAREWELL,
     )
