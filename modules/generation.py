@@ -63,7 +63,7 @@ def generate(
     tokens, positions = prompt_ids, (prompt_mask.cumsum(1) - 1).clamp(min=0)
     for step in range(max_new_tokens):
         logits = network.next_logits(tokens, seen.long(), positions, cache)[:, :vocabulary].float()
-        chosen = logits.argmax(-1) if noise is None else _sample(logits / temperature, noise[:, step])
+        chosen = logits.argmax(-1) if noise is None else draw(logits / temperature, noise[:, step])
         responses[:, step] = torch.where(alive, chosen, pad_token_id)
         mask[:, step] = alive
         alive = alive & ~torch.isin(chosen, stops)
@@ -81,8 +81,18 @@ def generate(
     return responses, mask
 
 
-def _sample(logits: Tensor, noise: Tensor) -> Tensor:
+def draw(logits: Tensor, noise: Tensor) -> Tensor:
     """(B, V) logits and (B,) numbers in [0, 1) → (B,) int64 tokens by inverting the distribution function."""
     cumulative = logits.softmax(-1).cumsum(-1)
     threshold = noise.to(cumulative)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def nucleus(logits: Tensor, top_p: Tensor) -> Tensor:
+    """(B, V) logits, −∞ for all but the likeliest tokens that together have a probability of `top_p` (B,) or
+    more; one at least, all where it is 1 (Holtzman et al. 2020)."""
+    ordered, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    left_out = ordered.cumsum(-1) - ordered >= top_p[:, None]
+    left_out[:, 0] = False
+    left_out &= top_p[:, None] < 1  # a sum of many may be rounded to 1 too early
+    return logits.masked_fill(torch.zeros_like(left_out).scatter(1, order, left_out), -torch.inf)

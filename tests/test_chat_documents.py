@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from experiments.chat.engine import Engine
 from experiments.cli.program import main
 from experiments.cli.user_errors import UserError
 from experiments.commands.chat_documents import Reading, sources
@@ -67,15 +68,13 @@ def model(tmp_path_factory, tiny_tokenizer, tiny_config):
 @pytest.fixture
 def prompts(monkeypatch):
     """The ids that a network is asked to continue, and by how many, in the order of the turns."""
-    from transformers import LlamaForCausalLM
+    seen, submit = [], Engine.submit
 
-    seen, generate = [], LlamaForCausalLM.generate
+    def watch(engine, requests):
+        seen.extend((request.prompt, request.settings.max_tokens) for request in requests)
+        return submit(engine, requests)
 
-    def watch(network, ids, **options):
-        seen.append((ids[0].tolist(), options["max_new_tokens"]))
-        return generate(network, ids, **options)
-
-    monkeypatch.setattr(LlamaForCausalLM, "generate", watch)
+    monkeypatch.setattr(Engine, "submit", watch)
     return seen
 
 

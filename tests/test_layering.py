@@ -27,8 +27,9 @@ ORDER = (
     ("callbacks",),
     ("retrieval",),
     ("evaluation",),
+    ("chat",),
     ("commands",),
-    ("data", "init", "quickstart", "benchmarks", "abilities", "scaling"),
+    ("data", "init", "quickstart", "benchmarks", "abilities", "scaling", "web"),
     ("docs",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -31,7 +31,7 @@ def test_every_command_of_the_page_is_accepted(line, monkeypatch, capsys):
     def accepted(*_):
         raise UserError("accepted")
 
-    monkeypatch.setattr("experiments.commands.chat.parent_problem", lambda *_: None)
+    monkeypatch.setattr("experiments.commands.chat.check_path", lambda *_: None)
     monkeypatch.setattr(chat_documents, "open_library", accepted)
     monkeypatch.setattr(retrieve, "read_questions", accepted)
     program, *argv = shlex.split(line)

@@ -31,6 +31,7 @@ COMMANDS = {
         "experiments.evaluation.command",
     ),
     "chat": Command("talk to a checkpoint", "experiments.commands.chat"),
+    "serve": Command("talk to models on a page, or with any client of OpenAI's API", "experiments.web.serve"),
     "tokenizer": Command("train a tokenizer on JSON lines", "experiments.commands.tokenizer"),
     "abilities": Command(
         "six claims about language models, each tried on small ones", "experiments.abilities.run"

@@ -1,17 +1,14 @@
 """`trivium chat DIR`: talk to a checkpoint, the reply appears as it is written."""
 
 import argparse
-from typing import Any
+import math
 
 from datamodules.receipt import printable
-from datamodules.rendering.chat_template import ChatTemplate
-from datamodules.rendering.stop_tokens import stop_tokens
-from datamodules.rendering.templates import InstructionTemplate
-from datamodules.rendering.tokenizer import load_tokenizer, vocabulary_size
-from datamodules.rendering.whole_text import encode_batch
+from experiments.chat.engine import Settings, check_room, reply
+from experiments.chat.prompts import prompt_ids
 from experiments.cli.user_errors import UserError
 from experiments.commands.chat_documents import Reading, add_options, reading_of, sources
-from modules.hf_load import parent_problem
+from experiments.evaluation.engine import Model, check_path
 
 
 def main(argv: list[str]) -> int:
@@ -29,14 +26,10 @@ def main(argv: list[str]) -> int:
     option("--seed", type=int, default=0, help="of the sampling (0)")
     add_options(parser)
     options = parser.parse_args(argv)
-    problem = parent_problem("directory", options.directory, ("pretrain", "sft", "ppo"))
-    if problem:
-        raise UserError(problem.removeprefix("model.").replace("directory:", "chat:", 1))
+    settings = settings_of(options)
+    check_path(options.directory, "chat")
     reading = reading_of(options)
-    import torch
-
-    torch.manual_seed(options.seed)
-    chat = Chat(options.directory, options.prefix, options.max_new_tokens, options.temperature, reading)
+    chat = Chat(Model.load(options.directory, "chat", "chat"), settings, options.prefix, reading)
     if options.prompt is None:
         converse(chat)
     elif options.prompt.strip():
@@ -58,29 +51,25 @@ def converse(chat: "Chat") -> None:
         chat.answer(line)
 
 
+def settings_of(options: argparse.Namespace) -> Settings:
+    """How a command line samples.
+
+    Raises:
+        UserError: a number that cannot be.
+    """
+    if options.max_new_tokens < 1:
+        raise UserError(f"--max-new-tokens is {options.max_new_tokens}: give 1 or more")
+    if not 0 <= options.temperature < math.inf:
+        raise UserError(f"--temperature is {options.temperature}: give 0 or more")
+    return Settings(options.max_new_tokens, options.temperature, seed=options.seed)
+
+
 class Chat:
-    """A model, and what it and the user have said so far. Every reply begins with `prefix`; a `temperature`
-    of 0 takes the likeliest token. With a `reading` each question is asked by itself, beside its passages."""
+    """A model, and what it and the user have said so far. Every reply begins with `prefix`. With a `reading`
+    each question is asked by itself, beside its passages."""
 
-    def __init__(
-        self,
-        directory: str,
-        prefix: str,
-        max_new_tokens: int,
-        temperature: float,
-        reading: Reading | None = None,
-    ):
-        from modules.hf_load import load_causal_lm
-        from modules.training_data import own_stop_tokens
-
-        self.tokenizer = load_tokenizer(directory)
-        self.model = load_causal_lm(directory).float().eval()
-        self.prefix, self.max_new_tokens, self.temperature = prefix, max_new_tokens, temperature
-        own = own_stop_tokens(self.model, self.tokenizer)
-        self.stops = list(dict.fromkeys([*stop_tokens(self.tokenizer), *own]))
-        rows = self.model.config.get_text_config().vocab_size
-        self.unused = list(range(vocabulary_size(self.tokenizer), rows)) or None
-        self.reading = reading
+    def __init__(self, model: Model, settings: Settings, prefix: str = "", reading: Reading | None = None):
+        self.model, self.settings, self.prefix, self.reading = model, settings, prefix, reading
         self.messages: list[dict[str, str]] = []
 
     def answer(self, line: str) -> None:
@@ -89,52 +78,23 @@ class Chat:
         Raises:
             UserError: the conversation has no room for a reply.
         """
-        import torch
-        from transformers import TextStreamer
-
-        class Streamer(TextStreamer):
-            def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-                print(printable(text), end="\n" if stream_end else "", flush=True)
-
         asked = None if self.reading is None else self.reading.ask(line, self._room)
         if asked:
             self.messages = []
         self.messages.append({"role": "user", "content": asked.text if asked else line})
-        ids = torch.tensor([prompt_ids(self.tokenizer, self.messages, self.prefix)])
-        positions = self.model.config.max_position_embeddings
-        if ids.shape[1] >= positions:
-            raise UserError(f"chat: the conversation fills the model's {positions} positions")
+        ids = prompt_ids(self.model.tokenizer, self.messages, self.prefix)
+        check_room(self.model, ids)
         print(self.prefix, end="", flush=True)
-        generate: Any = self.model.generate
-        output = generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=min(self.max_new_tokens, positions - ids.shape[1]),
-            do_sample=self.temperature > 0,
-            temperature=self.temperature or None,
-            top_k=None,  # transformers would take the 50 likeliest
-            eos_token_id=self.stops,
-            suppress_tokens=self.unused,
-            pad_token_id=self.tokenizer.pad_token_id,
-            streamer=Streamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
-        )
-        reply = self.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
-        self.messages.append({"role": "assistant", "content": self.prefix + reply})
+        written = ""
+        for piece in reply(self.model, ids, self.settings):
+            print(printable(piece.text), end="", flush=True)
+            written += piece.text
+        print()
+        self.messages.append({"role": "assistant", "content": self.prefix + written})
         if asked:
-            print(*sources(asked.hits, reply), sep="\n")
+            print(*sources(asked.hits, written), sep="\n")
 
     def _room(self, text: str) -> int:
         """Positions that are left for more when `text` is the only message and the reply has its tokens."""
-        ids = prompt_ids(self.tokenizer, [{"role": "user", "content": text}], self.prefix)
-        return self.model.config.max_position_embeddings - len(ids) - self.max_new_tokens
-
-
-def prompt_ids(tokenizer: Any, messages: list[dict[str, str]], prefix: str) -> list[int]:
-    """A conversation through the tokenizer's chat template; its last message alone in the instruction format
-    where the tokenizer has none."""
-    if tokenizer.chat_template:
-        segments = ChatTemplate().prompt({"messages": messages, "reply_prefix": prefix}, 0, tokenizer)
-    else:
-        row = {"instruction": messages[-1]["content"], "reply_prefix": prefix}
-        segments = InstructionTemplate().prompt(row, 0, tokenizer)
-    return encode_batch(tokenizer, [segments])[0].ids.tolist()
+        ids = prompt_ids(self.model.tokenizer, [{"role": "user", "content": text}], self.prefix)
+        return self.model.room(len(ids)) - self.settings.max_tokens

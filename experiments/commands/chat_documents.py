@@ -73,13 +73,19 @@ def sources(hits: Sequence[Hit], reply: str) -> list[str]:
     if not hits:
         return ["  no passage has a word of the question"]
     words = set(query_terms(reply))
-    shared = [len(words & set(terms(hit.passage.text))) for hit in hits]
+    shared = shared_words([hit.passage.text for hit in hits], reply)
     most = shared.index(max(shared)) if any(shared) else None
     return [
         f"{'>' if place == most else ' '} {printable(hit.passage.source)}  score {hit.score:.2f}, "
         f"{shared[place]} of the reply's {len(words)} words"
         for place, hit in enumerate(hits)
     ]
+
+
+def shared_words(passages: Sequence[str], reply: str) -> list[int]:
+    """How many of a reply's different words each passage has."""
+    words = set(query_terms(reply))
+    return [len(words & set(terms(passage))) for passage in passages]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

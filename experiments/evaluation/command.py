@@ -108,9 +108,9 @@ def _run(models: dict[str, str], tasks: Sequence[Asked], shots: Sequence[int] | 
     sys.stdout.flush()
 
 
-def named_models(given: Sequence[str]) -> dict[str, str]:
+def named_models(given: Sequence[str], command: str = "evaluate") -> dict[str, str]:
     """Name → directory of each model. Without a name of its own, a model is called by its folder, an `export`
-    by the folder around it.
+    by the folder around it. `command` is what refusals name.
 
     Raises:
         UserError: two have the same name.
@@ -124,9 +124,9 @@ def named_models(given: Sequence[str]) -> dict[str, str]:
             parts = parts[:-1] if parts[1:] and parts[-1] == "export" else parts
             name = parts[-1] if parts else Path(each).resolve().name
         if not name.strip(".") or "/" in name or not path:
-            raise UserError(f"evaluate: `{each}` is no model: give DIR or NAME=DIR")
+            raise UserError(f"{command}: `{each}` is no model: give DIR or NAME=DIR")
         if name in models:
-            raise UserError(f"evaluate: two models are named `{name}`: name them apart, as other={path}")
+            raise UserError(f"{command}: two models are named `{name}`: name them apart, as other={path}")
         models[name] = path
     return models
 

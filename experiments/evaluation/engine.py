@@ -24,6 +24,7 @@ from modules.probe import language_model
 from modules.training_data import own_stop_tokens, positions_of
 
 TOKENS = 8192  # computed together, at most, where one text is not longer
+UNBOUNDED = 2**31
 KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 SAYS_NOTHING = ("provenance.json", "README.md")  # of what a model computes
 Tick = Callable[[int], Any]
@@ -56,6 +57,7 @@ class Model:
         self.device = device or network.model.device
         self.network, self.tokenizer, self.name, self.any_rank = network, tokenizer, name, any_rank
         self.positions = positions_of(network.model)
+        self.vocabulary = vocabulary_size(tokenizer)
         own = own_stop_tokens(network.model, tokenizer)
         self.stops = list(dict.fromkeys([*stop_tokens(tokenizer), *own]))
         bos = tokenizer.bos_token_id
@@ -65,19 +67,20 @@ class Model:
         """entered around every forward: a trainer's precision"""
 
     @classmethod
-    def load(cls, path: str, name: str) -> "Model":
-        """A model from a Hugging Face directory or the hub's cache, in fp32, on the GPU where there is one.
+    def load(cls, path: str, name: str, command: str = "evaluate") -> "Model":
+        """A model from a Hugging Face directory or the hub's cache, in fp32, on the GPU where there is one;
+        `command` is what refusals name.
 
         Raises:
             UserError: it is no causal language model, or has no tokenizer that fits.
         """
-        check_path(path)
-        tokenizer = tokenizer_of(path)
+        check_path(path, command)
+        tokenizer = tokenizer_of(path, command)
         model: Any = load_causal_lm(path).float().eval()
         rows = model.get_input_embeddings().num_embeddings
         if vocabulary_size(tokenizer) > rows:
             raise UserError(
-                f"evaluate: {path}: the tokenizer has ids up to {vocabulary_size(tokenizer) - 1}, but the "
+                f"{command}: {path}: the tokenizer has ids up to {vocabulary_size(tokenizer) - 1}, but the "
                 f"model has {rows} embeddings: give a model with the tokenizer that belongs to it"
             )
         network = language_model(model.to("cuda" if torch.cuda.is_available() else "cpu"))
@@ -200,7 +203,7 @@ class Model:
                 max_new_tokens,
                 self.stops,
                 tokenizer.pad_token_id,
-                vocabulary_size(tokenizer),
+                self.vocabulary,
                 any_rank=self.any_rank,
                 max_positions=self.positions,
             )
@@ -208,6 +211,10 @@ class Model:
             ids = row[mask].tolist()
             ended = not set(ids).isdisjoint(self.stops)
             yield tokenizer.decode(ids, skip_special_tokens=True), ended
+
+    def room(self, tokens: int) -> int:
+        """Positions that are left after so many tokens; very many where positions are relative."""
+        return (UNBOUNDED if self.positions is None else self.positions) - tokens
 
     def check_room(self, tokens: int, new_tokens: int) -> None:
         """Refuses a prompt that is too long, or leaves too little for what is to be written."""
@@ -237,7 +244,7 @@ def batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]
         yield batch
 
 
-def check_path(path: str) -> None:
+def check_path(path: str, command: str = "evaluate") -> None:
     """Refuses what is no causal language model, before any weights are read.
 
     Raises:
@@ -245,21 +252,21 @@ def check_path(path: str) -> None:
     """
     problem = parent_problem("directory", path, ("pretrain", "sft", "ppo"))
     if problem:
-        raise UserError(problem.replace("model.directory:", "evaluate:", 1))
-    for name in saved_config(path, "evaluate", local_files_only=True).architectures or ():
+        raise UserError(problem.replace("model.directory:", f"{command}:", 1))
+    for name in saved_config(path, command, local_files_only=True).architectures or ():
         if name.endswith(("ForSequenceClassification", "ForTokenClassification")):
             raise UserError(
-                f"evaluate: {path} is a reward model or a critic ({name}), which writes nothing: give the "
+                f"{command}: {path} is a reward model or a critic ({name}), which writes nothing: give the "
                 "language model, such as an SFT's or PPO's export"
             )
 
 
-def tokenizer_of(path: str) -> Any:
+def tokenizer_of(path: str, command: str = "evaluate") -> Any:
     """The tokenizer of a model, or why it has none in one line."""
     try:
         return load_tokenizer(path)
     except USER_ERRORS as error:
-        raise UserError(str(error).replace("data.tokenizer:", "evaluate:", 1)) from error
+        raise UserError(str(error).replace("data.tokenizer:", f"{command}:", 1)) from error
 
 
 def digest(path: str) -> str:
