@@ -14,6 +14,7 @@ from experiments.cli.config_errors import ConfigParser
 from experiments.cli.config_files import check_config_files
 from experiments.cli.option_errors import option_errors
 from experiments.cli.quiet import hush
+from experiments.cli.sweep_arguments import spelled_out
 from experiments.cli.user_errors import UserError
 from modules.stage import Stage
 from strategies.precision import precision_of
@@ -108,6 +109,7 @@ def parse(argv: list[str], cli: type[CLI], save_config: type[SaveConfigCallback]
     Raises:
         UserError: what is wrong with the command line.
     """
+    argv = spelled_out(argv)
     check_config_files(argv)
     for library in (modules, datamodules):  # `--model SFTModule`: the parser knows classes that are imported
         for name in library.__all__:
