@@ -28,7 +28,8 @@ ORDER = (
     ("retrieval",),
     ("evaluation",),
     ("commands",),
-    ("data", "quickstart", "benchmarks", "docs", "abilities", "scaling", "sweep"),
+    ("sweep",),
+    ("data", "quickstart", "benchmarks", "docs", "abilities", "scaling"),
 )
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 FILE, FUNCTION, TEST_FILE = 400, 60, 500  # lines at most

@@ -53,7 +53,9 @@ def scale_of(values: Sequence[Any]) -> Scale:
             lambda value: (f(value) - f(low)) / (f(high) - f(low)), [(0, short(low)), (1, short(high))], logs
         )
     names = sorted({short(value) for value in values})
-    places = {name: index / max(1, len(names) - 1) if len(names) > 1 else 0.5 for index, name in enumerate(names)}
+    places = {
+        name: index / max(1, len(names) - 1) if len(names) > 1 else 0.5 for index, name in enumerate(names)
+    }
     return Scale(lambda value: places[short(value)], [(place, name) for name, place in places.items()], False)
 
 
@@ -82,7 +84,9 @@ class Charts(Inline):
         words = [f"{name} {share:.0%}" for name, share in shares.items()]
         return self.inline(_importances(shares), "Importances", "share", words)
 
-    def curves(self, series: Sequence[tuple[str, str, Sequence[int], Sequence[float]]], metric: str) -> Markup:
+    def curves(
+        self, series: Sequence[tuple[str, str, Sequence[int], Sequence[float]]], metric: str
+    ) -> Markup:
         """The metric of each run over its steps.
 
         Args:
@@ -109,7 +113,7 @@ def _parallel(points: Sequence[Point], names: Mapping[str, str], metric: str) ->
     for place, scale in enumerate(scales):
         axes.axvline(place, color=charts.RULE, linewidth=1, zorder=0)
         last = place == len(scales) - 1
-        for height, text in (scale.marks if len(scale.marks) < 6 else ()):
+        for height, text in scale.marks if len(scale.marks) < 6 else ():
             below = -9 if height == 0 and len(scale.marks) == 2 else 0
             offset = 9 if height == 1 and len(scale.marks) == 2 else below
             axes.annotate(
@@ -175,7 +179,10 @@ def _curves(series: Sequence[tuple[str, str, Sequence[int], Sequence[float]]], m
         axes.annotate(name[:4], (steps[-1], values[-1]), offset, "data", "offset points", color=colour)
     ends = [values[-1] for _, _, _, values in series]
     # a run that flies off would leave the others a line at the bottom
-    middle, spread = statistics.median(every), statistics.median([abs(v - statistics.median(ends)) for v in ends])
+    middle, spread = (
+        statistics.median(every),
+        statistics.median([abs(v - statistics.median(ends)) for v in ends]),
+    )
     high = max(middle, statistics.median(ends) + 40 * spread) if spread else max(every)
     if max(every) > high > min(every):
         low = min(every)
