@@ -1,5 +1,5 @@
-"""The page about sweeps and the shipped sweeps are true: they are read, by W&B's schema too, and name options that
-there are."""
+"""The page about sweeps and the shipped sweeps are true: they are read, by W&B's schema too, and name options
+that there are."""
 
 import json
 import re

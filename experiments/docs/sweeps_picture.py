@@ -1,10 +1,11 @@
 """Draws `sweeps.png`: what `method: bayes` gains over `random` on a noisy quadratic in two parameters, by the
-sampler alone: `python -m experiments.docs.sweeps_picture [FOLDER] [SEEDS] [RUNS]` (10 seeds of 30 runs: 90 seconds)."""
+sampler alone: `python -m experiments.docs.sweeps_picture [FOLDER] [SEEDS] [RUNS]` (10 seeds of 30: 90 s)."""
 
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -56,13 +57,16 @@ def main(folder: str, seeds: int = 10, runs: int = 30) -> list[Path]:
             median = np.median([regrets(each) for each in sweeps], axis=0)
             panels[2].plot(range(1, runs + 1), median, color=colour, label=f"{method}: {median[-1]:.3f}")
         panels[2].set_yscale("log")
+        for axes in panels:
+            axes.yaxis.set_major_formatter("{x:g}")  # the pictures' texts hold no formulas
+            axes.yaxis.set_minor_formatter("")
         panels[2].legend()
         label(panels[2], f"regret, median of {seeds} sweeps", "runs")
         return save({"sweeps.png": figure}, Path(folder))
 
 
 def _places(axes: Axes, tried: Sequence[Tried], method: str, colour: str) -> None:
-    order = np.linspace(0.25, 1, len(tried))  # later ones darker
+    order: Any = np.linspace(0.25, 1, len(tried))  # later ones darker
     axes.scatter(
         [each.values["momentum"] for each in tried], [each.values["rate"] for each in tried],
         s=18, color=colour, alpha=order,

@@ -7,7 +7,7 @@ import yaml
 
 from experiments.atomic import write_text
 from experiments.sweep.metrics import FOLDERS
-from experiments.sweep.outcome import SweepResult, run_folder
+from experiments.sweep.outcome import SweepResult
 
 
 def write_best(result: SweepResult) -> Path | None:
@@ -17,11 +17,9 @@ def write_best(result: SweepResult) -> Path | None:
     if best is None or result.spec.metric is None:
         return None
     sign = result.spec.metric.sign
-    run = min(
-        (run for run in best.configuration.runs if run.metric is not None),
-        key=lambda each: sign * each.metric,
-    )
-    folder = run_folder(result, run.name)
+    ended = [(sign * run.metric, run) for run in best.configuration.runs if run.metric is not None]
+    _, run = min(ended, key=lambda each: each[0])
+    folder = result.folder_of(run.name)
     config = _config_of(folder)
     told = f"# The best of {result.spec.name}: {result.spec.metric.name} {best.metric:.6g}, run {run.name}.\n"
     if config is None:

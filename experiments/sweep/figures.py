@@ -1,4 +1,4 @@
-"""The charts of `sweep.html`: parallel coordinates, the metric by each parameter, importances, learning curves."""
+"""The charts of `sweep.html`: parallel coordinates, the metric by each parameter, importances, curves."""
 
 import math
 import statistics
@@ -117,8 +117,9 @@ def _parallel(points: Sequence[Point], names: Mapping[str, str], metric: str) ->
             below = -9 if height == 0 and len(scale.marks) == 2 else 0
             offset = 9 if height == 1 and len(scale.marks) == 2 else below
             axes.annotate(
-                charts.short(text), (place, height), (4 if last or offset else 0, offset), "data", "offset points",
-                ha="left" if last and not offset else "center", va="center", fontsize=10.5, color=charts.INK, bbox={"color": charts.PAPER, "alpha": 0.7, "pad": 1},
+                charts.short(text), (place, height), (4 if last or offset else 0, offset), "data",
+                "offset points", ha="left" if last and not offset else "center", va="center",
+                fontsize=10.5, color=charts.INK, bbox={"color": charts.PAPER, "alpha": 0.7, "pad": 1},
             )  # fmt: skip
     room = max(3, int(44 / len(labels)) if len(labels) <= MANY else 6)
     shown = [label if len(label) <= room else "…" + label[1 - room :] for label in labels]

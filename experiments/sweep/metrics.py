@@ -30,7 +30,8 @@ def history(run: Path, metric: str) -> History:
     points: list[tuple[int, float]] = []
     names: dict[str, None] = {}
     last = 0
-    for rows in [*map(_rows, _files(run))] or [offline_history(run)]:
+    logged = [list(_rows(file)) for file in _files(run)]
+    for rows in logged or [offline_history(run)]:
         for row in rows:
             names |= dict.fromkeys(row)
             step = _number(row.get("step"))

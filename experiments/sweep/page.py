@@ -7,7 +7,8 @@ from experiments.atomic import write_text
 from experiments.html.pages import page_template
 from experiments.sweep.figures import Charts, Point
 from experiments.sweep.metrics import history
-from experiments.sweep.outcome import Row, SweepResult, run_folder
+from experiments.sweep.outcome import SweepResult
+from experiments.sweep.ranking import Row
 from experiments.sweep.sampling import Tried, study_of
 from experiments.sweep.table import cells, short, short_names, summary
 
@@ -64,8 +65,8 @@ def points_of(result: SweepResult) -> list[Point]:
 
 
 def importances(result: SweepResult) -> dict[str, float]:
-    """How much each parameter decides whether a configuration is among the best, by PED-ANOVA (Watanabe et al.
-    2023, arXiv:2304.10255), which optuna computes; nothing where there are too few."""
+    """How much each parameter decides whether a configuration is among the best, by PED-ANOVA (Watanabe et
+    al. 2023, arXiv:2304.10255), which optuna computes; nothing where there are too few."""
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     spec = result.spec
@@ -91,6 +92,6 @@ def _curves(result: SweepResult) -> list[tuple[str, str, list[int], list[float]]
     assert result.spec.metric is not None
     for row in result.rows:
         for run in row.configuration.runs:
-            logged = history(run_folder(result, run.name), result.spec.metric.name)
+            logged = history(result.folder_of(run.name), result.spec.metric.name)
             series.append((run.name, look(row, result), logged.steps, logged.values))
     return series

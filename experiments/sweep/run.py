@@ -103,8 +103,9 @@ def run_sweep(
         raise UserError("sweep needs optuna: pip install 'trivium[sweep]'") from error
     identity = _settings(spec, output)
     from experiments.sweep.best import write_best
-    from experiments.sweep.outcome import as_line, result_of, write_results
+    from experiments.sweep.outcome import result_of, write_results
     from experiments.sweep.page import write_page
+    from experiments.sweep.ranking import as_line
     from experiments.sweep.show import Display
     from experiments.sweep.study import ENDED, Study
     from experiments.sweep.worker import Worker

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from experiments.plan.units import duration
-from experiments.sweep.outcome import as_line
+from experiments.sweep.ranking import as_line
 from experiments.sweep.sampling import grid_size
 from experiments.sweep.spec import Spec
 from experiments.sweep.study import ENDED, Configuration, Run
@@ -91,7 +91,7 @@ class Display:
         return sum(lengths) / len(lengths) if lengths else None
 
     def _forecast(self, active: Active) -> float | None:
-        """The seconds that a run will take, by its rate since it first logged: before that it reads its data."""
+        """The seconds that a run will take, by its rate since it first logged: it read its data before."""
         share = self.share(active)
         if not share:
             return None

@@ -191,6 +191,7 @@ class Study:
 
     def _opened(self) -> Any:
         import optuna
+        from optuna.study import StudyDirection
         from sqlalchemy.pool import NullPool
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -198,7 +199,8 @@ class Study:
         storage = optuna.storages.RDBStorage(f"sqlite:///{self.folder / DATABASE}", engine_kwargs=options)
         if not storage.get_all_studies():
             metric = self.spec.metric
-            direction = metric.goal if metric else "minimize"
+            maximize = metric is not None and metric.goal == "maximize"
+            direction = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
             optuna.create_study(storage=storage, study_name=self.spec.name, direction=direction)
         return storage
 

@@ -2,19 +2,20 @@
 
 import io
 import json
+import statistics
 from typing import Any
 
 from markupsafe import Markup, escape
 from rich.console import Console
 from rich.table import Table
 
-from experiments.sweep.outcome import Row, SweepResult
+from experiments.sweep.ranking import Ranking, Row
 
 LONGEST = 24  # characters of a value
 SHOWN = 40  # rows
 
 
-def short_names(result: SweepResult) -> dict[str, str]:
+def short_names(result: Ranking) -> dict[str, str]:
     """The searched parameters → as few of their last words as tell them apart."""
     names = [each.name for each in result.spec.searched] or [each.name for each in result.spec.parameters]
     shortened = {}
@@ -36,7 +37,7 @@ def short(value: Any) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def verdict(row: Row, result: SweepResult) -> str:
+def verdict(row: Row, result: Ranking) -> str:
     """What a configuration's metric means beside the best one's."""
     if row is result.best:
         return "best"
@@ -50,7 +51,7 @@ def verdict(row: Row, result: SweepResult) -> str:
     return f"{told}, {stopped}" if stopped else told
 
 
-def cells(result: SweepResult) -> tuple[list[str], list[list[str]]]:
+def cells(result: Ranking) -> tuple[list[str], list[list[str]]]:
     """The table's head and rows, as text."""
     names = short_names(result)
     metric = result.spec.metric
@@ -68,7 +69,7 @@ def cells(result: SweepResult) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
-def as_table(result: SweepResult) -> Table:
+def as_table(result: Ranking) -> Table:
     """For rich to print."""
     head, rows = cells(result)
     table = Table(title=f"{result.spec.name}: {summary(result)}", title_justify="left")
@@ -81,14 +82,14 @@ def as_table(result: SweepResult) -> Table:
     return table
 
 
-def as_text(result: SweepResult) -> str:
+def as_text(result: Ranking) -> str:
     """As a terminal of 120 columns shows it."""
     console = Console(file=io.StringIO(), width=120)
     console.print(as_table(result))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def as_html(result: SweepResult) -> str:
+def as_html(result: Ranking) -> str:
     """As a notebook shows it."""
     head, rows = cells(result)
     top = Markup("").join(Markup("<th scope='col'>{}</th>").format(name) for name in head)
@@ -100,7 +101,7 @@ def as_html(result: SweepResult) -> str:
     return f"<table><caption>{caption}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def summary(result: SweepResult) -> str:
+def summary(result: Ranking) -> str:
     """How many runs there are, by what became of them."""
     states: dict[str, int] = {}
     for row in result.rows:
@@ -112,7 +113,5 @@ def summary(result: SweepResult) -> str:
 
 
 def _deviation(row: Row) -> str:
-    import statistics
-
     metrics = [run.metric for run in row.configuration.runs if run.metric is not None]
     return f"{statistics.stdev(metrics):.4f}" if len(metrics) > 1 else "–"

@@ -311,10 +311,9 @@ class Worker:
     def _interrupt(self, times: int) -> None:
         if times == 1:
             if self.active:
-                self.watcher.note(
-                    f"stopping {len(self.active)} run{'s' * (len(self.active) > 1)}, each after a checkpoint; "
-                    "Ctrl+C again ends them at once"
-                )
+                runs = f"{len(self.active)} run{'s' * (len(self.active) > 1)}"
+                again = "Ctrl+C again ends them at once"
+                self.watcher.note(f"stopping {runs}, each after a checkpoint; {again}")
             for active in self.active:
                 active.stop("interrupted")
         else:
@@ -331,8 +330,8 @@ def _never_logged(folder: Path, name: str, names: tuple[str, ...]) -> str:
     if known:
         return f"metric.name: {folder.name} has logged no {name}: {nearest(name, known)}"
     return (
-        f"metric.name: {folder.name} has ended and logged nothing: a run of `trivium fit` does so by itself; a "
-        "program of your own logs it with wandb.log, or writes the columns step and "
+        f"metric.name: {folder.name} has ended and logged nothing: a run of `trivium fit` does so by itself, "
+        "a program of your own logs it with wandb.log, or writes the columns step and "
         f"{name} to metrics.csv in the folder that TRIVIUM_SWEEP_RUN names"
     )
 
