@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import binomtest, mannwhitneyu
+from scipy.stats import t as student_t
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -79,6 +80,19 @@ def paired_difference(
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(difference[draws].mean(1), (tail, 100 - tail))
     return Estimate(float(difference.mean()), float(low), float(high), len(difference))
+
+
+def paired_p(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:
+    """The chance of a mean difference at least as large between two arms on the same few items, were they
+    equally good: Student's paired t-test, two-sided. 1 where the arms are equal in every item."""
+    difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    if not difference.any():
+        return 1.0
+    if len(difference) < 2:
+        return float("nan")
+    with np.errstate(divide="ignore"):  # the same difference in every item
+        statistic = difference.mean() / (difference.std(ddof=1) / len(difference) ** 0.5)
+    return float(2 * student_t.sf(abs(statistic), len(difference) - 1))
 
 
 def auroc(positive: Sequence[float] | np.ndarray, negative: Sequence[float] | np.ndarray) -> float:

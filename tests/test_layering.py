@@ -29,6 +29,7 @@ ORDER = (
     ("evaluation",),
     ("chat",),
     ("commands",),
+    ("sweep",),
     ("data", "init", "quickstart", "benchmarks", "abilities", "scaling", "web"),
     ("docs",),
 )

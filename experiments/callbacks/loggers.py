@@ -24,14 +24,18 @@ def default_loggers(run: str, goes_on: bool) -> list[Logger]:
     """`metrics/version_N/metrics.csv`, where N counts how often the run went on, and a W&B run, both in the
     run's folder; W&B's is the one before where the run `goes_on`."""
     Path(run).mkdir(parents=True, exist_ok=True)
-    loggers: list[Logger] = [CSVLogger(run, name="metrics")]
+    if folder := os.environ.get("TRIVIUM_SWEEP_RUN"):  # a sweep wants to know where to look
+        with open(Path(folder) / "folders.txt", "a", encoding="utf-8") as file:
+            file.write(f"{Path(run).resolve()}\n")
+    loggers: list[Logger] = [CSVLogger(run, name="metrics", flush_logs_every_n_steps=1)]
     mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
     if mode != "disabled":
         # a sweep has chosen the run already
         chosen = os.environ.get("WANDB_RUN_ID") or os.environ.get("WANDB_SWEEP_ID")
         id = wandb_id(Path(run)) if goes_on and not chosen else None
+        project = os.environ.get("WANDB_PROJECT") or "trivium"
         # Lightning asks W&B for `resume="allow"`; what was written offline `wandb sync` appends by the id
-        logger = WandbLogger(name=Path(run).name, project="trivium", save_dir=run, mode=mode, id=id)
+        logger = WandbLogger(name=Path(run).name, project=project, save_dir=run, mode=mode, id=id)
         loggers.append(without_anonymous(logger))
     return loggers
 

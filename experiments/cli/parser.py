@@ -16,6 +16,7 @@ from experiments.cli.option_errors import option_errors
 from experiments.cli.path_options import with_listed_paths
 from experiments.cli.quiet import hush
 from experiments.cli.shipped_configs import with_shipped_configs
+from experiments.cli.sweep_arguments import spelled_out
 from experiments.cli.user_errors import UserError
 from modules.stage import Stage
 from strategies.precision import precision_of
@@ -121,7 +122,7 @@ def parse(argv: list[str], cli: type[CLI], save_config: type[SaveConfigCallback]
     Raises:
         UserError: what is wrong with the command line.
     """
-    argv = with_shipped_configs(argv)
+    argv = spelled_out(with_shipped_configs(argv))
     check_config_files(argv)
     for library in (modules, datamodules):  # `--model SFTModule`: the parser knows classes that are imported
         for name in library.__all__:

@@ -23,6 +23,7 @@ COMMANDS = {
     "scaling": Command(
         "measure, fit and try a scaling law: loss by parameters and tokens", "experiments.scaling.program"
     ),
+    "sweep": Command("run a W&B sweep here, without a server", "experiments.sweep.run"),
     "export": Command(
         "turn a checkpoint of any strategy into a Hugging Face directory", "experiments.commands.export"
     ),

@@ -1,0 +1,1 @@
+"""`trivium sweep`: a W&B sweep that runs here, without a server."""
