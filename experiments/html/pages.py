@@ -10,11 +10,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from experiments.html.charts import number, visible
 
 
-def page_template(file: Path, **functions: Any) -> Template:
+def page_template(file: Path, *folders: Path, **functions: Any) -> Template:
     """The template of a page, which may call `functions`, as functions or as filters, beside `number`, and
-    include `page.css`."""
+    include `page.css` and what is in `folders`."""
     environment = Environment(
-        loader=FileSystemLoader([file.parent, Path(__file__).parent]),
+        loader=FileSystemLoader([file.parent, *folders, Path(__file__).parent]),
         autoescape=True,
         finalize=lambda value: "–" if value is None else visible(value) if isinstance(value, str) else value,
         undefined=StrictUndefined,
