@@ -27,6 +27,9 @@ COMMANDS = {
         "experiments.evaluation.command",
     ),
     "chat": Command("talk to a checkpoint", "experiments.commands.chat"),
+    "rank": Command(
+        "rank replies on a page, blind: the next reward model's data; and a report", "experiments.web.rank.command"
+    ),
     "tokenizer": Command("train a tokenizer on JSON lines", "experiments.commands.tokenizer"),
     "abilities": Command(
         "six claims about language models, each tried on small ones", "experiments.abilities.run"
