@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
-from experiments.web.rank.item import PROMPT, Item
+from experiments.web.rank.item import Item, item_of
 
 Kind = Literal["ranked", "cannot say", "flagged", "skipped"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -58,12 +58,6 @@ def levels_of(line: dict[str, Any]) -> list[int]:
     ratings = [line["ratings"][reply] for reply in line["shown"]]
     ranks = sorted(set(ratings), reverse=True)
     return [ranks.index(rating) + 1 for rating in ratings]
-
-
-def item_of(line: dict[str, Any]) -> Item:
-    """What a line ranks."""
-    prompt = {column: line[column] for column in PROMPT if column in line}
-    return Item(prompt, tuple(line["replies"]), tuple(line["models"]), tuple(line["seeds"]))
 
 
 def problem(line: dict[str, Any]) -> str | None:

@@ -87,15 +87,10 @@ class Appended:
             self.healed = f"{self.path}: the last line was cut off by a crash and has been taken away"
 
     def _parsed(self, line: bytes, number: int, begins: str, problem: Problem) -> Line:
-        wrong: str | None = "it is no JSON"
-        with suppress(ValueError, RecursionError):
-            row = json.loads(line)
-            wrong = "it begins otherwise"
-            if isinstance(row, dict) and line.startswith(begins.encode()):
-                wrong = problem(row)
-        if wrong:
+        row = parsed(line, begins, problem)
+        if isinstance(row, str):
             raise UserError(
-                f"{self.option}: {self.path}:{number} is no line that `trivium rank` wrote there ({wrong}): "
+                f"{self.option}: {self.path}:{number} is no line that `trivium rank` wrote there ({row}): "
                 "give another file, or mend that line"
             )
         return row
@@ -152,6 +147,17 @@ class Appended:
     def close(self) -> None:
         """Lets another process have the file."""
         os.close(self._file)
+
+
+def parsed(line: bytes, begins: str, problem: Problem) -> Line | str:
+    """A line, or what is wrong with it."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return "it is no JSON"
+    if not isinstance(row, dict) or not line.startswith(begins.encode()):
+        return "it begins otherwise"
+    return problem(row) or row
 
 
 def encoded(line: Line) -> bytes:

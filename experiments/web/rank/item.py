@@ -55,6 +55,12 @@ class Item:
         return turns
 
 
+def item_of(line: dict[str, Any]) -> Item:
+    """What a line of a rank file ranks."""
+    prompt = {column: line[column] for column in PROMPT if column in line}
+    return Item(prompt, tuple(line["replies"]), tuple(line["models"]), tuple(line["seeds"]))
+
+
 def same(reply: str) -> str:
     """A text without what does not tell it from another."""
     return " ".join(reply.split())

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.web.rank.answer import Kind, answer_line, item_of, levels_of
+from experiments.web.rank.answer import Kind, answer_line, levels_of
 from experiments.web.rank.appended import Appended
-from experiments.web.rank.item import Item, seed_of
+from experiments.web.rank.item import Item, item_of, seed_of
 
 HELD = 20 * 60
 """seconds after its last sign of life for which a prompt is kept for a person"""
