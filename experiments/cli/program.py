@@ -28,7 +28,8 @@ COMMANDS = {
     ),
     "chat": Command("talk to a checkpoint", "experiments.commands.chat"),
     "rank": Command(
-        "rank replies on a page, blind: the next reward model's data; and a report", "experiments.web.rank.command"
+        "rank replies on a page, blind: the next reward model's data; and a report",
+        "experiments.web.rank.command",
     ),
     "tokenizer": Command("train a tokenizer on JSON lines", "experiments.commands.tokenizer"),
     "abilities": Command(

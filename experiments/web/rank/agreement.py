@@ -6,9 +6,9 @@ import numpy as np
 from scipy.stats import rankdata
 
 
-def kendall_w(ratings: Sequence[Sequence[float]] | np.ndarray) -> float:
-    """Kendall's coefficient of concordance with its correction for ties (Kendall and Gibbons 1990, chapter 6):
-    1 = all of one mind; 1/m is what m people reach on average who rate at random.
+def kendall_w(ratings: Sequence[Sequence[float] | np.ndarray]) -> float:
+    """Kendall's coefficient of concordance with its correction for ties (Kendall and Gibbons 1990, chapter
+    6): 1 = all of one mind; 1/m is what m people reach on average who rate at random.
 
     Args:
         ratings: (m people, n replies), higher is better.
@@ -31,7 +31,9 @@ def kendall_w(ratings: Sequence[Sequence[float]] | np.ndarray) -> float:
     return float(12 * spread / whole) if whole else float("nan")
 
 
-def pair_votes(first: Sequence[float], second: Sequence[float]) -> tuple[int, int, int]:
+def pair_votes(
+    first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray
+) -> tuple[int, int, int]:
     """What two people say of each pair of replies: how many pairs both order alike, how many they order
     oppositely, and how many one of them ties or both do."""
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)

@@ -1,10 +1,10 @@
-"""One line of a rank file: a row of `PreferenceData`, and beside it who ranked, when, and how it was shown."""
+"""One line of a rank file: a row of `PreferenceData`, and beside it who ranked, when, and what was shown."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
-from experiments.web.rank.item import Item, item_of
+from experiments.web.rank.item import Item, item_of, same
 
 Kind = Literal["ranked", "cannot say", "flagged", "skipped"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -24,18 +24,22 @@ def answer_line(
 
     Args:
         item: what was ranked.
-        kind: what the person said. Only what is `ranked` has `ratings` that differ: of the others, as of a
-            prompt whose replies are all tied, `PreferenceData` makes no pair, and counts them.
+        kind: what the person said. Only what is `ranked` has `ratings` that differ.
         levels: of the card at each place, 1 = best, equal where tied; read where `kind` is `ranked`.
         person: who.
         shown: the reply (its place in `replies`) that each card showed, in the order of display.
         seconds: that the prompt was looked at.
         remark: what the person wrote.
+
+    Returns:
+        the line, to which the file adds its `number`.
     """
     ratings = [0.0] * len(item.replies)
     if kind == "ranked":
         ranks = sorted(set(levels))
-        rating = {card: float(len(ranks) - ranks.index(level)) for card, level in zip(shown, levels, strict=True)}
+        rating = {
+            card: float(len(ranks) - ranks.index(level)) for card, level in zip(shown, levels, strict=True)
+        }
         ratings = [rating[card] for card in item.card_of]
     return {
         "answer": kind,
@@ -53,6 +57,13 @@ def answer_line(
     }
 
 
+def has_preference(line: dict[str, Any]) -> bool:
+    """Whether `PreferenceData` finds a pair in a line: two replies of other texts and ratings, neither of
+    them blank."""
+    rated = {(same(text), rating) for text, rating in zip(line["replies"], line["ratings"], strict=True)}
+    return len({rating for text, rating in rated if text}) > 1
+
+
 def levels_of(line: dict[str, Any]) -> list[int]:
     """The levels of a ranked line's cards, in the order of display: 1 = best."""
     ratings = [line["ratings"][reply] for reply in line["shown"]]
@@ -64,7 +75,14 @@ def problem(line: dict[str, Any]) -> str | None:
     """What keeps a line from being one of a rank file."""
     if line.get("answer") not in KINDS:
         return f"`answer` is {line.get('answer')!r}"
-    for column, kind in (("person", str), ("time", str), ("remark", str), ("item", str), ("seconds", int | float)):
+    for column, kind in (
+        ("person", str),
+        ("time", str),
+        ("remark", str),
+        ("item", str),
+        ("number", int),
+        ("seconds", int | float),
+    ):
         if not isinstance(line.get(column), kind):
             return f"`{column}` is {line.get(column)!r}"
     replies = line.get("replies")

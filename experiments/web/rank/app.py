@@ -85,7 +85,9 @@ def rank_app(session: Session, access: Access) -> FastAPI:
 
 def not_kept(error: OSError) -> Refusal:
     """What a full disk says."""
-    return Refusal(f"it could not be written to the disk ({error.strerror or error}): try again", 507, code="not_kept")
+    return Refusal(
+        f"it could not be written to the disk ({error.strerror or error}): try again", 507, code="not_kept"
+    )
 
 
 def view(session: Session, person: str) -> dict[str, Any]:

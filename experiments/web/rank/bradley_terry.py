@@ -1,4 +1,4 @@
-"""How strong models are, from which of their replies people preferred: Bradley and Terry's model with ties."""
+"""How strong models are by which of their replies people preferred: Bradley and Terry's model, with ties."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,8 @@ import numpy as np
 from scipy.optimize import minimize
 
 PRIOR = 1e-3
-"""precision of a normal prior on the log-strengths, which keeps a model that always wins from infinity; it moves
-a strength that a hundred comparisons tell by less than 0.001"""
+"""precision of a normal prior on the log-strengths, which keeps a model that always wins from infinity; it
+moves a strength that a hundred comparisons tell by less than 0.001"""
 
 
 class Strengths(NamedTuple):
@@ -53,8 +53,7 @@ def fit(wins: np.ndarray, ties: np.ndarray) -> Strengths:
 
 
 def chances(strengths: np.ndarray) -> np.ndarray:
-    """(M,) the chance of each model against a random other one, a tie counted half: the share that Bradley and
-    Terry's model without ties gives it."""
+    """(M,) the chance of each model to be preferred to a random other one, where one of the two is."""
     difference = strengths[:, None] - strengths[None, :]
     against = 1 / (1 + np.exp(-difference))
     return (against.sum(1) - 0.5) / (len(strengths) - 1)

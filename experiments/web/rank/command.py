@@ -9,9 +9,10 @@ from experiments.cli.quiet import hush
 from experiments.cli.user_errors import UserError, tell
 
 OUTPUT, K, TOKENS = "ranks.jsonl", 4, 128
-EPILOG = """The file of answers is what `datamodules.PreferenceData` trains a reward model on, beside who ranked, when,
-and what was shown. Every answer is on the disk before the next prompt is shown; the same command goes on
-where it ended.
+EPILOG = """The file of answers is what `datamodules.PreferenceData` trains a reward model on, beside who ranked,
+when, and what was shown; answers that prefer nothing (cannot say, flagged, skipped, all tied) lie in
+a file beside it, NAME.left-out.jsonl. Each is on the disk before the next prompt is shown; the same
+command goes on where it ended.
 
   trivium rank --prompts prompts.jsonl --models runs/quickstart/sft/export runs/quickstart/ppo/export
   trivium rank --replies replies.jsonl --overlap 2 --output ranks.jsonl --host 0.0.0.0
@@ -50,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     option = parser.add_argument
-    option("--prompts", metavar="FILE", help="rows with `instruction` or `messages`, and maybe `reply_prefix`")
+    option(
+        "--prompts", metavar="FILE", help="rows with `instruction` or `messages`, and maybe `reply_prefix`"
+    )
     directories = "Hugging Face directories that reply, in turn; a name before each if wanted: NAME=DIR"
     option("--models", nargs="+", default=[], metavar="DIR", help=directories)
     option("--replies", metavar="FILE", help="rows with `replies` (and maybe `models`), in place of models")
@@ -83,7 +86,9 @@ def check(options: argparse.Namespace) -> None:
     if options.replies is not None:
         given = [name for name in sampled if getattr(options, name) not in (None, [])]
         if given:
-            raise UserError(f"--{given[0].replace('_', '-')} is of sampling: --replies has its replies already")
+            raise UserError(
+                f"--{given[0].replace('_', '-')} is of sampling: --replies has its replies already"
+            )
         return
     if not options.models:
         raise UserError("--models: name one or more Hugging Face directories that reply to --prompts")
@@ -95,31 +100,32 @@ def check(options: argparse.Namespace) -> None:
     if not 0 <= options.temperature < float("inf"):
         raise UserError(f"--temperature is {options.temperature}: give 0 or more")
     if options.temperature == 0 and options.k > len(options.models):
-        raise UserError(f"--temperature is 0, so a model gives one reply only: --k is {options.k}, give more models")
+        raise UserError(
+            f"--temperature is 0, so a model gives one reply only: --k is {options.k}, give more models"
+        )
     if options.max_new_tokens < 1:
         raise UserError(f"--max-new-tokens is {options.max_new_tokens}: give 1 or more")
 
 
 def _serve(options: argparse.Namespace, access: Any) -> int:
-    from experiments.web.rank.answer import BEGINS, problem
     from experiments.web.rank.app import rank_app
-    from experiments.web.rank.appended import Appended
+    from experiments.web.rank.ledger import Ledger
     from experiments.web.rank.session import Session, unknown
     from experiments.web.server import listen, serve
 
     socket = listen(access)  # a port that is taken is told before anything is sampled
     with socket:
         hush()
-        answers = Appended(Path(options.output), BEGINS, problem, "--output")
+        answers = Ledger(Path(options.output))
         try:
-            if answers.healed:
-                tell(answers.healed)
+            for line in answers.healed:
+                tell(line)
             items = items_of(options)
             others = unknown(items, answers)
             if others:
                 raise UserError(
-                    f"--output: {others} of {len(answers.lines)} answers in {options.output} are to other prompts or "
-                    "replies: give another file, or the prompts and replies that it has"
+                    f"--output: {others} of {len(answers.lines)} answers in {options.output} are to other "
+                    "prompts or replies: give another file, or the prompts and replies that it has"
                 )
             print(f"{len(items)} prompts, {len(answers.lines)} answers in {options.output}", flush=True)
             session = Session(items, answers, options.overlap, options.seed)
@@ -159,7 +165,9 @@ def items_of(options: argparse.Namespace) -> Sequence[Any]:
         bar = progress.add_task("sampling replies", total=len(prompts))
         items = sample(prompts, how, file, lambda count: progress.advance(bar, count))
     if not items:
-        raise UserError(f"--models: all replies to a prompt are the same, in {file}: there is nothing to rank")
+        raise UserError(
+            f"--models: all replies to a prompt are the same, in {file}: there is nothing to rank"
+        )
     if len(items) < len(prompts):
         tell(f"{len(prompts) - len(items)} prompts are left out: all their replies are the same")
     return items

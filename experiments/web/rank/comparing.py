@@ -1,5 +1,5 @@
-"""Which models' replies people preferred: win rates, Bradley and Terry's strengths and mean ranks, with intervals
-over prompts."""
+"""Which models' replies people preferred: win rates, Bradley and Terry's strengths and mean ranks, with
+intervals over prompts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,8 +15,9 @@ FITS = 500  # resamples of prompts of which strengths are fitted
 
 
 def compare_models(lines: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, Any]:
-    """What rankings say of models. Replies of two models to one prompt, ranked by one person, are a comparison;
-    a tie is half a win. Prompts are resampled, never single comparisons: those of a prompt hang together.
+    """What rankings say of models. Replies of two models to one prompt, ranked by one person, are a
+    comparison; a tie is half a win. Prompts are resampled, never single comparisons: those of a prompt hang
+    together.
 
     Args:
         lines: ranked lines of a rank file.
@@ -28,7 +29,10 @@ def compare_models(lines: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, 
         each two with `wins`, `losses`, `ties` and `win_rate`; `log_tie`.
     """
     names = sorted({name for line in lines for name in line["models"] if name is not None})
-    prompts = {name: place for place, name in enumerate(dict.fromkeys(digest(item_of(line).prompt) for line in lines))}
+    prompts = {
+        name: place
+        for place, name in enumerate(dict.fromkeys(digest(item_of(line).prompt) for line in lines))
+    }
     shape = len(prompts), len(names), len(names)
     wins, ties = np.zeros(shape), np.zeros(shape)
     ranks, counts = np.zeros(shape[:2]), np.zeros(shape[:2])
@@ -61,7 +65,9 @@ def _chance(model: dict[str, Any]) -> float:
     return float(model.get("chance", {"value": 0.5})["value"])
 
 
-def _add_wins(result: dict[str, Any], names: list[str], wins: np.ndarray, ties: np.ndarray, seed: int) -> None:
+def _add_wins(
+    result: dict[str, Any], names: list[str], wins: np.ndarray, ties: np.ndarray, seed: int
+) -> None:
     """Win rates, and strengths with their intervals over resampled prompts."""
     losses = wins.transpose(0, 2, 1)
     won, fought = wins + ties / 2, wins + ties + losses

@@ -23,10 +23,9 @@ class Position(NamedTuple):
 def position(levels: Sequence[Sequence[float]], seed: int = 0) -> Position:
     """Ranks by place, and a permutation test of them.
 
-    Replies are shown in a random order, so without influence of the place every order of a ranking's levels was
-    as likely as the one found: the test's null is what the page did, whatever the replies' quality and however
-    people agree (Fisher's randomisation test). The statistic is the squared deviation from the mean, summed over
-    places in units of its spread, as Friedman's.
+    Replies are shown in a random order, so without influence of the place every order of a ranking's levels
+    was as likely as the one found: the test's null is what the page did, whatever the replies' quality and
+    however people agree (Fisher's randomisation test). The statistic is Friedman's, but for a factor.
 
     Args:
         levels: of each ranking, the level of the reply at each place; lower is better.

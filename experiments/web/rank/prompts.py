@@ -56,7 +56,9 @@ def read_replies(file: str) -> list[Item]:
         raise UserError(f"--replies: {file} has no rows")
     kept = distinct(items)
     if not kept:
-        raise UserError(f"--replies: {file} has no prompt with two different replies: there is nothing to rank")
+        raise UserError(
+            f"--replies: {file} has no prompt with two different replies: there is nothing to rank"
+        )
     return kept
 
 
@@ -107,6 +109,8 @@ def _beside(row: Row, name: str, replies: list[Any], key: str, kind: type) -> tu
         values = [reply.get(key) if isinstance(reply, dict) else None for reply in replies]
     if not isinstance(values, list) or len(values) != len(replies):
         raise BadRow(f"`{name}` are not one for each of the replies")
-    if not all(value is None or (isinstance(value, kind) and not isinstance(value, bool)) for value in values):
+    if not all(
+        value is None or (isinstance(value, kind) and not isinstance(value, bool)) for value in values
+    ):
         raise BadRow(f"`{name}` holds something else than {kind.__name__}")
     return tuple(values)

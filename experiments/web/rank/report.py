@@ -1,4 +1,4 @@
-"""What a rank file says: of models, of how far people agree, of the page's own influence, and of the prompts."""
+"""What a rank file says of models, of how far people agree, of the page's own influence, and of prompts."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -66,20 +66,21 @@ def _agreement(ranked: Sequence[Line], seed: int) -> dict[str, Any]:
         item = items.setdefault(line["item"], item_of(line))
         ratings[item.id][line["person"]] = np.asarray(line["ratings"], dtype=float)[list(item.cards)]
     shared = {name: own for name, own in ratings.items() if len(own) > 1}
-    concordance = {name: kendall_w(list(own.values())) for name, own in shared.items()}
-    concordance = {name: w for name, w in concordance.items() if not np.isnan(w)}
+    all_w = {name: kendall_w(list(own.values())) for name, own in shared.items()}
+    concordance = {name: w for name, w in all_w.items() if not np.isnan(w)}
+    chance = [1 / len(shared[name]) for name in concordance]
     votes = {name: _votes(own) for name, own in shared.items()}
-    total = np.array([sum(v.values()) for v in votes.values()]) if votes else np.zeros((0, 3))
+    total = np.array([np.sum(list(own.values()), 0) for own in votes.values()] or np.zeros((0, 3)))
     pairs = []
-    for first, second in sorted({pair for own in votes.values() for pair in own}):
-        own = np.array([v[first, second] for v in votes.values() if (first, second) in v])
-        alike = ratio(own[:, 0], own[:, :2].sum(1), seed)._asdict()
-        pairs.append({"first": first, "second": second, "prompts": len(own), "alike": alike})
+    for two in sorted({pair for own in votes.values() for pair in own}):
+        counts = np.array([own[two] for own in votes.values() if two in own])
+        alike = ratio(counts[:, 0], counts[:, :2].sum(1), seed)._asdict()
+        pairs.append({"first": two[0], "second": two[1], "prompts": len(counts), "alike": alike})
     hardest = sorted(concordance, key=lambda name: (concordance[name], -_opposed(votes[name])))[:DISAGREED]
     return {
         "prompts": len(shared),
         "kendall_w": ratio(list(concordance.values()), [1] * len(concordance), seed)._asdict(),
-        "by_chance": float(np.mean([1 / len(shared[name]) for name in concordance])) if concordance else float("nan"),
+        "by_chance": float(np.mean(chance)) if chance else float("nan"),
         "alike": ratio(total[:, 0], total[:, :2].sum(1), seed)._asdict(),
         "tied": ratio(total[:, 2], total.sum(1), seed)._asdict(),
         "pairs": pairs,
@@ -103,7 +104,11 @@ def _disagreed(item: Item, ratings: Ratings, concordance: float) -> dict[str, An
     """A prompt, and the level that each person gave to each reply."""
     levels = {name: (1 + (own[None, :] > own[:, None]).sum(1)).tolist() for name, own in ratings.items()}
     replies = [
-        {"text": item.replies[card], "model": item.models[card], "ranks": {p: own[i] for p, own in levels.items()}}
+        {
+            "text": item.replies[card],
+            "model": item.models[card],
+            "ranks": {p: own[i] for p, own in levels.items()},
+        }
         for i, card in enumerate(item.cards)
     ]
     return {"prompt": asked(item), "kendall_w": concordance, "replies": replies}

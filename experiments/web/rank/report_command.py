@@ -53,25 +53,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read(file: str) -> list[dict[str, Any]]:
-    """The lines of a rank file; of one that is being written to, those that are whole.
+    """The answers of a rank file and of what lies beside it.
 
     Raises:
         UserError: there is none, or it is another kind of file.
     """
-    from experiments.web.rank.answer import BEGINS, problem
-    from experiments.web.rank.appended import parsed
+    from experiments.web.rank.ledger import read as read_ledger
 
     try:
-        data = Path(file).read_bytes()
+        lines = read_ledger(Path(file))
     except OSError as error:
-        raise UserError(f"rank report: {file} cannot be read: {(error.strerror or str(error)).lower()}") from error
-    if not data:
-        return []
-    *whole, rest = data.split(b"\n")
-    lines: list[dict[str, Any]] = []
-    for number, text in enumerate(whole or [rest], 1):
-        line = parsed(text, BEGINS, problem)
-        if isinstance(line, str):
-            raise UserError(f"rank report: {file}:{number} is no line that `trivium rank` wrote ({line})")
-        lines.append(line)
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"rank report: {file} cannot be read: {reason}") from error
+    if isinstance(lines, str):
+        raise UserError(f"rank report: {lines}")
     return lines

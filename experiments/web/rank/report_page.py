@@ -15,10 +15,9 @@ from experiments.web.rank.report_words import duration, interval, pair_verdict, 
 
 def write_page(report: Mapping[str, Any], file: Path) -> None:
     """Writes the page."""
-    functions = {
-        "interval": interval, "place_verdict": place_verdict, "pair_verdict": pair_verdict, "duration": duration,
-    }  # fmt: skip
-    template = page_template(Path(__file__).with_name("report.html.j2"), **functions)
+    words = {"pair_verdict": pair_verdict, "place_verdict": place_verdict}
+    file_of_words = Path(__file__).with_name("report.html.j2")
+    template = page_template(file_of_words, interval=interval, duration=duration, **words)
     write_text(file, template.render(report=report, charts=Charts()))
 
 
@@ -28,7 +27,7 @@ class Charts(Inline):
     def models(self, models: Mapping[str, Mapping[str, Any]]) -> Markup:
         """The chance to win of each model, with its interval."""
         rows = {name: model["chance"] for name, model in models.items() if "chance" in model}
-        return self._rows(rows, "Chance to win against another model", "share of comparisons, a tie is half")
+        return self._rows(rows, "Chance to be preferred to another model", "where the two are not tied")
 
     def places(self, position: Mapping[str, Any]) -> Markup:
         """The mean rank by place on the page."""
@@ -48,4 +47,6 @@ class Charts(Inline):
                     color=INK, va="center",
                 )  # fmt: skip
             axes.set_xlim(-0.02, 1.02)
-        return self.inline(axes, title, unit, [f"{name} {number(row['value'], 2)}" for name, row in rows.items()])
+        return self.inline(
+            axes, title, unit, [f"{name} {number(row['value'], 2)}" for name, row in rows.items()]
+        )

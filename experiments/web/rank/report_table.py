@@ -25,23 +25,26 @@ def show(report: Mapping[str, Any], page: str | None) -> None:
     for entry in report["agreement"]["disagreed"]:
         _disagreed(console, entry)
     for flag in report["flags"]:
-        console.print(f"flagged by {printable(flag['person'])}: {_short(flag['prompt'])}: {printable(flag['remark'])}")
+        console.print(printable(f"flagged by {flag['person']}: {_short(flag['prompt'])}: {flag['remark']}"))
     if page:
         console.print(f"page: {page}")
 
 
 def _models(console: Console, report: Mapping[str, Any]) -> None:
     table = Table(title="models, best first", title_justify="left")
-    for column in ("model", "replies", "win rate", "chance to win (Bradley–Terry)", "mean rank"):
+    for column in ("model", "replies", "win rate", "wins if not tied (Bradley–Terry)", "mean rank"):
         table.add_column(column, justify="left" if column == "model" else "right")
     for name, model in report["models"].items():
-        rates = (interval(model[key], percent=True) if key in model else "–" for key in ("win_rate", "chance"))
+        rates = (
+            interval(model[key], percent=True) if key in model else "–" for key in ("win_rate", "chance")
+        )
         table.add_row(printable(name), str(model["replies"]), *rates, interval(model["mean_rank"]))
     if report["models"]:
         console.print(table)
     for pair in report["pairs"]:
         counts = f"{pair['wins']} won, {pair['ties']} tied, {pair['losses']} lost"
-        console.print(f"{printable(pair['first'])} against {printable(pair['second'])}: {counts}: {printable(pair_verdict(pair))}")
+        two = f"{pair['first']} against {pair['second']}"
+        console.print(printable(f"{two}: {counts}: {pair_verdict(pair)}"))
 
 
 def _people(console: Console, report: Mapping[str, Any]) -> None:
@@ -58,8 +61,8 @@ def _people(console: Console, report: Mapping[str, Any]) -> None:
         return
     chance = agreement["by_chance"]
     console.print(
-        f"agreement on {agreement['prompts']} prompts: Kendall's W {interval(agreement['kendall_w'])} (by chance "
-        f"{chance:.2f}); pairs ordered alike {interval(agreement['alike'], percent=True)} (by chance 50%); "
+        f"agreement on {agreement['prompts']} prompts: Kendall's W {interval(agreement['kendall_w'])} (by "
+        f"chance {chance:.2f}); pairs ordered alike {interval(agreement['alike'], percent=True)} (by chance 50%); "
         f"tied by one or both {interval(agreement['tied'], percent=True)}"
     )
     for pair in agreement["pairs"]:

@@ -89,7 +89,10 @@ def _answered(
 ) -> Iterator[tuple[str, Item]]:
     """Prompts with their replies; `models` holds those that have been loaded."""
     names = list(how.models)
-    turns = {asked: [names[(number * how.k + n) % len(names)] for n in range(how.k)] for asked, (number, _) in chunk}
+    turns = {
+        asked: [names[(number * how.k + n) % len(names)] for n in range(how.k)]
+        for asked, (number, _) in chunk
+    }
     texts: Draws = {}
     for name in names:
         draws = [(asked, n) for asked, _ in chunk for n in range(how.k) if turns[asked][n] == name]
@@ -103,10 +106,10 @@ def _answered(
             texts |= zip(draws, replies, strict=True)
     for asked, (_, prompt) in chunk:
         prefix = prompt.get("reply_prefix", how.prefix)
-        replies = tuple(prefix + texts[asked, n] for n in range(how.k))
-        seeds = tuple(seed_of(how.seed, asked, n) for n in range(how.k))
+        written = tuple(prefix + texts[asked, n] for n in range(how.k))
+        drawn = tuple(seed_of(how.seed, asked, n) for n in range(how.k))
         columns = {name: value for name, value in prompt.items() if name != "reply_prefix"}
-        yield asked, Item(columns, replies, tuple(turns[asked]), seeds)
+        yield asked, Item(columns, written, tuple(turns[asked]), drawn)
 
 
 def _with_prefix(prompt: Row, prefix: str) -> Row:
@@ -148,8 +151,8 @@ def write(
     ids = [row_ids(tokenizer, row) for row in rows]
     if model.positions is not None and max(map(len, ids)) >= model.positions:
         raise UserError(
-            f"--models: a prompt has {max(map(len, ids))} tokens, and {model.name} {model.positions} positions: "
-            "leave it out"
+            f"--models: a prompt has {max(map(len, ids))} tokens, and {model.name} {model.positions} "
+            "positions: leave it out"
         )
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
     texts: dict[int, str] = {}
@@ -182,7 +185,9 @@ def _line(asked: str, item: Item, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _item(line: dict[str, Any]) -> Item:
     completions = line["completions"]
-    columns = {name: value for name, value in line.items() if name not in ("asked", "completions", "sampling")}
+    columns = {
+        name: value for name, value in line.items() if name not in ("asked", "completions", "sampling")
+    }
     parts = [[completion[key] for completion in completions] for key in ("response", "model", "seed")]
     return Item(columns, *map(tuple, parts))
 
@@ -192,16 +197,19 @@ def _problem(line: dict[str, Any]) -> str | None:
     whole = isinstance(completions, list) and all(
         isinstance(part, dict) and {"response", "model", "seed"} <= set(part) for part in completions
     )
-    return None if whole and isinstance(line.get("sampling"), dict) else "`completions` or `sampling` is missing"
+    return (
+        None if whole and isinstance(line.get("sampling"), dict) else "`completions` or `sampling` is missing"
+    )
 
 
 def _check(before: dict[str, Any], now: dict[str, Any], file: Path) -> None:
     for name, value in now.items():
-        if before.get(name) != value:
-            option = f"--{name.replace('_', '-')}"
-            was = ", ".join(before["models"]) if name == "models" else repr(before.get(name))
+        was = before.get(name)
+        if was != value:
+            told = repr(was)
+            if name == "models" and isinstance(was, dict):
+                told = "other weights" if list(was) == list(value) else ", ".join(was)
             raise UserError(
-                f"{option}: the replies in {file} were sampled with {was}"
-                f"{' of other weights' if name == 'models' and list(value) == list(before['models']) else ''}: "
-                "give the same, or another --output"
+                f"--{name.replace('_', '-')}: the replies in {file} were sampled with {told}: give the same, "
+                "or another --output"
             )

@@ -1,4 +1,4 @@
-"""Who ranks what: the next prompt for a person, in an order of replies of their own, and what became of it."""
+"""Who ranks what: the next prompt for a person, its replies in an order of their own, and their answers."""
 
 import threading
 import time
@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.web.rank.answer import Kind, answer_line, levels_of
-from experiments.web.rank.appended import Appended
 from experiments.web.rank.item import Item, item_of, seed_of
+from experiments.web.rank.ledger import Ledger
 
 HELD = 20 * 60
 """seconds after its last sign of life for which a prompt is kept for a person"""
@@ -49,7 +49,7 @@ class Session:
 
     Args:
         items: in the order in which they are handed out.
-        answers: the file of answers; those in it count.
+        answers: on the disk; those that are there count.
         overlap: people who see each prompt.
         seed: of the order in which replies are shown.
         now: the time in seconds.
@@ -58,7 +58,7 @@ class Session:
     def __init__(
         self,
         items: Sequence[Item],
-        answers: Appended,
+        answers: Ledger,
         overlap: int,
         seed: int,
         now: Callable[[], float] = time.monotonic,
@@ -104,7 +104,9 @@ class Session:
     def _left(self, person: str) -> list[str]:
         """What is there for a person: what was skipped comes last."""
         skips = self._skipped.get(person, {})
-        return sorted((name for name in self.items if self._is_free(name, person)), key=lambda n: skips.get(n, 0))
+        return sorted(
+            (name for name in self.items if self._is_free(name, person)), key=lambda n: skips.get(n, 0)
+        )
 
     def _is_free(self, name: str, person: str) -> bool:
         answered = self._answered.get(name, set())
@@ -155,12 +157,12 @@ class Session:
             OSError: it stayed.
         """
         with self._lock:
-            lines = self.answers.lines
-            own = [i for i, line in enumerate(lines) if line["person"] == person and line["item"] in self.items]
-            if not own:
+            given = reversed(self.answers.lines)
+            own = (line for line in given if line["person"] == person and line["item"] in self.items)
+            line = next(own, None)
+            if line is None:
                 return False
-            line = lines[own[-1]]
-            self.answers.remove(own[-1])
+            self.answers.remove(line)
             self._recount()
             self._taken_back[person, line["item"]] = line
             self._held[person] = (line["item"], self._now())
@@ -173,7 +175,7 @@ def order(item: Item, seed: int, person: str) -> tuple[int, ...]:
     return tuple(item.cards[place] for place in draw)
 
 
-def unknown(items: Sequence[Item], answers: Appended) -> int:
+def unknown(items: Sequence[Item], answers: Ledger) -> int:
     """How many answers are to other prompts, or to other replies to them."""
     names = {item.id for item in items}
     return sum(line["item"] not in names or item_of(line).id != line["item"] for line in answers.lines)
