@@ -9,8 +9,8 @@ from experiments.cli.quiet import hush
 from experiments.cli.user_errors import UserError, tell
 
 OUTPUT, K, TOKENS = "ranks.jsonl", 4, 128
-EPILOG = """The file of answers is what `datamodules.PreferenceData` trains a reward model on, beside who ranked,
-when, and what was shown; answers that prefer nothing (cannot say, flagged, skipped, all tied) lie in
+EPILOG = """\
+The file of answers is what `datamodules.PreferenceData` trains a reward model on, beside who ranked, when, and what was shown; answers that prefer nothing (cannot say, flagged, skipped, all tied) lie in
 a file beside it, NAME.left-out.jsonl. Each is on the disk before the next prompt is shown; the same
 command goes on where it ended.
 

@@ -202,6 +202,7 @@ function given(answer) {
   const { mine, left, answers, wanted } = answer.progress;
   find("bar").max = Math.max(1, mine + left);
   find("bar").value = mine;
+  find("bar").dataset.mine = String(mine);
   find("count").textContent = t("count", { mine, left });
   find("work").hidden = !answer.item;
   find("end").hidden = Boolean(answer.item);
@@ -335,6 +336,7 @@ document.addEventListener("visibilitychange", watch);
 addEventListener("pagehide", keep);
 setInterval(() => { if (current?.item) { tick(); keep(); } }, 1000);
 onLanguage.push(() => {
+  announce("");
   if (!current) return;
   const { mine, left, answers, wanted } = current.progress;
   find("count").textContent = t("count", { mine, left });

@@ -60,10 +60,10 @@ def _people(console: Console, report: Mapping[str, Any]) -> None:
         console.print("agreement: no prompt was ranked by two people (see --overlap)")
         return
     chance = agreement["by_chance"]
+    alike, tied = (interval(agreement[key], percent=True) for key in ("alike", "tied"))
     console.print(
         f"agreement on {agreement['prompts']} prompts: Kendall's W {interval(agreement['kendall_w'])} (by "
-        f"chance {chance:.2f}); pairs ordered alike {interval(agreement['alike'], percent=True)} (by chance 50%); "
-        f"tied by one or both {interval(agreement['tied'], percent=True)}"
+        f"chance {chance:.2f}); pairs ordered alike {alike} (by chance 50%); tied by one or both {tied}"
     )
     for pair in agreement["pairs"]:
         two = f"{printable(pair['first'])} and {printable(pair['second'])}"
