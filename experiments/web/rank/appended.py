@@ -42,7 +42,7 @@ class Appended:
         try:
             self.lines = list(self._read(begins, problem))
         except BaseException:
-            os.close(self._file)
+            self.close()
             raise
 
     def _locked(self) -> int:
@@ -145,7 +145,9 @@ class Appended:
         self.lines = left
 
     def close(self) -> None:
-        """Lets another process have the file."""
+        """Lets another process have the file; without a line it is not there."""
+        if not os.fstat(self._file).st_size:
+            self.path.unlink(missing_ok=True)
         os.close(self._file)
 
 

@@ -9,7 +9,6 @@ from scipy.stats import rankdata
 
 from experiments.statistics import CONFIDENCE, Estimate, ratio
 from experiments.web.rank.bradley_terry import chances, fit
-from experiments.web.rank.item import digest, item_of
 
 FITS = 500  # resamples of prompts of which strengths are fitted
 
@@ -29,15 +28,12 @@ def compare_models(lines: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, 
         each two with `wins`, `losses`, `ties` and `win_rate`; `log_tie`.
     """
     names = sorted({name for line in lines for name in line["models"] if name is not None})
-    prompts = {
-        name: place
-        for place, name in enumerate(dict.fromkeys(digest(item_of(line).prompt) for line in lines))
-    }
+    prompts = {name: place for place, name in enumerate(dict.fromkeys(line["item"] for line in lines))}
     shape = len(prompts), len(names), len(names)
     wins, ties = np.zeros(shape), np.zeros(shape)
     ranks, counts = np.zeros(shape[:2]), np.zeros(shape[:2])
     for line in lines:
-        prompt = prompts[digest(item_of(line).prompt)]
+        prompt = prompts[line["item"]]
         ratings = np.asarray(line["ratings"], dtype=float)
         own = rankdata(-ratings)
         known = [(reply, names.index(name)) for reply, name in enumerate(line["models"]) if name is not None]
