@@ -79,15 +79,14 @@ def test_a_reply_depends_on_its_seed_and_prompt_alone(tiny_stages, tmp_path, row
     assert both[4] == last[0]
 
 
-def test_temperature_zero_is_the_likeliest_reply(tiny_stages, prompts, tmp_path):
+def test_temperature_zero_is_the_likeliest_reply(tiny_stages):
     from experiments.evaluation.engine import Model
+    from experiments.web.rank.sampling import write
 
-    sft, ppo = tiny_stages.export("sft"), tiny_stages.export("ppo")
-    options = ["--models", sft, ppo, "--k", 2, "--temperature", 0, "--max-new-tokens", 8]
-    items("--prompts", prompts, *options, "--output", tmp_path / "a.jsonl")
-    last = json.loads((tmp_path / "a.replies.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    likeliest = Model.load(sft, "sft").replies(["Hi"], 8)[0].text
-    assert {part["model"]: part["response"] for part in last["completions"]}["sft"] == likeliest
+    model = Model.load(tiny_stages.export("sft"), "sft")
+    texts = ["Hi", "Write good.", "Write the film is slow and sad."]
+    rows = [{"instruction": text} for text in texts]
+    assert write(model, rows, [0, 1, 2], 0.0, 8) == [reply.text for reply in model.replies(texts, 8)]
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def ranked_on_the_page(browser, folder, name, *options):
     items = items_of(asked)
     people = Session(items, Ledger(file), asked.overlap, asked.seed)
     with served(rank_app(people, Access(port=0))) as url:
-        page = browser.new_page()
+        page = browser.new_page(viewport={"width": 900, "height": 700})
         page.goto(url)
         page.fill("#person", "Ann")
         page.keyboard.press("Enter")
@@ -71,6 +71,8 @@ def ranked_on_the_page(browser, folder, name, *options):
                 if levels[card] == before:
                     page.keyboard.press("=")
                 before = levels[card]
+            if not count:
+                page.screenshot(path=folder / f"{name}.png")
             page.keyboard.press("Enter")
         page.wait_for_selector("#end:not([hidden])")
         page.close()
@@ -127,8 +129,11 @@ def loop(folder, sft, train, val, fit_reward, fit_ppo, sizes):
         blind = ranked_on_the_page(
             browser, folder, "blind", "--prompts", asked, "--models", *models, *sampling
         )
+        assert main(["rank", "report", str(blind), "--output", str(folder / "rank.html")]) == 0
+        page = browser.new_page(viewport={"width": 900, "height": 640})
+        page.goto((folder / "rank.html").as_uri())
+        page.screenshot(path=folder / "report.png")
     scores = values(folder / "ppo", "ppo/score")
-    assert main(["rank", "report", str(blind), "--output", str(folder / "rank.html")]) == 0
     report = report_of(read(blind))
     return {
         "ranked": len(read(ranks)),

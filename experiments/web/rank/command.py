@@ -10,9 +10,9 @@ from experiments.cli.user_errors import UserError, tell
 
 OUTPUT, K, TOKENS = "ranks.jsonl", 4, 128
 EPILOG = """\
-The file of answers is what `datamodules.PreferenceData` trains a reward model on, beside who ranked, when, and what was shown; answers that prefer nothing (cannot say, flagged, skipped, all tied) lie in
-a file beside it, NAME.left-out.jsonl. Each is on the disk before the next prompt is shown; the same
-command goes on where it ended.
+The file of answers is what `datamodules.PreferenceData` trains a reward model on, beside who ranked, when,
+and what was shown. Answers that prefer nothing (cannot say, flagged, skipped, all tied) lie in a file beside
+it, NAME.left-out.jsonl. Each is on the disk before the next prompt is shown; the same command goes on.
 
   trivium rank --prompts prompts.jsonl --models runs/quickstart/sft/export runs/quickstart/ppo/export
   trivium rank --replies replies.jsonl --overlap 2 --output ranks.jsonl --host 0.0.0.0
