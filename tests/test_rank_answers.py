@@ -4,10 +4,14 @@ import json
 import os
 import resource
 import signal
+from dataclasses import replace
 
 import pytest
 
 from datamodules import PreferenceData
+from datamodules.layouts.comparison import comparison
+from datamodules.layouts.reader import RowReader
+from datamodules.rendering.segments import BadRow
 from experiments.cli.user_errors import UserError
 from experiments.web.rank.ledger import Ledger, left_out
 from experiments.web.rank.session import Already, Session, order
@@ -24,7 +28,7 @@ def test_a_ranking_is_a_row_of_preferences_beside_who_when_and_what_was_shown(tm
     (line,) = lines(tmp_path)
     assert line["ratings"] == [2.0, 2.0, 3.0, 1.0]  # a, b, c, d: c is best, a and b are tied
     assert (line["instruction"], line["replies"]) == ("Question 0", list(asked.replies))
-    assert (line["person"], line["answer"], line["seconds"]) == ("Ann", "ranked", 10.0)
+    assert (line["person"], line["verdict"], line["seconds"]) == ("Ann", "ranked", 10.0)
     assert (line["models"], line["seeds"]) == (["sft", "ppo", "sft", "ppo"], [0, 1, 2, 3])
     assert sorted(line["shown"]) == [0, 1, 2, 3]
     assert line["time"].endswith("+00:00")
@@ -45,11 +49,33 @@ def test_preference_data_reads_the_file_as_it_is(tmp_path, tiny_tokenizer):
     data.setup("fit")
     receipt = data.splits["train"].receipt
     assert (receipt.rows, receipt.kept, receipt.dropped) == (8, 8, {})
-    assert [row["answer"] for row in lines(tmp_path, "ranks.left-out.jsonl")][1:4] == [
+    assert [row["verdict"] for row in lines(tmp_path, "ranks.left-out.jsonl")][1:4] == [
         "cannot say",
         "flagged",
         "skipped",
     ]
+
+
+def test_a_conversation_with_a_system_text_and_what_asks_nothing_else_is_read_as_it_is(tmp_path):
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "And?"},
+    ]
+    for number, prompt in enumerate(
+        [
+            {"system": "Be kind.", "instruction": "Hi", "input": "there"},
+            {"system": "Be kind.", "messages": turns},
+        ]
+    ):
+        people = Session([replace(item(0), prompt=prompt)], Ledger(tmp_path / f"{number}.jsonl"), 1, 0)
+        rank(people, "Ann", "abcd")
+        (line,) = lines(tmp_path, f"{number}.jsonl")
+        read = comparison(RowReader("preferences").read(line).row)
+        assert {name: read.prompt[name] for name in prompt} == prompt
+        assert read.ratings.tolist() == [4, 3, 2, 1]
+        with pytest.raises(BadRow, match="no `output`"):  # nobody trains on "ranked" as an answer
+            RowReader("instructions").read({**line, "messages": None, "instruction": "x"})
 
 
 def test_copies_of_a_text_are_shown_once_and_tied(tmp_path):
@@ -224,8 +250,8 @@ def test_a_second_server_on_a_file_is_refused(tmp_path):
 OTHERS = {
     "prose": b"a file of my own",
     "rows": b'{"instruction": "x", "replies": ["a", "b"], "ratings": [1, 2]}\n',
-    "a damaged line": b'{"answer": "ranked", "person": 3}\n',
-    "a torn line of others": b'{"answer": "ranked", "person": 3}\n{"answ',
+    "a damaged line": b'{"verdict": "ranked", "person": 3}\n',
+    "a torn line of others": b'{"verdict": "ranked", "person": 3}\n{"verd',
     "binary": b"\x00\xff\x01",
     "NULs": b"\x00" * 30 + b"\n",
 }

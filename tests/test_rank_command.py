@@ -3,6 +3,8 @@ line before anything is written."""
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +21,9 @@ from experiments.web.rank.prompts import read_prompts, read_replies
 from tests.ranking import rank, session
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+PAGE = (ROOT / "experiments" / "docs" / "rank.md").read_text(encoding="utf-8")
 
 
 def items(*options):
@@ -257,3 +262,40 @@ def test_the_program_serves_goes_on_and_ends_on_an_interrupt(tmp_path, rows):
     ledger = Ledger(tmp_path / "ranks.jsonl")
     assert [json.dumps(sorted(row["ratings"])) for row in ledger.lines] == ["[1.0, 1.0, 2.0]"] * 2
     ledger.close()
+
+
+COMMANDS = [
+    line for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.M | re.S) for line in block.splitlines()
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_of_the_page_is_accepted(line, monkeypatch):
+    from experiments.cli.parser import ParseOnly, parse
+    from experiments.web.access import add_options
+    from experiments.web.rank.report_command import parser as report_parser
+
+    monkeypatch.chdir(ROOT)
+    program, name, *options = shlex.split(line)
+    if program == "head":
+        return
+    assert program == "trivium"
+    if name == "fit":
+        parse([name, *options], ParseOnly)
+    elif options[0] == "report":
+        report_parser().parse_args(options[1:])
+    else:
+        commands = parser()
+        add_options(commands)
+        check(commands.parse_args(options))
+
+
+def test_the_row_of_the_page_is_one_of_a_rank_file():
+    from experiments.web.rank.answer import BEGINS, has_preference, problem
+    from experiments.web.rank.appended import parsed
+
+    (row,) = re.findall(r"^```json\n(.*?)\n```$", PAGE, re.M | re.S)
+    line = parsed(row.encode(), BEGINS, problem)
+    assert isinstance(line, dict), line
+    assert has_preference(line)
+    assert len(COMMANDS) == 7

@@ -182,6 +182,22 @@ def test_a_reload_finds_the_ranking_the_remark_and_the_time(room):
     assert 100 <= room.lines[0]["seconds"] < 200
 
 
+def test_an_answer_that_does_not_arrive_is_told_and_can_be_sent_again(room):
+    page = room.page()
+    for key in "1234":
+        page.keyboard.press(key)
+    page.route("**/rank/answer", lambda route: route.abort())
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#alert:not([hidden])")
+    assert "The server does not answer." in page.inner_text("#alert")
+    assert room.problems.pop().startswith("Failed to load resource")
+    page.unroute("**/rank/answer")
+    page.locator("#done").click()
+    answered(page, 1)
+    assert len(room.lines) == 1
+    assert page.locator("#alert").is_hidden()
+
+
 def test_what_cannot_be_ranked_can_be_said_skipped_flagged_and_undone(room):
     page = room.page()
     page.keyboard.press("c")
@@ -193,7 +209,7 @@ def test_what_cannot_be_ranked_can_be_said_skipped_flagged_and_undone(room):
     later = page.inner_text("#turns")
     page.keyboard.press("s")
     changed(page, later, False)
-    assert [(line["answer"], line["remark"]) for line in room.lines] == [
+    assert [(line["verdict"], line["remark"]) for line in room.lines] == [
         ("cannot say", ""),
         ("flagged", "rude s u c"),
         ("skipped", ""),

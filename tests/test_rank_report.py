@@ -205,7 +205,7 @@ REFUSED = {
     "": "has no answers yet",
     "a text\n": "ranks.jsonl:1 is no line that `trivium rank` wrote (it is no JSON)",
     '{"instruction": "x"}\n': "ranks.jsonl:1 is no line that `trivium rank` wrote (it begins otherwise)",
-    '{"answer": "bought"}\n': "ranks.jsonl:1 is no line that `trivium rank` wrote (`answer` is 'bought')",
+    '{"verdict": "bought"}\n': "ranks.jsonl:1 is no line that `trivium rank` wrote (`verdict` is 'bought')",
 }
 
 

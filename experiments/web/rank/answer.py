@@ -8,7 +8,7 @@ from experiments.web.rank.item import Item, item_of, same
 
 Kind = Literal["ranked", "cannot say", "flagged", "skipped"]
 KINDS: tuple[str, ...] = get_args(Kind)
-BEGINS = '{"answer": "'
+BEGINS = '{"verdict": "'
 
 
 def answer_line(
@@ -42,7 +42,7 @@ def answer_line(
         }
         ratings = [rating[card] for card in item.card_of]
     return {
-        "answer": kind,
+        "verdict": kind,
         "person": person,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
@@ -73,8 +73,8 @@ def levels_of(line: dict[str, Any]) -> list[int]:
 
 def problem(line: dict[str, Any]) -> str | None:
     """What keeps a line from being one of a rank file."""
-    if line.get("answer") not in KINDS:
-        return f"`answer` is {line.get('answer')!r}"
+    if line.get("verdict") not in KINDS:
+        return f"`verdict` is {line.get('verdict')!r}"
     for column, kind in (
         ("person", str),
         ("time", str),

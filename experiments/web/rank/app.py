@@ -66,11 +66,11 @@ def rank_app(session: Session, access: Access) -> FastAPI:
         try:
             seconds = min(given.seconds, DAY)
             session.answer(given.person, item.id, given.answer, given.levels, seconds, given.remark)
-        except Already:
-            pass  # in another window, or an answer whose receipt was lost on the way
+        except Already:  # in another window, or an answer whose receipt was lost on the way
+            return {**view(session, given.person), "kept": False}
         except OSError as error:
             raise not_kept(error) from error
-        return view(session, given.person)
+        return {**view(session, given.person), "kept": True}
 
     @app.post("/rank/undo")
     def undo(asks: Asks) -> dict[str, Any]:

@@ -25,16 +25,16 @@ def main(argv: list[str]) -> int:
         from experiments.web.rank.report_command import main as report
 
         return report(argv[1:])
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"rank needs the package {error.name}: install trivium[web]") from error
     from experiments.web.access import access_of, add_options
 
     commands = parser()
     add_options(commands)
     options = commands.parse_args(argv)
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"rank needs the package {error.name}: install trivium[web]") from error
     access = access_of(options)
     check(options)
     return _serve(options, access)

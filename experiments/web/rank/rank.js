@@ -240,7 +240,8 @@ async function talk(path, body, said) {
     person = answer.person;
     given(answer);
     const next = answer.item ? t("next_prompt", { count: answer.replies.length }) : t("all_done");
-    announce([answer.undone === false ? t("no_undo") : said, next].filter(Boolean).join(" "));
+    const refused = answer.undone === false ? "no_undo" : answer.kept === false ? "already" : null;
+    announce([refused ? t(refused) : said, next].filter(Boolean).join(" "));
   } catch (error) {
     complain(error.message);
   } finally {

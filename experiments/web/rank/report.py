@@ -27,9 +27,9 @@ def report_of(lines: Sequence[Line], seed: int = 0) -> dict[str, Any]:
         lines: of one or several files.
         seed: of bootstraps and shuffles.
     """
-    ranked = [line for line in lines if line["answer"] == "ranked"]
+    ranked = [line for line in lines if line["verdict"] == "ranked"]
     people = sorted({line["person"] for line in lines})
-    flags = [line for line in lines if line["answer"] == "flagged"]
+    flags = [line for line in lines if line["verdict"] == "flagged"]
     return {
         "prompts": len({line["item"] for line in lines}),
         "answers": _counts(lines),
@@ -47,7 +47,7 @@ def report_of(lines: Sequence[Line], seed: int = 0) -> dict[str, Any]:
 
 
 def _counts(lines: Sequence[Line]) -> dict[str, int]:
-    count = Counter(line["answer"] for line in lines)
+    count = Counter(line["verdict"] for line in lines)
     return {kind: count[kind] for kind in KINDS}
 
 

@@ -75,7 +75,7 @@ class Session:
 
     def _count(self, line: dict[str, Any]) -> None:
         person, item = line["person"], line["item"]
-        if line["answer"] == "skipped":
+        if line["verdict"] == "skipped":
             skips = self._skipped[person]
             skips.pop(item, None)
             skips[item] = max(skips.values(), default=0) + 1
@@ -119,7 +119,7 @@ class Session:
     def _shown(self, name: str, person: str) -> Shown:
         item = self.items[name]
         before = self._taken_back.get((person, name))
-        levels = levels_of(before) if before and before["answer"] == "ranked" else None
+        levels = levels_of(before) if before and before["verdict"] == "ranked" else None
         return Shown(item, order(item, self.seed, person), levels, before["remark"] if before else "")
 
     def progress(self, person: str) -> Progress:
