@@ -95,6 +95,21 @@ def paired_p(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.n
     return float(2 * student_t.sf(abs(statistic), len(difference) - 1))
 
 
+def ratio(
+    numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray, seed: int = 0
+) -> Estimate:
+    """The sum of items' numerators over that of their denominators, with a percentile bootstrap interval over
+    items; nan where the denominators are 0. `n` counts the items that have a denominator."""
+    above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    above, below = above[below > 0], below[below > 0]
+    if not len(below):
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    draws = np.random.default_rng(seed).integers(0, len(below), (RESAMPLES, len(below)))
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(above[draws].sum(1) / below[draws].sum(1), (tail, 100 - tail))
+    return Estimate(float(above.sum() / below.sum()), float(low), float(high), len(below))
+
+
 def auroc(positive: Sequence[float] | np.ndarray, negative: Sequence[float] | np.ndarray) -> float:
     """The chance that a positive item's value is above a negative one's, ties counted half."""
     statistic = mannwhitneyu(positive, negative).statistic

@@ -11,8 +11,11 @@ def prompt_ids(tokenizer: Any, messages: list[dict[str, str]], prefix: str) -> l
     """A conversation through the tokenizer's chat template; its last message alone in the instruction format
     where the tokenizer has none. The reply begins with `prefix`, which is given."""
     if tokenizer.chat_template:
-        segments = ChatTemplate().prompt({"messages": messages, "reply_prefix": prefix}, 0, tokenizer)
-    else:
-        row = {"instruction": messages[-1]["content"], "reply_prefix": prefix}
-        segments = InstructionTemplate().prompt(row, 0, tokenizer)
-    return encode_batch(tokenizer, [segments])[0].ids.tolist()
+        return row_ids(tokenizer, {"messages": messages, "reply_prefix": prefix})
+    return row_ids(tokenizer, {"instruction": messages[-1]["content"], "reply_prefix": prefix})
+
+
+def row_ids(tokenizer: Any, row: dict[str, Any]) -> list[int]:
+    """A row's prompt through the tokenizer's chat template, in the instruction format where it has none."""
+    template = ChatTemplate() if tokenizer.chat_template else InstructionTemplate()
+    return encode_batch(tokenizer, [template.prompt(row, 0, tokenizer)])[0].ids.tolist()

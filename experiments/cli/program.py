@@ -33,6 +33,10 @@ COMMANDS = {
     ),
     "chat": Command("talk to a checkpoint", "experiments.commands.chat"),
     "serve": Command("talk to models on a page, or with any client of OpenAI's API", "experiments.web.serve"),
+    "rank": Command(
+        "rank replies on a page, blind: the next reward model's data; and a report",
+        "experiments.web.rank.command",
+    ),
     "tokenizer": Command("train a tokenizer on JSON lines", "experiments.commands.tokenizer"),
     "abilities": Command(
         "six claims about language models, each tried on small ones", "experiments.abilities.run"
