@@ -255,8 +255,7 @@ class TextDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         self._refuse()
-        if not self.splits:
-            self.splits = self.read()
+        self.splits = self.read()  # anew, since in a notebook files and fields may have changed meanwhile
         if self.trainer is not None and stage == "fit":
             self._fit_to(self.trainer)
 

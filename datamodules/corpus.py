@@ -127,6 +127,7 @@ class MixedCorpusData(TextDataModule):
         ]
 
     def read(self) -> dict[str, MixtureBlocks]:
+        self.__dict__.pop("schedule", None)  # of what was read before
         train = {name: self._blocks(name, s.train, s.streaming) for name, s in self.sources.items()}
         for name, blocks in train.items():
             blocks.wait_for(1)

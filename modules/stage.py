@@ -22,6 +22,7 @@ from modules.errors import UserError
 from modules.export_check import check_exports
 from modules.hf_export import write_export
 from modules.hf_load import parent_problem
+from modules.interruption import InterruptibleModule
 from modules.optim import (
     decay_groups,
     endless_run_errors,
@@ -46,7 +47,7 @@ TRAINING_LOGS = ("train/loss", "train/learning_rate", "train/grad_norm")
 Network = TypeVar("Network", bound=LanguageModel | ScalarModel)
 
 
-class Stage(L.LightningModule):
+class Stage(InterruptibleModule):
     """A stage of the curriculum.
 
     A subclass names itself (`stage`), the stages it may start from (`parents`) and the kind of batch that it
