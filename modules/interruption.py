@@ -1,8 +1,9 @@
-"""Stopping is not dying: in a notebook an interrupted `trainer.fit` returns, and the cell goes on after it."""
+"""Stopping is not dying: in a notebook an interrupted `trainer.fit` returns, and the cell goes on."""
 
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -10,8 +11,8 @@ from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities import rank_zero_info
 
 LIGHTNING = call._call_and_handle_interrupt
-"""Since 2.4 (its pull request 19976) Lightning answers Ctrl-C with `sys.exit(1)` and no hook comes after it. That
-is right for a script; in a notebook it ends the cell, and what users wrote under it asks for the cell to go on."""
+"""Since 2.4 (its pull request 19976) Lightning answers Ctrl-C with `sys.exit(1)`, after the last of its hooks.
+That is right for a script; a notebook's cell ends with it, which users asked under it not to do."""
 
 
 def is_interactive() -> bool:
@@ -22,8 +23,8 @@ def is_interactive() -> bool:
 class InterruptibleModule(L.LightningModule):
     """A module that, in a notebook, is interrupted between two optimizer steps (PPO: iterations).
 
-    Its weights are then those of whole steps, and the same trainer's next `fit` goes on from there. Outside of
-    steps, while data is read or validated, and at a second interrupt, it stops at once.
+    Its weights are then those of whole steps, and the same trainer's next `fit` goes on from there. Outside
+    of steps, while data is read or validated, and at a second interrupt, it stops at once.
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,8 @@ class InterruptibleModule(L.LightningModule):
         self.in_step = False
         self.interrupted = False
         if is_interactive():
-            call._call_and_handle_interrupt = call_and_go_on  # there is no public place for it
+            # there is no public place for it
+            call._call_and_handle_interrupt = call_and_go_on  # type: ignore[assignment]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
@@ -55,7 +57,7 @@ class InterruptibleModule(L.LightningModule):
         rank_zero_info("Interrupted: stopping after this step; interrupt again to stop in the middle of it.")
 
 
-def call_and_go_on(trainer: L.Trainer, function: Any, *args: Any, **kwargs: Any) -> Any:
+def call_and_go_on(trainer: L.Trainer, function: Callable, *args: Any, **kwargs: Any) -> Any:
     """As Lightning's, for each of its entry points, but that an interrupt ends the call and not the session:
     `fit` returns, the others, whose results would be missing, raise KeyboardInterrupt."""
     module: Any = trainer.lightning_module

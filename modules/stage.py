@@ -7,7 +7,6 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any, ClassVar, TypeVar
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer

@@ -1,5 +1,5 @@
-"""Stopping is not dying: in a notebook an interrupted `fit` returns after a whole step, the cell goes on, and the
-next `fit` goes on from there; users' mistakes are one line there."""
+"""Stopping is not dying: in a notebook an interrupted `fit` returns after a whole step, the cell goes on, and
+the next `fit` goes on from there; users' mistakes are one line there."""
 
 import re
 import signal
@@ -82,10 +82,6 @@ print("the cell went on at", trainer.global_step)
     assert not error
     assert "the cell went on at 0" in printed
     assert "step 1 " not in printed
-    printed, error = kernel.run(
-        "import time\nprint('asleep', flush=True)\ntime.sleep(600)", interrupt_at="asleep"
-    )
-    assert "KeyboardInterrupt" in error[-1]  # what is no fit is interrupted as ever
 
 
 def test_several_processes_in_a_notebook_are_refused_in_one_line_and_one_is_not(kernel):
@@ -94,11 +90,10 @@ def test_several_processes_in_a_notebook_are_refused_in_one_line_and_one_is_not(
         (line,) = lines
         assert "starts 2 processes that run the same program, and a notebook is none" in line
         assert "or give devices=1 here" in line
-    printed, error = kernel.run(
-        "model, data, trainer = parts(strategy=strategies.ddp(), devices=1, max_steps=3)\ntrainer.fit(model, data)"
-    )
+    fit = "model, data, trainer = parts(max_steps=3, {})\ntrainer.fit(model, data)"
+    printed, error = kernel.run(fit.format("strategy=strategies.ddp(), devices=1"))
     assert not error
-    alone, error = kernel.run("model, data, trainer = parts(max_steps=3)\ntrainer.fit(model, data)")
+    alone, error = kernel.run(fit.format(""))
     assert STEP.findall(printed) == STEP.findall(alone) != []
 
 
@@ -111,7 +106,7 @@ print(len(trainer.callbacks), "callbacks", len(logging.getLogger("lightning.pyto
     (first, error), (again, _) = kernel.run(cell), kernel.run(cell)
     assert not error
     assert STEP.findall(first) == STEP.findall(again) != []
-    assert re.findall(".*callbacks.*", first) == re.findall(".*callbacks.*", again)
+    assert re.findall(".* callbacks \\d+", first) == re.findall(".* callbacks \\d+", again)
 
 
 class InterruptsAt(L.Callback):
