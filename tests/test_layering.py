@@ -28,7 +28,7 @@ ORDER = (
     ("retrieval",),
     ("evaluation",),
     ("commands",),
-    ("data", "quickstart", "benchmarks", "docs", "abilities", "scaling"),
+    ("data", "quickstart", "benchmarks", "docs", "abilities", "scaling", "notebooks"),
 )
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 FILE, FUNCTION, TEST_FILE = 400, 60, 500  # lines at most
