@@ -11,7 +11,7 @@ from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities import rank_zero_info
 
 LIGHTNING = call._call_and_handle_interrupt
-"""Since 2.4 (its pull request 19976) Lightning answers Ctrl-C with `sys.exit(1)`, after the last of its hooks.
+"""Since 2.4 (its pull request 19976) Lightning answers Ctrl-C with `sys.exit(1)`, after its last hook.
 That is right for a script; a notebook's cell ends with it, which users asked under it not to do."""
 
 

@@ -21,7 +21,9 @@ def shown(notebook):
     assert not any(output.output_type == "error" for output in outputs)
     texts = [output.get("text", "") for output in outputs]
     data = [output.get("data", {}) for output in outputs]
-    return "\n".join([*texts, *(str(value) for each in data for kind, value in each.items() if kind[:5] == "text/")])
+    return "\n".join(
+        [*texts, *(str(value) for each in data for kind, value in each.items() if kind[:5] == "text/")]
+    )
 
 
 def pictures(notebook):

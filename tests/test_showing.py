@@ -1,5 +1,5 @@
-"""What shows itself: tables and coloured tokens in a notebook, the same as text in a terminal, and nobody's text
-as HTML."""
+"""What shows itself: tables and coloured tokens in a notebook, the same as text in a terminal, and nobody's
+text as HTML."""
 
 import json
 import re
