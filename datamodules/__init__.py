@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datamodules.batch_view import show as show
     from datamodules.corpus import MixedCorpusData as MixedCorpusData
     from datamodules.instruction import InstructionData as InstructionData
     from datamodules.instruction import InstructionSource as InstructionSource
@@ -31,6 +32,7 @@ FILES = {
     "PromptData": "prompts",
     "Source": "sampling.mixture",
     "TokenData": "tokens",
+    "show": "batch_view",
 }
 
 __all__ = [*FILES]

@@ -18,7 +18,7 @@ from datamodules.layouts.reader import Kind, RowReader
 from datamodules.layouts.recognise import check_columns
 from datamodules.reading.fingerprint import fingerprint
 from datamodules.reading.sources import read_rows
-from datamodules.receipt import Receipt
+from datamodules.receipt import Receipts
 from datamodules.rendering.stop_tokens import stop_tokens
 from datamodules.rendering.templates import Template
 from datamodules.rendering.tokenizer import load_tokenizer, vocabulary_size
@@ -168,9 +168,9 @@ class TextDataModule(L.LightningDataModule):
         return bool(self.val)
 
     @property
-    def receipts(self) -> list[Receipt]:
+    def receipts(self) -> Receipts:
         """What became of every source's rows."""
-        return [receipt for split in self.splits.values() for receipt in split.receipts]
+        return Receipts(receipt for split in self.splits.values() for receipt in split.receipts)
 
     def pairing_errors(self, stage: Any) -> list[str]:
         """The line that refuses a stage of another kind of batch; none where the stage does not say."""
@@ -255,8 +255,7 @@ class TextDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         self._refuse()
-        if not self.splits:
-            self.splits = self.read()
+        self.splits = self.read()  # anew, since in a notebook files and fields may have changed meanwhile
         if self.trainer is not None and stage == "fit":
             self._fit_to(self.trainer)
 

@@ -17,7 +17,7 @@ from datamodules.caching.token_cache import TokenCache
 from datamodules.collate import Batch, packed_blocks, token_rows
 from datamodules.errors import UserError
 from datamodules.layouts.reader import Kind, RowReader
-from datamodules.receipt import Receipt, sample
+from datamodules.receipt import Receipts, sample
 from datamodules.rendering.segments import DropRow, Row, Segment, text_of
 from datamodules.rendering.tokenizer import vocabulary_size
 from datamodules.rendering.whole_text import Tokens
@@ -127,6 +127,7 @@ class MixedCorpusData(TextDataModule):
         ]
 
     def read(self) -> dict[str, MixtureBlocks]:
+        self.__dict__.pop("schedule", None)  # of what was read before
         train = {name: self._blocks(name, s.train, s.streaming) for name, s in self.sources.items()}
         for name, blocks in train.items():
             blocks.wait_for(1)
@@ -162,8 +163,8 @@ class MixedCorpusData(TextDataModule):
         return self.reader(None, source.columns, source.encoding)
 
     @property
-    def receipts(self) -> list[Receipt]:
-        receipts = []
+    def receipts(self) -> Receipts:
+        receipts = Receipts()
         for which, split in self.splits.items():
             for receipt, blocks in zip(split.receipts, split.blocks, strict=True):
                 receipt.source += "" if which == "train" else " (val)"

@@ -7,3 +7,7 @@ class UserError(ValueError):
     It ends a command with that line and exit code 2; every other exception is a bug and keeps its trace.
     Each of the three libraries has a class of its own, since they never import each other.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of it, in a notebook: the text alone."""
+        return [f"UserError: {self}"]

@@ -8,12 +8,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from datamodules.showing import Shown
+
 SAMPLE_TOKENS = 400
 CHARACTER = 4  # bytes, and so tokens, of a character at most
 
 
-@dataclass
-class Receipt:
+@dataclass(repr=False)
+class Receipt(Shown):
     """What became of one source's rows."""
 
     source: str
@@ -40,9 +42,19 @@ class Receipt:
     sample: list[tuple[str, bool]] = field(default_factory=list)
     """one row as (text of a token, whether it is trained)"""
 
+    def __rich__(self) -> Group:
+        return render([self])
+
     def to_dict(self) -> dict:
         """Plain numbers for provenance; without the sample, which is somebody's text."""
         return {key: value for key, value in asdict(self).items() if key != "sample"}
+
+
+class Receipts(Shown, list[Receipt]):
+    """Those of all sources, which show themselves together."""
+
+    def __rich__(self) -> Group:
+        return render(self)
 
 
 def sample(tokenizer: Any, ids: Any, trained: Any) -> list[tuple[str, bool]]:

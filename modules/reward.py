@@ -124,6 +124,7 @@ class RewardModule(Stage):
             )
 
     def on_validation_start(self) -> None:
+        super().on_validation_start()
         self.refuse_new_head()
 
     def on_test_start(self) -> None:

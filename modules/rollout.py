@@ -2,13 +2,16 @@
 training forward."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from modules.backbone import LanguageModel, ScalarModel, disable_dropout
+from modules.errors import UserError
+from modules.rollout_view import ShownRollout, field_errors, table
+from modules.showing import as_html, as_text
 
 
 class Rollout(NamedTuple):
@@ -56,6 +59,22 @@ class Rollout(NamedTuple):
         """(B,) bool: whether a response ended by itself, with a stop token within the limit."""
         stops = torch.tensor(stop_token_ids, device=self.response_ids.device)
         return (torch.isin(self.response_ids, stops) & self.response_mask).any(1)
+
+    def __repr__(self) -> str:
+        return as_text(table(self))
+
+    def _repr_html_(self) -> str:
+        return as_html(table(self))
+
+    def show(self, tokenizer: Any, by: str = "advantages", rows: int = 4) -> ShownRollout:
+        """What shows itself with the text of the first `rows`, each response token coloured by a field.
+
+        Raises:
+            UserError: no field (B, R) of that name.
+        """
+        if problem := field_errors(self, by):
+            raise UserError(problem)
+        return ShownRollout(self, tokenizer, by, rows)
 
     def joined(self) -> "Sequences":
         """Prompts and responses as training rows."""

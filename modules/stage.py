@@ -7,7 +7,6 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any, ClassVar, TypeVar
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -22,6 +21,7 @@ from modules.errors import UserError
 from modules.export_check import check_exports
 from modules.hf_export import write_export
 from modules.hf_load import parent_problem
+from modules.interruption import InterruptibleModule
 from modules.optim import (
     decay_groups,
     endless_run_errors,
@@ -46,7 +46,7 @@ TRAINING_LOGS = ("train/loss", "train/learning_rate", "train/grad_norm")
 Network = TypeVar("Network", bound=LanguageModel | ScalarModel)
 
 
-class Stage(L.LightningModule):
+class Stage(InterruptibleModule):
     """A stage of the curriculum.
 
     A subclass names itself (`stage`), the stages it may start from (`parents`) and the kind of batch that it

@@ -4,3 +4,7 @@
 class UserError(ValueError):
     """A user's mistake: the text says what was found, where, and what to do instead. Every other exception is
     a bug. Each of the three libraries has a class of its own, since they never import each other."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of it, in a notebook: the text alone."""
+        return [f"UserError: {self}"]

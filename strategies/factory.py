@@ -9,20 +9,25 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from strategies.errors import UserError
 from strategies.fsdp2 import Sharded
+from strategies.notebook import Launched
 from strategies.zero import ZeRO
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def ddp(backend: str | None = None, timeout_seconds: int = 1800) -> DDPStrategy:
+class DDP(Launched, DDPStrategy):
+    """Lightning's, which in a notebook too runs on one rank."""
+
+
+def ddp(backend: str | None = None, timeout_seconds: int = 1800) -> DDP:
     """Data parallel: every rank holds the whole model, gradients are averaged.
 
     Args:
         backend: `nccl`, `gloo` (CPU); chosen by the device when missing.
         timeout_seconds: how long a rank waits for the others.
     """
-    return DDPStrategy(
+    return DDP(
         process_group_backend=backend,
         timeout=timedelta(seconds=timeout_seconds),
         find_unused_parameters=False,

@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 
 from strategies.checkpoints.mapped import mapped_file
 from strategies.errors import UserError
+from strategies.notebook import Launched
 from strategies.tensor import parallelize
 
 
@@ -48,7 +49,7 @@ class Shardable(Protocol):
         """
 
 
-class Sharded(ModelParallelStrategy):
+class Sharded(Launched, ModelParallelStrategy):
     """Shards networks that ask for it, with `parallelize_module` and `fully_shard`; a checkpoint is
     one file with full tensors.
 

@@ -24,6 +24,7 @@ from strategies.atomic import part_of, put_in_place, refused_writes, remove_left
 from strategies.checkpoints.checkpoint import open_checkpoint
 from strategies.checkpoints.restore import restore, set_fp32_weight
 from strategies.errors import UserError
+from strategies.notebook import Launched
 from strategies.upstream import keep_weights_as_loaded, own_gradient_norms, release_prefetched, use_cpu_ranks
 from strategies.zero_gather import full_tensor, unsharded
 
@@ -36,7 +37,7 @@ class ExactNumbers(DeepSpeedPrecision):
         return data
 
 
-class ZeRO(DeepSpeedStrategy):
+class ZeRO(Launched, DeepSpeedStrategy):
     """ZeRO with the optimizer, the clipping and the accumulation of the run's own YAML.
 
     Args: those of `strategies.deepspeed`, and:

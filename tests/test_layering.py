@@ -30,7 +30,7 @@ ORDER = (
     ("chat",),
     ("commands",),
     ("sweep",),
-    ("data", "init", "quickstart", "benchmarks", "abilities", "scaling", "web"),
+    ("data", "init", "quickstart", "benchmarks", "abilities", "scaling", "web", "notebooks"),
     ("docs",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -18,6 +18,10 @@ REPORT = (
 class UserError(ValueError):
     """A user's mistake: the text says what was found, where, and what to do instead."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of it, in a notebook: the text alone."""
+        return [f"UserError: {self}"]
+
 
 USER_ERRORS = (UserError, modules.errors.UserError, datamodules.errors.UserError, strategies.errors.UserError)
 """each library has its own, since it knows neither the others nor `experiments`"""

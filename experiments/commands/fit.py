@@ -154,6 +154,8 @@ class RunCLI(StageCLI):
         try:
             with self.overwriting.kept_until_begun() if replaces else nullcontext():
                 super()._run_subcommand(subcommand)
+            if self.trainer.interrupted:  # in a notebook `fit` returns, but the command has not ended
+                raise KeyboardInterrupt
         except Exception as error:
             if (refusal := self.explained(error)) is not error:
                 raise refusal from error

@@ -7,8 +7,11 @@ from typing import Any, cast
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
+from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
+from datamodules.showing import Shown
 from experiments.callbacks.upstream import data_of, log_now
 from experiments.cli.user_errors import UserError
 from experiments.evaluation.engine import Model
@@ -20,7 +23,7 @@ from modules.stage import Stage
 CHEAP = ("sentiment", "choices", "maths", "instructions", "in-context")
 
 
-class AbilityCard(Callback):
+class AbilityCard(Shown, Callback):
     """Puts tasks to the network that a stage trains, before the first step and after every so many, and logs
     each task's first metric as `ability/{task}`.
 
@@ -43,6 +46,18 @@ class AbilityCard(Callback):
         self.steps = 0  # when it was measured last
         self.values: dict[str, float] = {}
         """what was measured last"""
+        self.history: list[tuple[int, dict[str, float]]] = []
+        """step, and what was measured there"""
+
+    def __rich__(self) -> Table:
+        table = Table(title="Abilities", title_justify="left")
+        table.add_column("step", justify="right")
+        for unit in self.units:
+            table.add_column(Text(unit.label), justify="right")
+        for step, values in self.history:
+            measured = (values.get(f"ability/{unit.label}") for unit in self.units)
+            table.add_row(str(step), *("–" if value is None else f"{value:.3f}" for value in measured))
+        return table
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model = asked_model(trainer, pl_module)
@@ -68,6 +83,7 @@ class AbilityCard(Callback):
                 name = next(iter(metrics), None)
                 if name is not None:
                     self.values[f"ability/{unit.label}"] = metrics[name].value
+        self.history.append((trainer.global_step, dict(self.values)))
         log_now(trainer, self.values)
         shown = ", ".join(f"{name.partition('/')[2]} {value:.3f}" for name, value in self.values.items())
         rank_zero_info(f"abilities at step {trainer.global_step}: {shown}")

@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 
 import transformers
 from rich.box import SIMPLE
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
+from datamodules.showing import as_html, as_text
 from experiments.plan.advice import Choice, choose
 from experiments.plan.budget import Budget, machine_memory, read_budget
 from experiments.plan.config import Run, read_run
@@ -54,6 +57,21 @@ class RunPlan(NamedTuple):
     choice: Choice
     laws: Mapping[str, Fit]  # the published ones, and the user's own
 
+    def parts(self) -> list[Any]:
+        """What it says: lines and a table."""
+        run, assumptions = self.run, [f"assumed: {note}" for note in self.run.notes]
+        lines = [*_choice_lines(self), *_work_lines(self), *_scaling_lines(self)]
+        return [*_heading(run), strategies_table(run, self.memory, self.estimates), *lines, *assumptions]
+
+    def __repr__(self) -> str:
+        return as_text(self._shown())
+
+    def _repr_html_(self) -> str:
+        return as_html(self._shown())
+
+    def _shown(self) -> Group:
+        return Group(*(Text(part) if isinstance(part, str) else part for part in self.parts()))
+
     @property
     def fits(self) -> dict[str, bool]:
         """Strategy → whether a rank has room."""
@@ -78,22 +96,44 @@ def main(options: Namespace, overrides: Sequence[str]) -> int:
     Raises:
         UserError: a mistake in it.
     """
-    budget, laws = read_budget(options), known_fits(options.fit)
-    warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
-    transformers.logging.set_verbosity_error()
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
-    run = read_run(options.config, overrides, budget.devices)
-    lengths = read_lengths(options.config, overrides) if options.read_data else None
-    memory, where = (budget.memory, "given") if budget.memory else machine_memory(run.local)
-    todo = work(run, budget.tokens, lengths)
-    plan = RunPlan(run, budget, todo, memory, where, estimates_of(run), choose(run, memory), laws)
+    plan = plan_of(
+        options.config, overrides, read_budget(options), known_fits(options.fit), options.read_data
+    )
     if options.json:
         print(json.dumps(as_json(plan), ensure_ascii=False))
         return 0
-    table = strategies_table(run, memory, plan.estimates)
-    assumptions = [f"assumed: {note}" for note in run.notes]
-    show(*_heading(run), table, *_choice_lines(plan), *_work_lines(plan), *_scaling_lines(plan), *assumptions)
+    show(*plan.parts())
     return 0
+
+
+def plan_of(
+    config: Sequence[str],
+    overrides: Sequence[str] = (),
+    budget: Budget = Budget(),  # noqa: B008 (a tuple)
+    laws: Mapping[str, Fit] | None = None,
+    read_data: bool = False,
+) -> RunPlan:
+    """The plan of a run, which shows itself in a notebook.
+
+    Args:
+        config: YAML files, as for `trivium fit`.
+        overrides: options of `trivium fit`.
+        budget: what is at hand.
+        laws: the scaling laws to apply; the published ones when missing.
+        read_data: whether to encode the data to know the steps.
+
+    Raises:
+        UserError: a mistake in them.
+    """
+    laws = known_fits(None) if laws is None else laws
+    warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
+    transformers.logging.set_verbosity_error()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
+    run = read_run(config, overrides, budget.devices)
+    lengths = read_lengths(config, overrides) if read_data else None
+    memory, where = (budget.memory, "given") if budget.memory else machine_memory(run.local)
+    todo = work(run, budget.tokens, lengths)
+    return RunPlan(run, budget, todo, memory, where, estimates_of(run), choose(run, memory), laws)
 
 
 def estimates_of(run: Run) -> dict[str, Estimates]:
