@@ -1,35 +1,51 @@
 """The GPU check runs on a CPU in a toy's size, and a part that fails leaves the others."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from experiments.benchmarks import gpu_check
 from experiments.benchmarks.gpu_check import PARTS, main, run_part
 from experiments.benchmarks.gpu_report import FAILED, MET, MISSED, Report, read_rows
+from tests.ranks import fork_code
 
 ROOT = Path(__file__).resolve().parent.parent
+CHILD = "import sys; from experiments.benchmarks.gpu_check import main; sys.exit(main())"
 
 
-def check(out: Path, *options: str) -> tuple[subprocess.CompletedProcess, list[dict]]:
-    """Runs the check with toys; what it printed and its rows."""
-    environment = {**os.environ, "OUT": str(out), "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    line = [sys.executable, "-m", "experiments.benchmarks.gpu_check", "--tiny", *options]
-    done = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
-    return done, json.loads((out / "gpu_check.json").read_text())["rows"]
+class Forked:
+    """A part's process as `Popen` would start it, which is forked from one that has imported everything."""
+
+    def __init__(self, line, cwd, env, stdout, stderr, start_new_session):
+        log = Path(stdout.name)
+        self.process = fork_code(env, CHILD, line[3:], log, log.with_suffix(".errors"))
+        self.pid = self.process.pid
+
+    def wait(self, seconds=None):
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired("a part", seconds)
+        return self.process.exitcode
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_every_part_measures_something_on_a_cpu_and_meets_its_bars(tmp_path):
-    done, rows = check(tmp_path, "--seconds", "800")
-    assert done.returncode == 0, done.stdout[-4000:]
+def test_every_part_measures_something_on_a_cpu_and_meets_its_bars(tmp_path, monkeypatch, capsys):
+    fork = SimpleNamespace(Popen=Forked, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr(gpu_check, "subprocess", fork)  # of that module alone
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--tiny", "--seconds", "800"])
+    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    code, printed = main(), capsys.readouterr().out
+    assert code == 0, printed[-4000:]
+    rows = json.loads((tmp_path / "gpu_check.json").read_text())["rows"]
     named = {part: [row["name"] for row in rows if row["part"] == part] for part in PARTS}
     assert all(len(names) > 1 for names in named.values()), named
-    assert all(name in done.stdout for name in PARTS)
+    assert all(name in printed for name in PARTS)
     for stage in ("pretrain", "sft", "reward", "ppo"):
         for precision in ("32-true", "bf16-mixed"):
             assert any(name.startswith(f"{stage} {precision}") for name in named["stages"])
