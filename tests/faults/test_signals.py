@@ -31,7 +31,5 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on_bit_for_bit(runs, stage, st
     saved = told(leg.folder / "0.log", "saved")
     assert f"Ended by SIGTERM at step {saved[-1]}; a checkpoint was saved" in leg.errors
     assert "Traceback" not in leg.errors
-    if phase == "validating":  # at every third step: none is made after it
-        assert saved[-1] % 3 == 0
     assert not (runs.run(name) / "export").exists()
     assert runs.goes_on(stage, strategy, name, saved=saved[-1]) == (0, [])
