@@ -17,6 +17,8 @@ from experiments.plan.network_sizes import read_config
 from modules import CausalLM, PPOModule, SFTModule
 from modules.hf_load import load_causal_lm, load_scalar_model, new_causal_lm, parent_problem
 
+SHIPPED = "`trivium configs` lists what is shipped"
+
 
 @pytest.fixture
 def refused(tiny_stages, tmp_path, capsys):
@@ -200,11 +202,7 @@ def test_ppo_batches_that_do_not_divide_into_minibatches_are_refused(refused):
         ("--model=modules.SFTModul", "model: there is no modules.SFTModul: did you mean `SFTModule`?"),
         ("--model=SFTModul", "model: there is no class `SFTModul`: did you mean `SFTModule`?"),
         ("--trainer.max_steps=many", "trainer.max_steps: expected int, got `many`"),
-        (
-            "--config=nowhere.yaml",
-            "--config: nowhere.yaml does not exist: give the YAML file of a stage; `trivium configs` lists "
-            "what is shipped",
-        ),
+        ("--config=no.yaml", "--config: no.yaml does not exist: give the YAML file of a stage; " + SHIPPED),
     ],
 )
 def test_a_mistake_in_the_configuration_is_one_line_with_the_nearest_name(refused, override, line):

@@ -20,7 +20,9 @@ def cut(file: Path) -> None:
 
 
 def errors(given: str, run: Path) -> list[str]:
-    return checkpoint_errors(given, chosen_checkpoint(given, run), run, SingleDeviceStrategy("cpu"))
+    return checkpoint_errors(
+        given, chosen_checkpoint(given, run), run, SingleDeviceStrategy("cpu"), "pretrain", True
+    )
 
 
 HARMS = {"cut off": cut, "emptied": lambda file: file.write_bytes(b""), "deleted": Path.unlink}
