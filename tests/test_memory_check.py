@@ -16,11 +16,12 @@ import torch.distributed as dist
 from experiments.callbacks import memory_forecast
 from experiments.cli.parser import ParseOnly, parse
 from experiments.cli.program import main
+from experiments.distributed.rendezvous import free_port
 from experiments.plan import advice, budget
 from experiments.plan.config import read_run, run_of
 from experiments.plan.estimate import estimate_memory
 from experiments.plan.strategies_memory import DDP
-from tests.ranks import run_code
+from tests.ranks import SECONDS, fork_code, torchrun
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDE = {
@@ -140,12 +141,11 @@ LIMITED = """
 import os, resource, sys
 import torch, transformers
 from experiments.cli.program import main
-if os.environ.get("RANK") == "0":  # of two ranks only the second has too little
-    sys.exit(main(sys.argv[1:]))
-status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
-most = int(status["VmData"].split()[0]) * 1024 + 700_000_000
-resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-sys.exit(main(sys.argv[1:]))
+if os.environ.get("RANK") != "0":  # of two ranks only the second has too little
+    status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+    most = int(status["VmData"].split()[0]) * 1024 + 700_000_000
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+code = main(sys.argv[1:])
 """
 
 
@@ -175,7 +175,7 @@ def test_running_out_of_memory_ends_with_the_plan_and_the_remedy(tiny_stages):
     line = [*too_large(tiny_stages, "out"), "--data.init_args.global_batch_size=32"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, *line],
+        [sys.executable, "-c", f"{LIMITED}sys.exit(code)", *line],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -187,18 +187,20 @@ def test_running_out_of_memory_ends_with_the_plan_and_the_remedy(tiny_stages):
     assert shows_the_plan_and_the_remedy(done.stderr).startswith("trivium: out of memory after 0 steps: ")
 
 
-BOTH_REFUSED = """
-import subprocess, sys
-sys.exit(subprocess.run([sys.executable, "-c", *sys.argv[1:]]).returncode != 2)
-"""
-
-
 @pytest.mark.slow
 def test_whichever_rank_runs_out_of_memory_shows_the_plan_once(tiny_stages, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     line = [*too_large(tiny_stages, "second"), "--data.init_args.global_batch_size=64"]
     line += ["--trainer.devices=2", "--trainer.strategy=strategies.ddp"]
-    assert "trivium" not in run_code(tmp_path, BOTH_REFUSED, 2, LIMITED, *line)
+    port, code = free_port(), f"{LIMITED}sys.exit(code)"
+    ranks = []
+    for rank in (0, 1):
+        files = tmp_path / f"out.{rank}", tmp_path / f"errors.{rank}"
+        ranks.append(fork_code({**os.environ, **torchrun(rank, 2, port)}, code, line, *files))
+    for process in ranks:
+        process.join(SECONDS)
+    assert [process.exitcode for process in ranks] == [2, 2]
+    assert "trivium" not in (tmp_path / "errors.0").read_text()
     told = (tmp_path / "errors.1").read_text()
     assert shows_the_plan_and_the_remedy(told).startswith("trivium: rank 1 ran out of memory after 0 steps: ")
 
