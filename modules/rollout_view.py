@@ -1,7 +1,7 @@
 """A rollout made visible: a line a sequence, and responses with each token coloured by a number."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Group
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from modules.showing import Shown
 
-if TYPE_CHECKING:
-    from modules.rollout import Rollout
+Rollout = Any
+"""`modules.rollout.Rollout`, which shows itself by this file"""
 
 ROWS = 16
 STEPS = 4  # of a colour's strength
 RED, GREEN = (220, 38, 38), (22, 163, 74)
 
 
-def table(rollout: "Rollout") -> Table:
+def table(rollout: Rollout) -> Table:
     """A line a sequence, the first ones: tokens, score, KL, what PPO makes of them."""
     rows = len(rollout.scores)
     title = f"Rollout: {rows} sequences" + (f", the first {ROWS}" if rows > ROWS else "")
@@ -42,7 +42,7 @@ def table(rollout: "Rollout") -> Table:
 class ShownRollout(Shown):
     """Its table, and the first responses, token by token."""
 
-    def __init__(self, rollout: "Rollout", tokenizer: Any, field: str, rows: int):
+    def __init__(self, rollout: Rollout, tokenizer: Any, field: str, rows: int):
         self.rollout, self.tokenizer, self.field, self.rows = rollout, tokenizer, field, rows
 
     def __rich__(self) -> Group:
@@ -76,7 +76,7 @@ def printable(text: str) -> str:
     return "".join(c if c == "\n" or c.isprintable() else "�" for c in text)
 
 
-def field_errors(rollout: "Rollout", field: str) -> str | None:
+def field_errors(rollout: Rollout, field: str) -> str | None:
     """The line that refuses a field that has no number a token; None where it is fine."""
     shape = rollout.response_ids.shape
     fields = [

@@ -1,5 +1,5 @@
-"""The notebooks: each runs whole in any folder, with what its text claims asserted in it, and shows what it has
-shown when it was stored."""
+"""The notebooks: each runs whole in any folder, with what its text claims asserted in it, and shows what it
+had shown when it was stored."""
 
 import os
 

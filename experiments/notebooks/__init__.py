@@ -1,5 +1,5 @@
-"""The notebooks, a question each, and how they are run: `python -m experiments.notebooks` runs them all, each in
-a folder of its own, and keeps what they show."""
+"""The notebooks, a question each, and how they are run: `python -m experiments.notebooks` runs them all, each
+in a folder of its own, and keeps what they show."""
 
 import os
 import sys
