@@ -1,5 +1,6 @@
 """Models that are served in a test: random ones, quick to make, whose replies are long and varied."""
 
+import threading
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +49,8 @@ class Saying:
         self.model = model.network.model
         self.ids = [*model.tokenizer.encode(text, add_special_tokens=False), model.tokenizer.eos_token_id]
         self.prompt: list[int] = []
+        self.going_on = threading.Event()  # cleared, it waits before the 50th token
+        self.going_on.set()
 
     def next_logits(self, input_ids, attention_mask, position_ids, cache):
         ids = input_ids[0].tolist()
@@ -58,6 +61,8 @@ class Saying:
             or self.ids[:said] != ids[-said or len(ids) :]
         ):
             self.prompt, said = ids, 0
+        if said >= 50:
+            self.going_on.wait()
         logits = torch.full((1, self.model.config.vocab_size), -10.0)
         logits[0, self.ids[said]] = 10.0
         return logits

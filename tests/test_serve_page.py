@@ -230,6 +230,7 @@ def test_no_text_is_ever_read_as_html(browser, sayer):
 def test_a_reply_that_is_stopped_is_kept_as_far_as_it_was(browser, sayer, monkeypatch):
     (model,) = sayer.models.values()
     monkeypatch.setattr(model.network, "ids", [300] * 900)
+    model.network.going_on.clear()
     with serving(sayer, "--max-new-tokens", "900") as url:
         page = browser.new_page(locale="en-GB")
         page.goto(url)
@@ -238,6 +239,7 @@ def test_a_reply_that_is_stopped_is_kept_as_far_as_it_was(browser, sayer, monkey
         page.locator(".reply > .text:not(:empty)").wait_for()
         page.press("#message", "Escape")
         page.locator(".reply .note", has_text="stopped").wait_for()
+        model.network.going_on.set()
         assert page.locator(".reply > .text").text_content()
         assert page.is_enabled("#send")
         page.close()
