@@ -1,5 +1,6 @@
 """A tiny tokenizer, tiny files, and the four stages run once on them through the CLI."""
 
+import argparse
 import atexit
 import json
 import os
@@ -212,3 +213,39 @@ def tiny_stages(tiny_files, tiny_tokenizer, tmp_path_factory):
         more = ["--trainer.max_steps", str(steps), "--trainer.log_every_n_steps", "1"]
         assert main([*commands.stage(name), *more]) == 0
     return commands
+
+
+@pytest.fixture
+def refused(tiny_stages, tmp_path, capsys):
+    """Runs a command on the tiny stages with overrides; gives the lines of its refusal."""
+
+    def run(stage: str, *overrides: str) -> list[str]:
+        folder = tmp_path / "refused"
+        capsys.readouterr()
+        from experiments.cli.program import main
+
+        assert main([*tiny_stages.stage(stage), "--run", str(folder), *overrides]) == 2
+        err = capsys.readouterr().err
+        assert "Traceback" not in err
+        assert not (folder / "export").exists()
+        return [line for line in err.splitlines() if line.startswith("trivium: ")]
+
+    return run
+
+
+@pytest.fixture
+def only_parse(monkeypatch):
+    """Ends a command as soon as its options are known to be right, by the exception that it gives."""
+    parse = argparse.ArgumentParser.parse_known_args
+
+    class Parsed(BaseException):
+        """A command line was accepted."""
+
+    def parse_and_stop(parser, args=None, namespace=None):
+        found = parse(parser, args, namespace)
+        if not found[1]:  # else: options that nobody knows, which the command refuses
+            raise Parsed
+        return found
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_and_stop)
+    return Parsed

@@ -1,6 +1,5 @@
 """The data page is true: its commands and YAML are accepted, its rows are read, its pictures can be drawn."""
 
-import argparse
 import json
 import re
 import shlex
@@ -28,39 +27,6 @@ COMMANDS = [line for block in code("sh") for line in block.splitlines()]
 DOCUMENTS = [yaml.safe_load(block) for block in code("yaml")]
 BLOCKS = [d for d in DOCUMENTS if "data" in d]
 ROWS = [[json.loads(line) for line in block.splitlines()] for block in code("json")]
-
-
-class Parsed(BaseException):
-    """A command line was accepted."""
-
-
-@pytest.fixture
-def only_parse(monkeypatch):
-    """Ends a command as soon as its options are known to be right."""
-    parse = argparse.ArgumentParser.parse_known_args
-
-    def parse_and_stop(parser, args=None, namespace=None):
-        found = parse(parser, args, namespace)
-        if not found[1]:  # else: options that nobody knows, which the command refuses
-            raise Parsed
-        return found
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_and_stop)
-
-
-@pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_of_the_page_is_accepted(line, request, monkeypatch):
-    program, *argv = shlex.split(line)
-    assert program == "trivium"
-    if argv[:2] == ["data", "receipt"]:  # its overrides are the stage's
-        from experiments.cli.parser import parse_data
-
-        monkeypatch.chdir(ROOT)
-        parse_data(["fit", *argv[2:]])
-        return
-    request.getfixturevalue("only_parse")
-    with pytest.raises(Parsed):
-        main(argv)
 
 
 @pytest.mark.parametrize(

@@ -164,10 +164,8 @@ def test_what_people_rank_trains_a_reward_model_that_ppo_follows_and_they_prefer
     assert figures["ppo"]["value"] > 0.5
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not QUICKSTART, reason="TRIVIUM_QUICKSTART names no folder of a finished quickstart")
-def test_the_circle_on_the_quickstarts_data_reaches_its_bars_within_ten_minutes(tmp_path):
-    folder = Path(QUICKSTART).resolve()
+def long_form(tmp_path):
+    folder = Path(str(QUICKSTART)).resolve()
     configs = Path(__file__).resolve().parent.parent / "experiments" / "configs"
     sft = str(folder / "sft" / "export")
     prompts = {split: folder / "data" / "prompts" / f"{split}.jsonl" for split in ("train", "val")}
@@ -184,3 +182,7 @@ def test_the_circle_on_the_quickstarts_data_reaches_its_bars_within_ten_minutes(
     assert figures["score"][1] > figures["score"][0] + 1
     assert figures["ppo"]["low"] > 0.5
     assert figures["minutes"] <= 10
+
+
+if QUICKSTART:
+    test_the_circle_on_the_quickstarts_data_reaches_its_bars_within_ten_minutes = pytest.mark.slow(long_form)

@@ -20,22 +20,6 @@ from modules.hf_load import load_causal_lm, load_scalar_model, new_causal_lm, pa
 SHIPPED = "`trivium configs` lists what is shipped"
 
 
-@pytest.fixture
-def refused(tiny_stages, tmp_path, capsys):
-    """Runs a command on the tiny stages with overrides; gives the lines of its refusal."""
-
-    def run(stage: str, *overrides: str) -> list[str]:
-        folder = tmp_path / "refused"
-        capsys.readouterr()
-        assert main([*tiny_stages.stage(stage), "--run", str(folder), *overrides]) == 2
-        err = capsys.readouterr().err
-        assert "Traceback" not in err
-        assert not (folder / "export").exists()
-        return [line for line in err.splitlines() if line.startswith("trivium: ")]
-
-    return run
-
-
 def test_a_trainer_that_lightning_will_not_build_is_one_line(capsys):
     assert exit_code_of(lambda: L.Trainer(accelerator="cpu", devices=0, logger=False)) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -1,27 +1,10 @@
 """What a command starts from: a checkpoint of its stage, or one line that says what was given instead; and
 where several machines meet."""
 
-import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from experiments.cli.program import main
-
-
-@pytest.fixture
-def refused(tiny_stages, tmp_path, capsys):
-    """Runs a command on the tiny stages with overrides; gives the lines of its refusal."""
-
-    def run(stage: str, *overrides: str) -> list[str]:
-        folder = tmp_path / "refused"
-        capsys.readouterr()
-        assert main([*tiny_stages.stage(stage), "--run", str(folder), *overrides]) == 2
-        err = capsys.readouterr().err
-        assert "Traceback" not in err
-        assert not (folder / "export").exists()
-        return [line for line in err.splitlines() if line.startswith("trivium: ")]
-
-    return run
 
 
 def test_what_is_no_checkpoint_of_this_stage_is_refused_under_every_strategy(refused, tiny_stages, tmp_path):

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from experiments.cli.user_errors import UserError
+from experiments.cli.user_errors import UserError, tell
 
 Line = dict[str, Any]
 Problem = Callable[[Line], str | None]
@@ -50,8 +50,7 @@ class Appended:
         while True:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
-                with suppress(OSError):  # a file system without locks lets everyone in
-                    self._lock(file)
+                self._lock(file)
                 if os.path.samestat(os.fstat(file), os.stat(self.path)):
                     return file
             except BaseException:
@@ -67,6 +66,10 @@ class Appended:
                 f"{self.option}: another `trivium rank` is writing to {self.path}: use its page, or give "
                 "another file"
             ) from error
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            alone = "let no other `trivium rank` write to it"
+            tell(f"{self.option}: {self.path} cannot be locked ({reason}): {alone}")
 
     def _read(self, begins: str, problem: Problem) -> Iterator[Line]:
         data = self.path.read_bytes()
