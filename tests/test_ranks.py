@@ -46,8 +46,8 @@ class Fault(L.Callback):
         self.rank, self.kind, self.file = rank, kind, file
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        pids = f"{self.file}.{trainer.global_rank}"
-        Path(pids).write_text(str(os.getpid()))
+        if batch_idx == 0:  # once: a rank that is ended while it writes would leave nothing
+            Path(f"{self.file}.{trainer.global_rank}").write_text(str(os.getpid()))
         if batch_idx != 2 or trainer.global_rank != self.rank:
             return
         Path(self.file).write_text(str(time.time()))
