@@ -260,7 +260,7 @@ def test_tokens_of_another_name_are_read(tmp_path, tiny_tokenizer):
 
 
 def test_a_folder_is_all_its_files_of_rows_in_order_and_tells_what_it_leaves_out(tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "lightning.pytorch.utilities.rank_zero")  # another test may have hushed it
     for name, text in (("b.jsonl", LINES), ("a.csv", CSV), ("README.md", "#"), ("x.bin", "?")):
         (tmp_path / name).write_text(text)
     assert parts_of(str(tmp_path), "x") == [str(tmp_path / name) for name in ("a.csv", "b.jsonl")]
