@@ -44,6 +44,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """No test hears of the ranks that an earlier one of its process had, as by a trainer's MASTER_PORT."""
+    from experiments.distributed.launcher import environment_restored
+
+    with environment_restored():
+        return (yield)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     import torch

@@ -23,7 +23,7 @@ class Launcher(upstream.SubprocessLauncher):
     after another one's error, whatever it is doing; here `ranks` ends them all."""
 
     def launch(self, function: Callable, *args: Any, trainer: L.Trainer | None = None, **kwargs: Any) -> Any:
-        with _environment_restored():
+        with environment_restored():
             os.environ.setdefault("MASTER_PORT", str(free_port()))
             if self.num_nodes * self.num_processes > 1:
                 self._start_ranks()
@@ -44,7 +44,7 @@ class Launcher(upstream.SubprocessLauncher):
 
 
 @contextmanager
-def _environment_restored() -> Iterator[None]:
+def environment_restored() -> Iterator[None]:
     """What Lightning tells the ranks it starts is not left to what this process starts later."""
     before = {name: os.environ.get(name) for name in RANK_VARIABLES}
     try:
