@@ -37,8 +37,9 @@ def served(app: Any, access: Access = Access(port=0)) -> Iterator[str]:  # noqa:
 @contextmanager
 def chromium() -> Iterator[Any]:
     """The browser; a test makes its pages with `browser.new_page(…)`."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=60_000)  # ms for what takes fifty on a machine with nothing else to do
     path = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

@@ -229,7 +229,7 @@ def as_a_user(line):
     """Lightning starts the second process itself."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     line = [sys.executable, "-m", "experiments.cli", *line, "--trainer.devices=2"]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, cwd=ROOT, env=env, check=False)
+    return subprocess.run(line, capture_output=True, text=True, timeout=600, cwd=ROOT, env=env, check=False)
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def plain(tiny_stages, tmp_path_factory):
     # -I: neither this folder nor the environment's paths; an editable install is taken off the path
     code = "import os, sys; sys.path = [p for p in sys.path if not os.path.exists(p + '/modules/stage.py')]\n"
     line = [sys.executable, "-I", "-c", code + PLAIN, json.dumps(wanted), json.dumps(IDS)]
-    done = subprocess.run(line, capture_output=True, text=True, cwd=elsewhere, timeout=300, check=False)
+    done = subprocess.run(line, capture_output=True, text=True, cwd=elsewhere, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return {name: torch.tensor(value) for name, value in json.loads(done.stdout.splitlines()[-1]).items()}
 

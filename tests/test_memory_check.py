@@ -180,7 +180,7 @@ def test_running_out_of_memory_ends_with_the_plan_and_the_remedy(tiny_stages):
         text=True,
         cwd=ROOT,
         env=environment,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 2, done.stderr[-3000:]

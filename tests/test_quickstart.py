@@ -48,7 +48,7 @@ def quickstart(tmp_path_factory):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         line = [sys.executable, "-c", TRIVIUM, "quickstart", *options]
         return subprocess.run(
-            line, capture_output=True, text=True, cwd=folder, env=environment, timeout=900, check=False
+            line, capture_output=True, text=True, cwd=folder, env=environment, timeout=2700, check=False
         )
 
     return run, folder / "runs" / "quickstart"

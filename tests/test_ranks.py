@@ -377,5 +377,5 @@ def test_a_strategy_on_one_device_leaves_nothing_behind_for_the_next_run(tiny_st
     line = [*tiny_stages.stage("sft", run="one_device"), "--trainer.max_steps=1", "--trainer.accelerator=cpu"]
     line += ["--trainer.devices=1", "--trainer.strategy=strategies.fsdp", "--trainer.limit_val_batches=0"]
     command = [sys.executable, "-c", ALONE, *line]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
