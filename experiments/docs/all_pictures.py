@@ -1,18 +1,20 @@
 """Draws all pictures of the documentation: `python -m experiments.docs.all_pictures`, from the folder that
-holds the `runs` of `trivium quickstart` and `trivium abilities`.
+holds the `runs` of `trivium quickstart` and `trivium abilities`, and those of the pages on ranking and scaling.
 
-What needs no run is drawn from the code; what a command drew of its run is drawn from what that run left.
+What needs no run is drawn from the code; what a command drew of its run is drawn from what that run left. Pages
+are taken in Chromium, by playwright.
 """
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from experiments.abilities.picture import draw as draw_abilities
 from experiments.abilities.picture import draw_claims
-from experiments.docs import pictures, strategy_pictures
+from experiments.docs import page_pictures, pictures, strategy_pictures
 from experiments.quickstart.collect import read_curves
 from experiments.quickstart.picture import draw as draw_report
 from experiments.quickstart.picture import draw_stages
@@ -29,10 +31,15 @@ def main(argv: list[str]) -> int:
     option(
         "--abilities", type=Path, default=Path("runs/abilities/en"), help="finished abilities, of all claims"
     )
+    option("--rank", type=Path, default=Path("runs"), help="what the commands of `rank.md` have written")
+    option("--scaling", type=Path, default=Path("runs/scaling"), help="where `trivium scaling fit` has drawn")
     options = parser.parse_args(argv)
     of_runs: dict[Path, Callable[[Path], list[Path]]] = {
         options.quickstart / "report.json": _quickstart,
         options.abilities / "abilities.json": _abilities,
+        options.rank / "blind.replies.jsonl": _rank_page,
+        options.rank / "rank.html": _rank_report,
+        options.scaling / "scaling.png": _scaling,
     }
     files = [*pictures.main(str(DOCS)), *strategy_pictures.main(str(DOCS))]
     missing = [file for file in of_runs if not file.is_file()]
@@ -48,13 +55,26 @@ def _quickstart(file: Path) -> list[Path]:
     report = json.loads(file.read_text(encoding="utf-8"))
     curves = {stage: read_curves(file.parent / stage) for stage in report["stages"]}
     draw_report(report, curves, DOCS / "report.png")
-    return [DOCS / "report.png", *draw_stages(report, curves, BOOK)]
+    page = page_pictures.serve_page(file.parent, DOCS / "serve.png")
+    return [DOCS / "report.png", page, *draw_stages(report, curves, BOOK)]
 
 
 def _abilities(file: Path) -> list[Path]:
     claims = json.loads(file.read_text(encoding="utf-8"))["claims"]
     draw_abilities(claims, DOCS / "abilities.png")
     return [DOCS / "abilities.png", *draw_claims(claims, BOOK)]
+
+
+def _rank_page(file: Path) -> list[Path]:
+    return [page_pictures.rank_page(file, DOCS / "rank.png")]
+
+
+def _rank_report(file: Path) -> list[Path]:
+    return [page_pictures.rank_report(file, DOCS / "rank_report.png")]
+
+
+def _scaling(file: Path) -> list[Path]:
+    return [Path(shutil.copyfile(file, DOCS / "scaling.png"))]
 
 
 if __name__ == "__main__":
