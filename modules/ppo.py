@@ -369,30 +369,19 @@ class PPOModule(Stage):
     def on_validation_epoch_start(self) -> None:
         self.val_score, self.val_kl = MeanMetric().to(self.device), MeanMetric().to(self.device)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        rollout = self.evaluate(batch).select(batch["rows"] >= 0)
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Gives `replies`, what `predict` would write, for callbacks that show it."""
+        sampled = self.evaluate(batch)
+        rollout = sampled.select(batch["rows"] >= 0)
         if len(rollout.scores):
             self.val_score.update(rollout.scores)
             self.val_kl.update(rollout.kl_per_sequence())
+        return {"replies": sampled.replies(batch["rows"].tolist(), self.tokenizer, self.stop_token_ids)}
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/score", self.val_score.compute(), prog_bar=True)
         self.log("val/kl_per_sequence", self.val_kl.compute())
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """The sampled response to each prompt, its score, its KL in nats, and whether it ended by itself."""
-        rollout, tokenizer = self.evaluate(batch), self.tokenizer
-        kl, ended = rollout.kl_per_sequence(), rollout.ended(self.stop_token_ids)
-        ids = [row[kept] for row, kept in zip(rollout.response_ids, rollout.response_mask, strict=True)]
-        return [
-            {
-                "row": row,
-                "response": tokenizer.decode(ids[i], skip_special_tokens=True),
-                "score": float(rollout.scores[i]),
-                "kl": float(kl[i]),
-                "tokens": len(ids[i]),
-                "ended": bool(ended[i]),
-            }
-            for i, row in enumerate(batch["rows"].tolist())
-            if row >= 0
-        ]
+        """The sampled response to each prompt, with its score: `Rollout.replies`."""
+        return self.evaluate(batch).replies(batch["rows"].tolist(), self.tokenizer, self.stop_token_ids)

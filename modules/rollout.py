@@ -76,6 +76,28 @@ class Rollout(NamedTuple):
             raise UserError(problem)
         return ShownRollout(self, tokenizer, by, rows)
 
+    def replies(
+        self, rows: Sequence[int], tokenizer: Any, stop_token_ids: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """For each sequence that is a row of the data (≥ 0): the row, what was asked and answered, the score,
+        the KL in nats, the response's tokens and whether it ended by itself."""
+        kl, ended = self.kl_per_sequence(), self.ended(stop_token_ids)
+        return [
+            {
+                "row": row,
+                "prompt": tokenizer.decode(self.prompt_ids[i][self.prompt_mask[i]]),
+                "response": tokenizer.decode(
+                    self.response_ids[i][self.response_mask[i]], skip_special_tokens=True
+                ),
+                "score": float(self.scores[i]),
+                "kl": float(kl[i]),
+                "tokens": int(self.response_mask[i].sum()),
+                "ended": bool(ended[i]),
+            }
+            for i, row in enumerate(rows)
+            if row >= 0
+        ]
+
     def joined(self) -> "Sequences":
         """Prompts and responses as training rows."""
         return join(self.prompt_ids, self.prompt_mask, self.response_ids, self.response_mask)

@@ -109,13 +109,38 @@ def kept(run) -> list:
     return found
 
 
-def test_wandb_has_the_whole_configuration_nested_and_once(tiny_stages, tmp_path):
-    line = [*tiny_stages.stage("sft", run="recorded"), *SHORT, "--wandb_artifacts=true"]
+@pytest.fixture(scope="module")
+def recorded(tiny_stages, tmp_path_factory):
+    """The folders of two runs that W&B has recorded: SFT's with its artifacts, and PPO's."""
+    folder = tmp_path_factory.mktemp("recorded")
+    sft = [*tiny_stages.stage("sft", run="recorded"), *SHORT, "--wandb_artifacts=true"]
+    ppo = [*tiny_stages.stage("ppo", run="recorded_ppo"), *SHORT, "--trainer.num_sanity_val_steps=1"]
+    lines = [sft, [*ppo, "--trainer.max_steps=16", "--trainer.val_check_interval=1"]]
     environment = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
-    process = fork_rank(environment, [line], tmp_path / "out", tmp_path / "err")
+    process = fork_rank(environment, lines, folder / "out", folder / "err")
     process.join()
-    assert process.exitcode == 0, (tmp_path / "err").read_text()[-3000:]
-    run = tiny_stages.out / "recorded"
+    assert process.exitcode == 0, (folder / "err").read_text()[-3000:]
+    return tiny_stages.out / "recorded", tiny_stages.out / "recorded_ppo"
+
+
+def tables(run, name=""):
+    """The tables of a run, in order."""
+    files = sorted(run.glob(f"wandb/offline-run-*/files/media/**/{name}*.json"))
+    return [json.loads(file.read_text()) for file in files]
+
+
+def test_wandb_has_the_replies_of_each_validation(recorded, tiny_stages):
+    shown = tables(recorded[1], "replies")
+    assert shown
+    asked = [json.loads(line) for line in (tiny_stages.files / "prompts.val.jsonl").read_text().splitlines()]
+    for table in shown:
+        assert table["columns"][:3] == ["row", "prompt", "response"]
+        assert sorted(row[0] for row in table["data"]) == list(range(len(asked)))
+        assert all(prompt.endswith(asked[row]["reply_prefix"]) for row, prompt, *_ in table["data"])
+
+
+def test_wandb_has_the_whole_configuration_nested_and_once(recorded):
+    run = recorded[0]
     found = kept(run)
     config = {}
     for record in found:
@@ -127,10 +152,7 @@ def test_wandb_has_the_whole_configuration_nested_and_once(tiny_stages, tmp_path
     assert config == written
     assert config["model"]["init_args"]["warmup_steps"] == 0
     assert 0 < plan["states"] < plan["peak"]
-    tables = [
-        json.loads(file.read_text()) for file in sorted(run.glob("wandb/offline-run-*/files/media/**/*.json"))
-    ]
-    receipt, samples = tables
+    receipt, samples = tables(run)
     rows = json.loads((run / "receipt.json").read_text())
     assert [row[:2] for row in receipt["data"]] == [[row["source"], row["rows"]] for row in rows]
     assert samples["columns"] == ["source", "row", "trained"]

@@ -93,7 +93,7 @@ def test_a_runs_folder_holds_what_it_should(tiny_stages, stage):
         ("pretrain", {"row", "loss", "tokens"}),
         ("sft", {"row", "reply", "ended"}),
         ("reward", {"row", "scores"}),
-        ("ppo", {"row", "response", "score", "kl", "tokens", "ended"}),
+        ("ppo", {"row", "prompt", "response", "score", "kl", "tokens", "ended"}),
     ],
 )
 def test_predict_writes_one_line_a_row(tiny_stages, stage, keys):

@@ -1,5 +1,6 @@
-"""What W&B is told of a run beside its curves: the configuration, the plan, the receipt, a row of each source
-and, where that is asked for, which directories it began with and which one it made."""
+"""What W&B is told of a run beside its curves: the configuration, the plan, the receipt, a row of each
+source, what a stage that samples has answered in each validation and, where that is asked for, which
+directories it began with and which one it made."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from lightning.pytorch.loggers import WandbLogger
 
 from experiments.callbacks.upstream import data_of
 
+REPLIES = 16
+"""of each validation are shown"""
 COLUMNS = ("source", "rows", "kept", "truncated", "dropped", "tokens", "trained")
 
 
@@ -25,6 +28,7 @@ class WandbRecord(Callback):
 
     def __init__(self, run: str, config: Callable[[], Mapping[str, Any]], artifacts: bool):
         self.run, self.config, self.artifacts = Path(run), config, artifacts
+        self.replies: list[dict[str, Any]] = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for run in _runs(trainer):
@@ -34,6 +38,19 @@ class WandbRecord(Callback):
                 for name, path, _ in pl_module.parent_checkpoints():  # type: ignore[operator]
                     if path and Path(path).is_dir():
                         _use(run, name, Path(path))
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.replies = []
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        if outputs is not None and "replies" in outputs:
+            self.replies += outputs["replies"][: REPLIES - len(self.replies)]
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for run in _runs(trainer) if self.replies and not trainer.sanity_checking else []:
+            run.log({"val/replies": _table(self.replies), "trainer/global_step": trainer.global_step})
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for run in _runs(trainer) if self.artifacts else []:
@@ -60,6 +77,12 @@ def _tables(run: Any, receipts: list[Any]) -> None:
         "data/samples": wandb.Table(columns=["source", "row", "trained"], data=samples),
     }
     run.log(tables)
+
+
+def _table(rows: list[dict[str, Any]]) -> Any:
+    import wandb
+
+    return wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
 
 
 def _texts(sample: list[tuple[str, bool]]) -> tuple[str, str]:

@@ -1,8 +1,9 @@
 """Draws all pictures of the documentation: `python -m experiments.docs.all_pictures`, from the folder that
-holds the `runs` of `trivium quickstart` and `trivium abilities`, and those of the pages on ranking and scaling.
+holds the `runs` of `trivium quickstart` and `trivium abilities`, and those of the pages on ranking and
+scaling.
 
-What needs no run is drawn from the code; what a command drew of its run is drawn from what that run left. Pages
-are taken in Chromium, by playwright.
+What needs no run is drawn from the code; what a command drew of its run is drawn from what that run left.
+Pages are taken in Chromium, by playwright.
 """
 
 import argparse
