@@ -40,6 +40,14 @@ def test_every_command_is_in_the_table_of_what_you_want():
     assert [name for name in COMMANDS if name != "test" and not re.search(rf"\b{name}\b", table)] == []
 
 
+def test_the_chinese_readme_has_the_same_python_and_the_same_commands():
+    chinese = (ROOT / "experiments" / "docs" / "index.zh.md").read_text(encoding="utf-8")
+    for language, indent in (("python", ""), ("", "trivium ")):
+        pattern = rf"^```{language}\n({indent}.*?)^```$"
+        found = [re.findall(pattern, text, re.MULTILINE | re.DOTALL) for text in (chinese, README)]
+        assert found[0] == found[1] != []
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_is_parsed(config):
     parsed = parse(["fit", "--config", str(config)], ParseOnly).config["fit"]
