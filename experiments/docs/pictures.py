@@ -1,10 +1,9 @@
-"""Draws the pictures of `data.md` from the code that trains: `python -m experiments.docs.pictures [FOLDER]`.
+"""Draws the pictures of `data.md` from the code that trains.
 
 The same code gives the same pictures. What a colour says, a line style, a hatch, a frame or a name says too.
 """
 
 import json
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -38,8 +37,3 @@ def _tokenizer(scratch: Path) -> Any:
     file = scratch / "texts.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return train([str(file)], 400, str(scratch / "tokenizer"))
-
-
-if __name__ == "__main__":
-    for path in main(sys.argv[1] if len(sys.argv) > 1 else str(Path(__file__).parent)):
-        print(path)

@@ -5,6 +5,7 @@ README.md is its first page. What a page links to outside of the documentation, 
 of numbered lines, and a link that names a function in backquotes leads to its line.
 """
 
+import argparse
 import logging
 import os
 import posixpath
@@ -28,12 +29,16 @@ class DeadLink(Exception):
 
 def main(argv: list[str]) -> int:
     """Builds the site into a folder, `site` where none is given."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.docs.site", description=__doc__)
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=ROOT / "site", help="of the site (%(default)s)"
+    )
+    folder = parser.parse_args(argv).folder.absolute()
     from mkdocs.commands.build import build
     from mkdocs.config import load_config
     from mkdocs.exceptions import Abort
 
     logging.basicConfig(level=logging.WARNING, format="docs: %(message)s")
-    folder = Path(argv[0] if argv else ROOT / "site").absolute()
     with TemporaryDirectory() as pages:
         try:
             lay_out(Path(pages))

@@ -1,10 +1,8 @@
-"""Draws the picture of `strategies.md` from the plan's own numbers:
-`python -m experiments.docs.strategy_pictures [FOLDER]`.
+"""Draws the picture of `strategies.md` from the plan's own numbers.
 
 LLaMA 7B on four GPUs. What a colour says, a hatch and a name say too.
 """
 
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -130,8 +128,3 @@ def _needs(axes: Axes, estimates: dict[str, MemoryEstimate]) -> None:
     axes.set_ylim(len(estimates) - 0.5, -1.1)
     axes.set_xlim(0, 1.08 * max(estimate.peak for estimate in estimates.values()) / 1e9)
     axes.set_title("What a rank needs at its fullest, GB", pad=6)
-
-
-if __name__ == "__main__":
-    for path in main(sys.argv[1] if len(sys.argv) > 1 else str(Path(__file__).parent)):
-        print(path)
