@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     """Builds the site into a folder, `site` where none is given."""
     parser = argparse.ArgumentParser(prog="python -m experiments.docs.site", description=__doc__)
     parser.add_argument(
-        "folder", nargs="?", type=Path, default=ROOT / "site", help="of the site (%(default)s)"
+        "folder", nargs="?", type=Path, default=ROOT / "site", help="of the site (site)"
     )
     folder = parser.parse_args(argv).folder.absolute()
     from mkdocs.commands.build import build
