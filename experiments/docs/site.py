@@ -2,7 +2,8 @@
 missing picture.
 
 README.md is its first page. What a page links to outside of the documentation, code and YAML, becomes a page
-of numbered lines, and a link that names a function in backquotes leads to its line.
+of numbered lines, and a link that names a function in backquotes leads to its line; a notebook becomes a page
+with its outputs.
 """
 
 import argparse
@@ -20,7 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = Path("experiments/docs")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 NAMED = re.compile(r"`(?:[\w.]+\.)?(\w+)(?:\(\))?`")
+NOTEBOOK = ".ipynb"
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "bash", ".sbatch": "bash", ".toml": "toml"}
+
+NOTEBOOK_STYLE = (
+    ".cell pre { overflow-x: auto; padding: .8em; background: var(--md-code-bg-color); } "
+    ".output_area { overflow-x: auto; } .output_area pre { background: none; }"
+)
 
 
 class DeadLink(Exception):
@@ -30,9 +37,7 @@ class DeadLink(Exception):
 def main(argv: list[str]) -> int:
     """Builds the site into a folder, `site` where none is given."""
     parser = argparse.ArgumentParser(prog="python -m experiments.docs.site", description=__doc__)
-    parser.add_argument(
-        "folder", nargs="?", type=Path, default=ROOT / "site", help="of the site (site)"
-    )
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "site", help="of the site (site)")
     folder = parser.parse_args(argv).folder.absolute()
     from mkdocs.commands.build import build
     from mkdocs.config import load_config
@@ -72,7 +77,8 @@ def lay_out(folder: Path) -> None:
     for source in sources:
         place = folder / page_of(source)
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(source_page(source), encoding="utf-8")
+        page = notebook_page if source.endswith(NOTEBOOK) else source_page
+        place.write_text(page(source), encoding="utf-8")
 
 
 def relinked(file: Path, page: str, sources: set[str]) -> str:
@@ -92,11 +98,11 @@ def relinked(file: Path, page: str, sources: set[str]) -> str:
             meant = "index.md"
         elif path.is_relative_to(ROOT / DOCS) and path.suffix in (".md", ".png"):
             meant = path.relative_to(ROOT / DOCS).as_posix()
-        elif path.is_dir() or path.suffix not in LANGUAGES:
-            return text  # notebooks and folders have no page
+        elif path.suffix not in (*LANGUAGES, NOTEBOOK):
+            return text  # a folder has no page
         else:
             sources.add(meant)
-            anchor = _line(path, text)
+            anchor = "" if path.suffix == NOTEBOOK else _line(path, text)
             meant = page_of(meant)
         return f"{mark}[{text}]({posixpath.relpath(meant, posixpath.dirname(page) or '.')}{anchor or ''})"
 
@@ -145,6 +151,24 @@ def source_page(source: str) -> str:
     lexer = get_lexer_by_name(LANGUAGES[Path(source).suffix])
     lines = highlight(text, lexer, HtmlFormatter(linenos="inline", lineanchors="line", cssclass="highlight"))
     return f"---\ntitle: {source}\nsearch:\n  exclude: true\n---\n\n# {source}\n\n{lines}\n"
+
+
+def notebook_page(source: str) -> str:
+    """A notebook as a page: its text, code and outputs, as it was last run."""
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(
+        template_name="basic",
+        embed_images=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+    )
+    exporter.log.setLevel(logging.ERROR)  # it would ask for the pictures' descriptions, which are given here
+    body, _ = exporter.from_filename(str(ROOT / source))
+    body = body.replace("No description has been provided for this image", "What the cell draws")
+    title = Path(source).stem.replace("_", " ").capitalize().replace("ppo", "PPO")
+    return f"---\ntitle: {title}\n---\n\n<style>{NOTEBOOK_STYLE}</style>\n\n{body}"
 
 
 if __name__ == "__main__":
