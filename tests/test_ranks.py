@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
@@ -25,7 +26,7 @@ from tests.ranks import fork_rank, torchrun
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUND = 30  # seconds from a rank's death to the end of the others
-PATIENCE = 240  # seconds for what takes ten on a machine with nothing else to do
+PATIENCE = 600  # seconds for what takes ten on a machine with nothing else to do
 # what Lightning says at every start; none of it may come twice
 LIGHTNING = (
     "Seed set",
@@ -66,20 +67,31 @@ def has_ended(pid: int) -> bool:
 
 def when_gone(*pids: int) -> dict[int, float]:
     """Waits for processes to end; gives when each did."""
+    return ends(lambda: [list(pids)])
+
+
+def ends(known: Callable[[], list[list[int]]]) -> dict[int, float]:
+    """Waits until all commands have processes, none of which runs any more; gives when each ended, by its id.
+    `known` gives each command's, nothing while it has none yet: each is watched from then on."""
     found: dict[int, float] = {}
-    end = time.time() + PATIENCE
-    while len(found) < len(set(pids)):
-        for pid in set(pids) - set(found):
+    events, end = -1, 0.0
+    while True:
+        commands = known()
+        pids = {pid for command in commands for pid in command}
+        if len(pids) + len(found) > events:  # one has begun or ended: PATIENCE is for the next
+            events, end = len(pids) + len(found), time.time() + PATIENCE
+        for pid in pids - set(found):
             if has_ended(pid):
                 found[pid] = time.time()
-        hung = set(pids) - set(found)
+        hung = pids - set(found)
+        if all(commands) and not hung:
+            return found
         if time.time() > end:
             for pid in hung:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             pytest.fail(f"{len(hung)} processes hang")
         time.sleep(0.05)
-    return found
 
 
 class Pair:
@@ -207,6 +219,14 @@ class Launched:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "experiments.cli", *line], cwd=ROOT, env=env, stdout=out, stderr=err
             )
+        self.pids: list[int] = []
+
+    def known(self, files: list[Path]) -> list[int]:
+        """The ids of its ranks, once both have written theirs to files."""
+        written = [file.read_text() if file.is_file() else "" for file in files]
+        assert all(written) or self.process.poll() is None, self.err.read_text()
+        self.pids = [int(text) for text in written] if all(written) else []
+        return self.pids
 
 
 LAUNCHED = {
@@ -225,13 +245,8 @@ def launched(start, tmp_path_factory):
     for name, (strategy, rank, kind) in LAUNCHED.items():
         more = [] if rank is None else [fault(rank, kind, folder / name)]
         found[name] = Launched(start(*more, strategy=strategy), folder / name)
-    for name, run in found.items():
-        pids = [folder / f"{name}.{rank}" for rank in (0, 1)]
-        while run.process.poll() is None and not all(file.is_file() and file.read_text() for file in pids):
-            time.sleep(0.05)
-        assert name == "whole" or all(file.is_file() for file in pids), run.err.read_text()
-        run.pids = [int(file.read_text()) for file in pids] if name != "whole" else [run.process.pid]
-    ended = when_gone(*(pid for run in found.values() for pid in run.pids))
+    files = {name: [folder / f"{name}.{rank}" for rank in (0, 1)] for name in found if name != "whole"}
+    ended = ends(lambda: [found[name].known(pair) for name, pair in files.items()])
     for run in found.values():
         run.ended, run.code = [ended[pid] for pid in run.pids], run.process.wait()
         run.lines = [line for line in run.err.read_text().splitlines() if line.strip()]
