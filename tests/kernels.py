@@ -6,7 +6,7 @@ from pathlib import Path
 from jupyter_client.manager import KernelManager
 
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE = 240  # seconds for a message, on a machine that does much else
+PATIENCE = 600  # seconds for a message, on a machine that does much else
 
 
 class Kernel:

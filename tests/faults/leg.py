@@ -10,7 +10,7 @@ from pathlib import Path
 from experiments.distributed.rendezvous import free_port
 from tests.ranks import fork_rank, torchrun
 
-PATIENCE = 240  # seconds for what takes two on a machine with nothing else to do
+PATIENCE = 600  # seconds for what takes two on a machine with nothing else to do
 
 
 class Leg:
