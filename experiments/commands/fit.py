@@ -125,7 +125,8 @@ class RunCLI(StageCLI):
         """Lightning's own hooks are one for each command; this is what all of them come through."""
         trainer: Any = self.trainer
         run = Path(self.option("run"))
-        writes = subcommand == "fit" and ranks.rank == 0 and not trainer.fast_dev_run
+        first = ranks.rank == 0 and trainer.is_global_zero  # of a second machine, `ranks` may not know yet
+        writes = subcommand == "fit" and first and not trainer.fast_dev_run
         with locked(run) if writes else nullcontext():
             if writes:
                 put_back(run)
