@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from modules.averaging import begin_averages, take_current_weights
 from modules.errors import UserError
 from modules.optim import set_rates
 from modules.settings import (
@@ -53,6 +54,7 @@ class Continuation:
     def begin(self, stage: Any) -> None:
         """Writes down what a fit is told, once its data is read; where its trainer has trained before, it
         goes on from there."""
+        begin_averages(stage)
         earlier, parents = self.record, stage.parent_checkpoints()
         fields = run_fields(stage, parents, stage.data, stage.data_ranks())
         for name, value in coefficients(stage).items():  # one that has moved since is no setting
@@ -92,6 +94,7 @@ class Continuation:
         refuse_another_vocabulary(checkpoint, stage.data)
         if stage.trainer.state.fn == "fit":
             refuse_another_run(checkpoint, self.record, stage.full_exports(), stage.make_optimizer)
+            take_current_weights(stage, checkpoint)
         count_batches_anew(checkpoint, stage.trainer.accumulate_grad_batches)
         self.before, self.refused = checkpoint.get("settings", {}), False
 

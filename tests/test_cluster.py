@@ -17,8 +17,9 @@ import torch
 import yaml
 
 from experiments.cli.program import main
-from experiments.distributed.rendezvous import free_port
-from tests.ranks import curve
+from experiments.cli.user_errors import UserError
+from experiments.distributed.rendezvous import free_port, waiting_seconds
+from tests.ranks import curve, fork_rank
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "experiments" / "distributed"
@@ -141,6 +142,60 @@ def test_machines_that_differ_are_refused_without_torchruns_account(config, tmp_
     assert line.startswith("trivium: rank 1 differs from rank 0 in trainer.max_steps (7 instead of 6)")
     assert "Traceback" not in "".join(errors)
     assert "FAILED" not in "".join(errors)
+
+
+def machine(config, folder, number, port, seconds):
+    """One process of two machines that nobody but the environment has told of each other."""
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": str(number)}
+    env |= {"TRIVIUM_WAIT_SECONDS": str(seconds), "OMP_NUM_THREADS": "1"}
+    line = ["fit", "--config", str(config), "--run", str(folder / "run"), "--trainer.num_nodes=2"]
+    line += ["--trainer.devices=1", "--trainer.strategy=ddp", "--data.init_args.micro_batch_size=4"]
+    return fork_rank(env, [line], folder / f"{number}.out", folder / f"{number}.err")
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (
+            0,
+            "trainer.num_nodes is 2, but machine 1 did not come to 127.0.0.1:{} within 1 seconds: start ",
+        ),
+        (
+            1,
+            "rank 1 cannot reach rank 0 at 127.0.0.1:{}, where the ranks meet, within 1 seconds: MASTER",
+        ),
+    ],
+)
+def test_a_machine_that_never_comes_is_told_after_the_wait_that_was_announced(config, tmp_path, number, told):
+    port = free_port()
+    alone = machine(config, tmp_path, number, port, seconds=1)
+    alone.join(PATIENCE)
+    assert alone.exitcode == 2
+    said = f"waiting for 2 machines at 127.0.0.1:{port}, 1 seconds at most (TRIVIUM_WAIT_SECONDS)"
+    assert said in (tmp_path / f"{number}.out").read_text()
+    errors = (tmp_path / f"{number}.err").read_text()
+    (line,) = [line for line in errors.splitlines() if line.startswith("trivium: ")]
+    assert line.startswith(f"trivium: {told.format(port)}")
+    assert "Traceback" not in errors
+    assert "frame #" not in errors  # of torch's C++
+    assert not (tmp_path / "run/config.yaml").exists()
+
+
+def test_two_machines_that_find_each_other_by_the_environment_train_as_one_process(config, alone, tmp_path):
+    port = free_port()
+    machines = [machine(config, tmp_path, number, port, seconds=PATIENCE) for number in (0, 1)]
+    for each in machines:
+        each.join(PATIENCE)
+    told = [(tmp_path / f"{number}.err").read_text() for number in (0, 1)]
+    assert [each.exitcode for each in machines] == [0, 0], told
+    assert curve(tmp_path / "run") == pytest.approx(alone, rel=LOSS)
+
+
+@pytest.mark.parametrize("given", ["soon", "0", "-3"])
+def test_a_wait_that_is_no_number_of_seconds_is_refused(monkeypatch, given):
+    monkeypatch.setenv("TRIVIUM_WAIT_SECONDS", given)
+    with pytest.raises(UserError, match=f"TRIVIUM_WAIT_SECONDS is '{given}': give seconds, 1 or more"):
+        waiting_seconds()
 
 
 @pytest.fixture

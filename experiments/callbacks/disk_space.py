@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 
 from experiments.callbacks.upstream import planned_saves
 from experiments.cli.user_errors import UserError
 from experiments.plan.units import size
+from modules.averaging import averaging_of
 from modules.export_check import export_bytes
 from strategies.checkpoints.checkpoint_size import checkpoint_bytes
 from strategies.checkpoints.intact import checkpoints
@@ -72,9 +73,7 @@ def kept_checkpoints(trainer: L.Trainer, stage: L.LightningModule, states: int) 
     Args:
         states: bytes that the optimizer keeps for each trained number.
     """
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    averages = sum(isinstance(callback, WeightAveraging) for callback in callbacks)
-    whole = checkpoint_bytes(trainer.strategy, stage, states, averages)
+    whole = checkpoint_bytes(trainer.strategy, stage, states, averages=len(averaging_of(trainer)))
     for callback in trainer.checkpoint_callbacks:
         if not isinstance(callback, ModelCheckpoint) or callback.dirpath is None:
             continue

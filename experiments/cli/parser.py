@@ -3,6 +3,8 @@
 from typing import Any, Literal, TypeVar
 
 import lightning as L
+import torch
+from jsonargparse.typing import register_type
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
@@ -124,6 +126,8 @@ def parse(argv: list[str], cli: type[CLI], save_config: type[SaveConfigCallback]
     """
     argv = spelled_out(with_shipped_configs(argv))
     check_config_files(argv)
+    # of callbacks such as StochasticWeightAveraging, so that a run's saved configuration says it
+    register_type(torch.device, str, fail_already_registered=False)
     for library in (modules, datamodules):  # `--model SFTModule`: the parser knows classes that are imported
         for name in library.__all__:
             getattr(library, name)

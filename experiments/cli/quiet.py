@@ -28,6 +28,8 @@ WARNED = (
     ".*is not supported by the model summary.*",  # by its megabytes, which are not shown
     ".*across ranks is zero.*",  # there is no validation set
     ".*is smaller than the logging interval.*",  # the stage shortens it
+    ".*You're using the WeightAveraging callback.*",  # sharded networks are refused
+    ".*SWA is currently only supported every epoch.*",  # it takes the place of our schedule by steps
 )
 """beginnings of warnings that are not given, as patterns"""
 

@@ -40,6 +40,7 @@ from experiments.distributed.agreement import Agreement, shared_settings, versio
 from experiments.distributed.launcher import watch_over_ranks
 from experiments.distributed.ranks import as_one_of_many, ranks, world_errors
 from experiments.distributed.rendezvous import machines_errors
+from modules.averaging import AVERAGING, averaging_errors
 from modules.optim import endless_run_errors
 from strategies.checkpoints.checkpoint import AnyCheckpoint
 from strategies.fsdp2 import Sharded
@@ -77,6 +78,8 @@ class RunCLI(StageCLI):
         for several in ("callbacks", "plugins"):  # one may stand for a list of it
             given = config[several] or []
             config[several] = given if isinstance(given, list) else [given]
+        if self.subcommand != "fit":  # they would take a network that is not there yet for the average
+            config["callbacks"] = [each for each in config["callbacks"] if not isinstance(each, AVERAGING)]
         agreement = Agreement(self.settings, self.explained)
         callbacks = [*callbacks, *self._default_callbacks(config)]
         self.overwriting = Overwriting(Path(run))
@@ -122,7 +125,8 @@ class RunCLI(StageCLI):
         """Lightning's own hooks are one for each command; this is what all of them come through."""
         trainer: Any = self.trainer
         run = Path(self.option("run"))
-        writes = subcommand == "fit" and ranks.rank == 0 and not trainer.fast_dev_run
+        first = ranks.rank == 0 and trainer.is_global_zero  # of a second machine, `ranks` may not know yet
+        writes = subcommand == "fit" and first and not trainer.fast_dev_run
         with locked(run) if writes else nullcontext():
             if writes:
                 put_back(run)
@@ -220,6 +224,7 @@ class RunCLI(StageCLI):
         trainer: Any = self.trainer
         validates = self.datamodule.has_validation and trainer.limit_val_batches != 0
         errors = monitor_errors(trainer.callbacks, self.model.logs, validates)
+        errors += averaging_errors(trainer, self.model)
         if not trainer.fast_dev_run:
             errors += endless_run_errors(trainer.max_steps, trainer.max_epochs, self.model.min_lr_ratio)
         return errors

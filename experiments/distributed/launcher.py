@@ -7,9 +7,10 @@ from typing import Any
 
 import lightning as L
 
+from experiments.cli.user_errors import UserError
 from experiments.distributed import upstream
 from experiments.distributed.ranks import ranks
-from experiments.distributed.rendezvous import CONNECTING, Place, free_port
+from experiments.distributed.rendezvous import WAIT, Place, free_port, waiting_seconds
 
 RANK_VARIABLES = (
     *("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"),
@@ -35,12 +36,25 @@ class Launcher(upstream.SubprocessLauncher):
         environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         os.environ["LOCAL_WORLD_SIZE"] = str(self.num_processes)
         host, port = environment.main_address, environment.main_port
-        ranks.join(Place(first, size, local_rank=0, host=host, port=port, seconds=CONNECTING))
+        wait = waiting_seconds()
+        if self.num_nodes > 1:
+            print(f"waiting for {self.num_nodes} machines at {host}:{port}, {wait} seconds at most ({WAIT})")
+        ranks.join(Place(first, size, local_rank=0, host=host, port=port, seconds=wait))
         upstream.start_other_ranks(self)
         ranks.children = self.procs
         for rank, child in enumerate(self.procs, first + 1):
             ranks.peers.add(rank, child.pid)
         upstream.share_threads(self.num_processes)
+        others = set(range(size)) - set(range(first, first + self.num_processes))
+        if absent := ranks.absent_after(wait, others):
+            machines = sorted({rank // self.num_processes for rank in absent})
+            one = len(machines) == 1
+            raise UserError(
+                f"trainer.num_nodes is {self.num_nodes}, but {'machine' if one else 'machines'} "
+                f"{', '.join(map(str, machines))} did not come to {host}:{port} within {wait} seconds: start "
+                f"the same command there with NODE_RANK={machines[0] if one else '…'}, see that the port is "
+                f"reached from there, or wait longer ({WAIT})"
+            )
 
 
 @contextmanager

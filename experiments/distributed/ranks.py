@@ -24,7 +24,7 @@ from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from experiments.cli.user_errors import UserError, refusal_of, tell
 from experiments.distributed.failure import Failure, failure_of, is_echo
 from experiments.distributed.liveness import Peers, this_process
-from experiments.distributed.rendezvous import Place, started_place
+from experiments.distributed.rendezvous import Place, is_listening, started_place
 
 # All in seconds.
 TICK = 1.0  # between two looks at the store and at the other processes
@@ -43,6 +43,7 @@ class Ranks:
         self.rank, self.size, self.local_rank = 0, 1, 0
         self.store: dist.TCPStore | None = None
         self.children: list[subprocess.Popen] = []  # ranks that this process has started
+        self.absent: set[int] = set()  # ranks that have not joined when that was asked
         self.runs = 0  # that these ranks have begun together
         self.compared: list[Mapping[str, str]] = []  # by this run's ranks, so far
         self._failure: Failure | None = None
@@ -53,7 +54,7 @@ class Ranks:
     def begin(self) -> None:
         """Begins a run: joins the ranks that torchrun, srun or Lightning has started with this one."""
         self.runs += 1
-        self.compared, self._failure, self._has_printed = [], None, False
+        self.compared, self._failure, self._has_printed, self.absent = [], None, False, set()
         self._over = threading.Event()
         if self.store is not None:
             self._watch()
@@ -72,6 +73,8 @@ class Ranks:
         self.holds = rank == 0 and not agent_holds
         self.runs = 1  # the first of these ranks, whatever this process has done alone before
         try:
+            if not self.holds and not is_listening(host, port, seconds):
+                raise RuntimeError(f"nobody listens at {host}:{port}")  # torch would print stacks of C++
             self.store = dist.TCPStore(
                 host,
                 port,
@@ -84,8 +87,8 @@ class Ranks:
         except RuntimeError as error:
             action = "open" if self.holds else "reach rank 0 at"
             raise UserError(
-                f"rank {rank} cannot {action} {host}:{port}, where the ranks meet: MASTER_ADDR must be rank "
-                "0's machine and MASTER_PORT a port that is free there and not blocked"
+                f"rank {rank} cannot {action} {host}:{port}, where the ranks meet, within {seconds} seconds: "
+                "MASTER_ADDR must be rank 0's machine, MASTER_PORT a port that is free there and not blocked"
             ) from error
         self.store.set_timeout(timedelta(seconds=20))
         self.peers = Peers(rank, size, agent=os.getppid() if TorchElasticEnvironment.detect() else None)
@@ -96,6 +99,16 @@ class Ranks:
         for number, values in enumerate(self.compared):  # of before it has started the others
             self._set(self._key(f"compared/{number}"), dict(values))
         self._watch()
+
+    def absent_after(self, seconds: float, others: set[int]) -> set[int]:
+        """Waits until other ranks have joined, or one has failed; gives those that have not within a time."""
+        end, self.absent = time.monotonic() + seconds, others
+        while self._first() is None:
+            self.absent = {rank for rank in self.absent if not self._has(f"process/{rank}")}
+            if not self.absent or time.monotonic() > end:
+                return self.absent
+            time.sleep(0.1)
+        return set()
 
     def end(self, code: int) -> int:
         """Ends a run; who holds the store leaves last. Returns the exit code: the first error's, if any."""
@@ -238,7 +251,7 @@ class Ranks:
     def _wait_for_others(self) -> None:
         """Waits until the other ranks have ended or, after an error, have read it."""
         begun = time.monotonic()
-        others = set(range(self.size)) - {self.rank}
+        others = set(range(self.size)) - {self.rank} - self.absent
         while others:
             failed = self._first() is not None
             words = ("ended", "seen") if failed else ("ended",)

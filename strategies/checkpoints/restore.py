@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from strategies.checkpoints.checkpoint import Checkpoint
+from strategies.checkpoints.checkpoint import Checkpoint, FileCheckpoint
 from strategies.checkpoints.mapped import is_moment
 from strategies.errors import UserError
 from strategies.upstream import OwnPart, full_shape, own_part
@@ -34,6 +34,8 @@ def restore(engine: Any, network: nn.Module, checkpoint: Checkpoint, training: b
         raise UserError(f"the checkpoint does not fit the network: it differs in {', '.join(differ[:3])}")
     if training:
         _restore_groups(engine, checkpoint)
+        if isinstance(checkpoint, FileCheckpoint):  # Lightning's WeightAveraging puts averages in their place
+            checkpoint.weights.update(checkpoint.metadata.get("current_model_state", {}))
     with torch.no_grad():
         for name, tensor in own.items():
             if name in checkpoint.tied:

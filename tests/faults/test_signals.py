@@ -9,13 +9,13 @@ from tests.faults.moments import COMPUTING, Moment, told
 
 CASES = [
     ("ppo", "one", "sampling", (0,)),
-    ("sft", "ddp", "training", (1,)),
     ("sft", "ddp", "validating", (0, 1)),
+    ("sft", "ddp", "training", (1,)),
     ("reward", "fsdp", "training", (0,)),
     ("pretrain", "zero2", "training", (1,)),
     ("ppo", "ddp", "sampling", (1,)),
 ]
-SHORT = 2  # of them; `make faults` tries all
+SHORT = 3  # of them; `make faults` tries all
 PARAMETERS = [*CASES[:SHORT], *(pytest.param(*case, marks=pytest.mark.long) for case in CASES[SHORT:])]
 
 
