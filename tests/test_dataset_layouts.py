@@ -1,5 +1,5 @@
-"""Rows as well-known datasets have them (their columns from their cards): who says what, which reply is better,
-what is a tie; or one line that names the setting."""
+"""Rows as well-known datasets have them, columns from their cards: who says what, which reply is better, what
+is a tie; or one line that names the setting."""
 
 import json
 
@@ -281,7 +281,7 @@ def test_columns_say_what_is_better():
             "preferences",
             {**PKU, "safer_response_id": None},
             BadRow,
-            "nothing says which is better: .*better: …",
+            "nothing says which is .*better: …",
         ),
         (
             "preferences",
@@ -306,7 +306,7 @@ def test_columns_say_what_is_better():
             "preferences",
             {"prompt": "Hi", "completions": ["a", "b"], "labels": [True, False]},
             BadRow,
-            r"`completions` do not say how good each is: give `ratings`, or.*columns: \{replies: completions\}",
+            r"`completions` do not say how good each is.*columns: \{replies: completions\}",
         ),
         (
             "instructions",

@@ -55,4 +55,6 @@ def system_text(value: Any) -> Any:
     parts = value.get("parts") if isinstance(value, dict) else value
     parts = parts if isinstance(parts, list) else [parts]
     texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
-    return "".join(texts) if texts and all(isinstance(text, str) for text in texts) else value
+    if not texts or not all(isinstance(text, str) for text in texts):
+        return value
+    return "".join(map(str, texts))

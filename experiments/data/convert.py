@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
         prog="trivium data convert",
         description="Writes the rows of files in any layout that Trivium knows (Alpaca, ShareGPT, OpenAI, "
         "HH-RLHF, UltraFeedback, Dolly, …; JSON, CSV, Parquet, …) as JSON lines under its own names. Joins "
-        "the messages of OpenAssistant trees, and, with `--kind preferences`, replies to one prompt that have a "
+        "the messages of OpenAssistant trees, and, with `--kind preferences`, replies to one prompt with a "
         "score or a mark each.",
         epilog=f"DIR then holds {ROWS}, and {COUNTS} with the layouts and what was left out.",
         allow_abbrev=False,
