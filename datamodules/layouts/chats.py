@@ -61,9 +61,14 @@ def turns_of(row: Row, column: str) -> Any:
 def chat_columns(row: Row) -> list[str]:
     """The columns of a row that hold conversations."""
     sure = [column for column in CHATS if row.get(column) is not None]
-    return sure + [
-        column for column in ALSO_CHATS if row.get(column) is not None and has_turns(turns_of(row, column))
-    ]
+    return sure + [column for column in ALSO_CHATS if row.get(column) is not None and _is_chat(row, column)]
+
+
+def _is_chat(row: Row, column: str) -> bool:
+    try:
+        return has_turns(turns_of(row, column))
+    except BadRow:  # a conversation of which a turn cannot be read, as whoever reads it says
+        return True
 
 
 def has_turns(value: Any) -> bool:

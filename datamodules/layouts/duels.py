@@ -85,7 +85,7 @@ def _verdicts(row: Row, sides: tuple[str, str, str, str]) -> tuple[str, ...]:
 def _ratings(by: str, values: list[Any], ends: list[str]) -> tuple[float, float] | None:
     numbers = [value for value in values if isinstance(value, int | float) and value == value]
     if by == "labels":  # SHP's: 1 where A is preferred, 0 where B is
-        return {1: (1.0, 0.0), 0: (0.0, 1.0)}.get(values[0])
+        return (float(values[0]), 1.0 - values[0]) if values[0] in (0, 1) else None
     if by in NAMED:
         return _named(values[0], ends)
     if len(numbers) < len(values):

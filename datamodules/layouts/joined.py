@@ -31,7 +31,7 @@ class Joined:
 
     def takes(self, row: Row) -> bool:
         """Whether a row is such a part, which is then kept."""
-        if is_flat(row):
+        if is_flat(row) and isinstance(row["message_id"], str) and isinstance(row["parent_id"], str | None):
             self.nodes[row["message_id"]] = {**row, "replies": []}
             return True
         scored = _scored_reply(row, self.columns) if self.kind == "preferences" else None

@@ -52,15 +52,22 @@ def kind_of(row: Row, columns: Mapping[str, str] | None = None) -> Kind | None:
     if is_flat(row) or is_tree(row.get("prompt")):
         return "instructions"
     if chats := chat_columns(row):
-        turns = turns_of(row, chats[0])
-        messages = messages_of(turns)[0] if isinstance(turns, list) else []
-        answered = any(isinstance(turn, dict) and turn.get("role") == "assistant" for turn in messages)
-        return "instructions" if answered else "prompts"
+        return "instructions" if _is_answered(row, chats[0]) else "prompts"
     if present & {*QUESTIONS} or ("input" in present and present & {*REPLIES}):
         return "instructions" if present & {*REPLIES} else "prompts"
     if asked_and_answered(row):
         return "instructions"
     return "documents" if present & {*DOCUMENTS} else None
+
+
+def _is_answered(row: Row, column: str) -> bool:
+    """Whether a conversation has an assistant's turn."""
+    try:
+        turns = turns_of(row, column)
+        messages = messages_of(turns)[0] if isinstance(turns, list) else []
+    except BadRow:  # whoever reads the row says so
+        return True
+    return any(isinstance(turn, dict) and turn.get("role") == "assistant" for turn in messages)
 
 
 def of_another_kind(row: Row, kind: Kind, refusal: BadRow) -> BadRow:

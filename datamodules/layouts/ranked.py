@@ -126,8 +126,8 @@ def _complete(layout: Layout) -> None:
     for column in chat_columns(layout.row)[:1] if answer is None else ():
         turns = turns_of(layout.row, column)
         messages = messages_of(turns)[0] if isinstance(turns, list) else []
-        if messages and messages[-1].get("role") == "assistant":
-            answer = messages[-1].get("content")
+        last = messages[-1] if messages and isinstance(messages[-1], dict) else {}
+        answer = last.get("content") if last.get("role") == "assistant" else None
     layout.row["chosen_response"] = answer
 
 

@@ -152,7 +152,7 @@ def read_prompt(layout: Layout) -> None:
     layout.used.add("messages")
     if layout.has("instruction"):
         return
-    if not isinstance(chosen, list):
+    if not (isinstance(chosen, list) and isinstance(rejected, list)):
         raise BadRow(f"no `instruction` and no `messages` (it has {present_in(layout.file_row)})")
     shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
     layout.row["messages"] = chosen[: len(chosen) - 1 if shared is None else shared]

@@ -49,10 +49,18 @@ class Store:
 
     Args:
         folder: made at the first result.
+
+    Raises:
+        UserError: no folder can be made there.
     """
 
     def __init__(self, folder: str):
         self.folder = Path(folder)
+        try:
+            if any(above.exists() and not above.is_dir() for above in (self.folder, *self.folder.parents)):
+                raise UserError(f"--output: {folder} is a file, or in one: give a folder")
+        except OSError as error:
+            raise UserError(f"--output: {folder} cannot be a folder: {error.strerror}") from error
 
     def check(self, name: str, path: str, digest: str) -> None:
         """Whether a name is free for a model, or its own.
