@@ -331,16 +331,15 @@ def test_a_large_file_is_estimated_and_nothing_of_it_is_lost(begin, rows, tmp_pa
     )
     # some 640 rows of 55 to 85 bytes each were read, so that their mean is known to half a per cent or so
     assert 0.97 < (total + len(val)) / 3000 < 1.03
-    assert re.search(
-        r"left out, empty `rejected`; the first: \S+[ab]\.jsonl, byte \d+", told.replace("\n", "")
-    )
+    told = told.replace("\n", "")
+    assert re.search(r"left out, empty `rejected`; the first: \S+[ab]\.jsonl, byte \d+", told)
     data = data_of(written(tmp_path, "reward")[1]).read()
     assert len(data["train"].unpacked) + len(data["val"].unpacked) > 2000  # the others' replies are blank
 
 
 def test_a_large_file_that_is_validated_on_another_stays_in_its_place(begin, rows, tmp_path, large):
     file = rows(tmp_path / "x.jsonl", [{"prompt": f"film {i}", "completion": "good"} for i in range(1500)])
-    held = rows(tmp_path / "y.jsonl", ALPACA)
+    held = rows(tmp_path / "y.jsonl", [{"prompt": "film", "completion": "good"}] * 3)
     assert begin(file, "--val", held) == 0
     arguments = written(tmp_path, "sft")[1]["data"]["init_args"]
     assert (arguments["train"], arguments["val"]) == (file, held)

@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
 def size_of(paths: Sequence[str]) -> int:
     """Bytes of a source's files on the disk, of packed ones more; those of the hub count nothing."""
-    files = [part for part in parts_of(list(paths), "--data") if not isinstance(part, Hub)]
+    files = [part for part in parts_of(list(paths), "--data") if not isinstance(part, Hub)] if paths else []
     return sum(Path(file).stat().st_size * (PACKED if packing(file) else 1) for file in files)
 
 

@@ -12,7 +12,7 @@ from experiments.cli.parser import BuildOnly, parse
 from experiments.cli.quiet import hush
 from experiments.cli.user_errors import UserError
 from experiments.init.config import Setup, as_yaml, config
-from experiments.init.large import LARGE
+from experiments.init.large import LARGE, size_of
 from experiments.init.rows import Rows, write_sample
 
 ALLOWED = 0.01  # share of a source's rows that may be left out, where `max_dropped` says nothing else
@@ -35,6 +35,8 @@ def receipts_of(setup: Setup, folder: Path, rows: Rows) -> list[Receipt]:
     if rows.bytes > LARGE:
         write_sample(rows, some)
         trial.train, trial.encoding = str(some), None
+        val = [setup.val] if isinstance(setup.val, str) else setup.val or []
+        trial.val = setup.val if size_of(val) < LARGE else None
     write_text(file, as_yaml([], config(trial)))
     cli = parse(["fit", "--config", str(file)], BuildOnly)
     data, model = cli.datamodule, cli.model
