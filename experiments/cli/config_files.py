@@ -59,7 +59,7 @@ def _given(argv: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _problems(where: str, file: Path, parents: tuple[Path, ...], what: str = STAGE) -> list[str]:
-    if not _exists(file):
+    if not file.exists():
         more = f"; {hint(str(file))}" if what == STAGE else ""
         return [f"{where}: {file} does not exist: give the YAML file of {what}{more}"]
     if not file.is_file():
@@ -87,13 +87,6 @@ def _problems(where: str, file: Path, parents: tuple[Path, ...], what: str = STA
         if named.endswith((".yaml", ".yml")) and (file.parent / named).is_file():
             problems += _problems(f"{where}: {file}: {key.value}", file.parent / named, (*parents, file))
     return problems
-
-
-def _exists(file: Path) -> bool:
-    try:
-        return file.exists()
-    except OSError:  # a name that is too long for any file
-        return False
 
 
 def _twice(file: Path, node: yaml.Node, path: str, seen: set[int]) -> Iterator[str]:

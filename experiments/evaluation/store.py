@@ -51,16 +51,13 @@ class Store:
         folder: made at the first result.
 
     Raises:
-        UserError: no folder can be made there.
+        UserError: a file is there, or in its way.
     """
 
     def __init__(self, folder: str):
         self.folder = Path(folder)
-        try:
-            if any(above.exists() and not above.is_dir() for above in (self.folder, *self.folder.parents)):
-                raise UserError(f"--output: {folder} is a file, or in one: give a folder")
-        except OSError as error:
-            raise UserError(f"--output: {folder} cannot be a folder: {error.strerror}") from error
+        if any(above.exists() and not above.is_dir() for above in (self.folder, *self.folder.parents)):
+            raise UserError(f"--output: {folder} is a file, or in one: give a folder")
 
     def check(self, name: str, path: str, digest: str) -> None:
         """Whether a name is free for a model, or its own.
