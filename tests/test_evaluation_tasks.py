@@ -261,7 +261,7 @@ def test_a_wrong_task_file_is_refused_in_one_line(task_file, changes, words):
         ("math", "did you mean `maths`?"),
         ("nothing.at.All", "there is no class `nothing.at.All`"),
         ("json.JSONDecoder", "is no whole task"),
-        ("missing.yaml", "cannot be read"),
+        ("missing.yaml", "missing.yaml does not exist"),
         ("maths+dance", "there is no `+dance`"),
         ("in-context+steps", "only measures how likely texts are"),
     ],

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from experiments.cli.parser import parse_data
+import datamodules
+from datamodules import ChatTemplate, Source
 from experiments.cli.program import main
 
 ROWS = 24
@@ -101,6 +102,16 @@ def written(folder, stage):
     return file, yaml.safe_load(file.read_text("utf-8"))
 
 
+def data_of(config):
+    """The data module of a configuration."""
+    arguments = dict(config["data"]["init_args"])
+    if "sources" in arguments:
+        arguments["sources"] = {name: Source(**source) for name, source in arguments["sources"].items()}
+    if "template" in arguments:
+        arguments["template"] = ChatTemplate()
+    return getattr(datamodules, config["data"]["class_path"].removeprefix("datamodules."))(**arguments)
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_layout_gives_the_stage_that_fits_it_and_a_data_module_that_reads_it(
     begin, rows, tmp_path, capsys, name
@@ -112,8 +123,7 @@ def test_every_layout_gives_the_stage_that_fits_it_and_a_data_module_that_reads_
     printed = capsys.readouterr().out
     assert f"trivium fit --config {config_file}" in printed
     assert "Data receipt" in printed
-    data = parse_data(["fit", "--config", str(config_file)])
-    splits = data.read()
+    splits = data_of(config).read()  # that the parser takes it too, init has seen, and a run below does
     assert len(splits["train"]) > 0
     assert len(splits["val"]) > 0
     if stage != "pretrain":
@@ -283,3 +293,70 @@ def test_a_tokenizer_without_a_chat_template_is_given_one_for_conversations(begi
     given = AutoTokenizer.from_pretrained(arguments["tokenizer"])
     assert given.chat_template == CHAT_TEMPLATE
     assert given.get_vocab() == tokenizer.get_vocab()
+
+
+# --- a large file: rows from many places of it, and a copy of bytes
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """What is large, and what is read of it, a thousandth of what it is elsewhere."""
+    from experiments.init import beginning, receipts
+    from experiments.init import large as module
+
+    for each in (beginning, receipts, module):
+        monkeypatch.setattr(each, "LARGE", 32_000)
+    monkeypatch.setattr(module, "WINDOW", 600)
+
+
+def test_a_large_file_is_estimated_and_nothing_of_it_is_lost(begin, rows, tmp_path, capsys, large):
+    said = [
+        {"prompt": f"film {i // 3}", "chosen": f"good {i}", "rejected": "bad " * (i % 7)} for i in range(3000)
+    ]
+    files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    rows(files[0], said[:2000])
+    rows(files[1], said[2000:])
+    files[1].write_bytes(files[1].read_bytes().rstrip(b"\n"))  # a last line without its end
+    assert begin(tmp_path / "*.jsonl") == 0
+    parts = [(tmp_path / f"run/data/reward.{part}.jsonl").read_bytes() for part in ("train", "val")]
+    train, val = ([json.loads(line) for line in part.splitlines()] for part in parts)
+    number = {row["chosen"]: i for i, row in enumerate(said)}
+    assert sorted(train + val, key=lambda row: number[row["chosen"]]) == said
+    assert [number[row["chosen"]] for row in train] == sorted(number[row["chosen"]] for row in train)
+    assert val
+    assert not {row["prompt"] for row in train} & {row["prompt"] for row in val}
+    told = capsys.readouterr().out
+    total = int(
+        re.search(r"An estimate from [\d,]+ rows, spread over some ([\d,]+)", told)[1].replace(",", "")
+    )
+    # some 640 rows of 55 to 85 bytes each were read, so that their mean is known to half a per cent or so
+    assert 0.97 < (total + len(val)) / 3000 < 1.03
+    told = told.replace("\n", "")
+    assert re.search(r"left out, empty `rejected`; the first: \S+[ab]\.jsonl, byte \d+", told)
+    data = data_of(written(tmp_path, "reward")[1]).read()
+    assert len(data["train"].unpacked) + len(data["val"].unpacked) > 2000  # the others' replies are blank
+
+
+def test_a_large_file_that_is_validated_on_another_stays_in_its_place(begin, rows, tmp_path, large):
+    file = rows(tmp_path / "x.jsonl", [{"prompt": f"film {i}", "completion": "good"} for i in range(1500)])
+    held = rows(tmp_path / "y.jsonl", [{"prompt": "film", "completion": "good"}] * 3)
+    assert begin(file, "--val", held) == 0
+    arguments = written(tmp_path, "sft")[1]["data"]["init_args"]
+    assert (arguments["train"], arguments["val"]) == (file, held)
+    assert not (tmp_path / "run" / "data").exists()
+
+
+def test_rows_are_found_from_any_byte_on(tmp_path):
+    from datamodules.reading.json_rows import rows_from
+
+    lines = [b'\xef\xbb\xbf{"a": 0}\n', b'{"a": 1}\r\n', b"\n", b'{"a": 2\n', b'{"a": 3}']
+    file = tmp_path / "x.jsonl"
+    file.write_bytes(b"".join(lines))
+    starts = [sum(map(len, lines[:i])) for i in range(6)]
+    whole = [starts[i] for i in (0, 1, 3, 4)]
+    for start in range(starts[5]):
+        for size in (1, 12, 100):
+            found = list(rows_from(str(file), start, size))
+            assert [row.start for row in found] == [place for place in whole if start <= place < start + size]
+            assert all(row.end == starts[starts.index(row.start) + 1] for row in found)
+    assert [row.record.row for row in rows_from(str(file), 0, 100)] == [{"a": 0}, {"a": 1}, None, {"a": 3}]

@@ -82,7 +82,6 @@ def test_a_tree_of_openassistant_is_its_best_path_and_its_ranked_answers(rows, t
             {"message_id": "a", "parent_id": None, "role": "prompter", "text": "Hi"},
             "one message of an OpenAssistant tree.*file of whole trees",
         ),
-        ("instructions", {"conversation": ["Hi", "Yo"]}, "do not say who speaks"),
         ("instructions", {"text": "a"}, "a row of documents, which MixedCorpusData reads"),
         (
             "instructions",

@@ -10,20 +10,31 @@ from datamodules.layouts.chats import (
     best_path,
     chat_columns,
     from_json,
+    has_turns,
     is_flat,
     is_transcript,
     is_tree,
     messages_of,
     tools_from,
     transcript,
+    turns_of,
 )
+from datamodules.layouts.gemini import system_text
 from datamodules.layouts.layout import Layout
-from datamodules.rendering.segments import BadRow, DropRow, present_in
+from datamodules.rendering.segments import BadRow, DropRow, content_of, present_in
 
-QUESTIONS = ("instruction", "prompt", "query", "question", "problem", "inputs")
+QUESTIONS = (
+    *("instruction", "prompt", "query", "question", "problem", "inputs"),
+    *("input_text", "orig_instruction"),
+)
 CONTEXTS = ("input", "context")
-SYSTEMS = ("system", "system_prompt")
-REPLIES = ("output", "response", "completion", "answer", "answers", "solution", "targets")
+SYSTEMS = ("system", "system_prompt", "systemInstruction", "system_instruction", "meta_instruction")
+REPLIES = (
+    *("output", "response", "completion", "answer", "answers", "solution"),
+    *("targets", "target", "output_text"),
+)
+MARKS = ("label", "kto_tag")
+"""columns that say, where they are true or false, whether a reply is one to learn"""
 TRANSCRIPT = "HH-RLHF transcript"
 NAMES = {
     ("instruction", "output"): "Alpaca",
@@ -40,10 +51,13 @@ def read_asked(layout: Layout) -> None:
     if is_flat(layout.row) and "instruction" not in layout.named:
         raise BadRow(
             "one message of an OpenAssistant tree, without those that it replies to: give the file of whole "
-            "trees (`…trees.jsonl.gz`)"
+            "trees (`…trees.jsonl.gz`), or join them with `trivium data convert FILE --kind instructions "
+            "--output DIR`"
         )
     chats = [column for column in chat_columns(layout.row) if layout.row[column] != []]
     questions = layout.present(*QUESTIONS)
+    if not questions and isinstance(layout.row.get("history"), str):
+        questions = ["history"]  # SHP's
     named = [column for column in (*chats, *questions) if column in layout.named]
     if named:
         chats, questions = ([c for c in columns if c in named] for columns in (chats, questions))
@@ -53,6 +67,8 @@ def read_asked(layout: Layout) -> None:
         layout.moves[pair[1]] = "output"
     if "instruction" in questions and not named:
         questions = ["instruction"]  # our own name; what is beside it is told as not read
+    if chats:
+        questions = [q for q in questions if layout.row[q] != ""]
     chat = layout.only(chats, "are conversations", "messages")
     if chat and questions:
         questions = [q for q in questions if not _is_said(layout, chat, q)]
@@ -65,6 +81,7 @@ def read_asked(layout: Layout) -> None:
         assert question
         layout.drop(*CHATS, *(column for column in ALSO_CHATS if column in chats))
         _read_question(layout, question)
+        _read_history(layout)
     elif layout.has("input"):  # beside a reply; else it is a context
         layout.take("input", "instruction")
         layout.name = "input"
@@ -75,34 +92,37 @@ def read_asked(layout: Layout) -> None:
             f"no `instruction` and no `messages` (it has {present_in(layout.file_row)}): name them with "
             "`columns`, as in `columns: {instruction: …}`"
         )
-    if systems := layout.present(*SYSTEMS):
-        layout.take(systems[0], "system")
+    if systems := layout.present(*SYSTEMS, *(["prefix"] if chat == "plain_text" else [])):
+        layout.take(systems[0], "system", system_text(layout.row[systems[0]]))
 
 
 def _is_said(layout: Layout, chat: str, question: str) -> bool:
     """Whether a question is one of the messages of the conversation beside it."""
-    asked, turns = layout.row[question], from_json(layout.row[chat])
-    turns = turns if isinstance(turns, list) else []
-    said = [turn.get("content", turn.get("value")) for turn in turns if isinstance(turn, dict)]
+    asked, turns = layout.row[question], turns_of(layout.row, chat)
+    turns = messages_of(turns)[0] if isinstance(turns, list) else []
+    said = [turn.get("content") for turn in turns if isinstance(turn, dict)]
     if isinstance(asked, str):
         return asked.strip() in [text.strip() for text in said if isinstance(text, str)]
-    return isinstance(asked, list) and asked == turns[: len(asked)]
+    return isinstance(asked, list) and messages_of(asked)[0] == turns[: len(asked)]
 
 
 def _read_chat(layout: Layout, column: str) -> None:
-    given = turns = from_json(layout.row[column])
-    other = False
-    if isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns):
-        raise BadRow(
-            f"`{column}` is a list of texts that do not say who speaks: write each as role and content"
-        )
+    given = from_json(layout.row[column])
+    turns, other = turns_of(layout.row, column), False
     if isinstance(turns, list):
         turns, other = messages_of(turns)
-    named = isinstance(turns, list) and any(isinstance(t, dict) and {*t} & {*ROLE_KEYS} for t in given)
     layout.take(column, "messages", turns)
     layout.name = "ShareGPT" if other or column != "messages" else "OpenAI messages"
-    if turns and not named:
-        layout.name = "turns of questions and answers"
+    if isinstance(given, dict | str):
+        layout.name = "MOSS"
+    elif isinstance(given, list) and given:
+        first = given[0]
+        if isinstance(first, str):
+            layout.name = "texts of user and assistant in turn"
+        elif isinstance(first, dict) and "parts" in first:
+            layout.name = "Gemini contents"
+        elif not any(isinstance(turn, dict) and {*turn} & {*ROLE_KEYS} for turn in given):
+            layout.name = "turns of questions and answers"
     if other and column == "messages":
         layout.moves["their roles"] = "user, assistant"
     _read_tools(layout)
@@ -110,13 +130,15 @@ def _read_chat(layout: Layout, column: str) -> None:
 
 def _read_tools(layout: Layout) -> None:
     if tools := tools_from(layout.row):
-        layout.take("functions", "tools", tools["tools"])
+        layout.take("functions" if layout.has("functions") else "tools", "tools", tools["tools"])
     layout.used.add("tools")
 
 
 def _read_question(layout: Layout, column: str) -> None:
     question = from_json(layout.row[column]) if column == "prompt" else layout.row[column]
     layout.name = column
+    if isinstance(question, dict) and isinstance(question.get("full_text"), str):
+        question = question["full_text"]  # WebGPT's
     if is_tree(question):
         layout.take(column, "messages", best_path(question))
         layout.name = "OpenAssistant tree, its best path"
@@ -127,7 +149,7 @@ def _read_question(layout: Layout, column: str) -> None:
         if len(question) == 1:
             layout.take(column, "instruction", question[0]["content"])
             return
-    if isinstance(question, list) and column == "prompt":
+    if isinstance(question, list) and (column == "prompt" or layout.name == TRANSCRIPT):
         layout.take(column, "messages", messages_of(question)[0])
         layout.name = layout.name if layout.name == TRANSCRIPT else "messages"
         _read_tools(layout)
@@ -137,6 +159,25 @@ def _read_question(layout: Layout, column: str) -> None:
     if context:
         layout.take(context, "input")
     layout.used |= {"input", "context", "reply_prefix"}  # an empty one is no loss
+
+
+def _read_history(layout: Layout) -> None:
+    """Puts earlier turns, as LLaMA-Factory and ChatGLM have them, before what is asked."""
+    turns = turns_of(layout.row, "history")
+    if not isinstance(turns, list) or layout.has("messages"):
+        return
+    layout.used.add("history")
+    if not turns:
+        return
+    if not has_turns(turns) or (earlier := messages_of(turns)[0])[-1]["role"] != "assistant":
+        raise BadRow(
+            "`history` is no list of earlier questions with their answers, `[[question, answer], …]`"
+        )
+    layout.row["messages"] = [*earlier, {"role": "user", "content": content_of(layout.row, "\n")}]
+    layout.drop("instruction", "input")
+    layout.used.add("messages")
+    layout.moves["history"] = "messages"
+    layout.name += " after earlier turns"
 
 
 def read_answer(layout: Layout) -> None:
@@ -160,6 +201,11 @@ def read_answer(layout: Layout) -> None:
         raise BadRow(
             f"no `output` (it has {present_in(layout.file_row)}): name it with `columns: {{output: …}}`"
         )
+    if messages is None and (calls := _calls(layout, column)):
+        asked = {"role": "user", "content": content_of(layout.row, "\n")}
+        layout.take(column, "messages", [asked, {"role": "assistant", "content": "", "tool_calls": calls}])
+        layout.drop("instruction", "input")
+        return
     if messages is not None:
         answer = _first(layout, column)
         turns = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
@@ -171,6 +217,32 @@ def read_answer(layout: Layout) -> None:
         theirs = next((their for their, our in layout.moves.items() if our == "output"), column)
         layout.name = NAMES.get((question, theirs), f"{question} and {theirs}")
     layout.take(column, "output", stripped(_first(layout, column), layout))
+
+
+def refuse_marked(layout: Layout) -> None:
+    """Leaves out a row whose reply is marked as one that is not to be learned, as KTO's are.
+
+    Raises:
+        DropRow: with the column.
+    """
+    for column in MARKS:
+        mark = layout.row.get(column)
+        if isinstance(mark, bool) or str(mark).strip().lower() in ("true", "false"):
+            layout.used.add(column)
+            if str(mark).strip().lower() == "false":
+                raise DropRow(f"`{column}` is false: a reply that is not to be learned")
+
+
+def _calls(layout: Layout, column: str) -> list[dict[str, Any]]:
+    """The calls of functions that an answer is, where the row declares tools; empty where it is something
+    else."""
+    calls = from_json(layout.row[column])
+    if not isinstance(calls, list) or not layout.has("tools"):
+        return []
+    if not all(isinstance(call, dict) and {"name", "arguments"} <= {*call} for call in calls):
+        return []
+    _read_tools(layout)
+    return [{"type": "function", "function": call} for call in calls]
 
 
 def _is_answered(messages: list[Any]) -> bool:

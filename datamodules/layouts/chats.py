@@ -2,8 +2,11 @@
 
 import json
 import re
+from itertools import cycle
 from typing import Any
 
+from datamodules.layouts.gemini import gemini_messages, gemini_tools
+from datamodules.layouts.moss import moss_turns
 from datamodules.rendering.segments import BadRow, Row
 
 ROLES = {
@@ -25,8 +28,10 @@ TURNS = (
 )
 """keys of a turn that says what is asked and what is answered"""
 CHATS = ("messages", "conversations", "conversation")
-ALSO_CHATS = ("dialog", "dialogue", "turns", "chat")
+ALSO_CHATS = ("dialog", "dialogue", "turns", "chat", "contents", "items", "data", "context", "plain_text")
 """columns of conversations, and those that may hold something else"""
+IN_TURN = ("conversations", "conversation", "data", "history")
+"""columns in which texts alone are the user's and the assistant's in turn"""
 TREE = ("text", "replies")
 """keys of a message in an OpenAssistant tree"""
 CALLS = ("function_call", "tool_call")
@@ -42,13 +47,31 @@ def from_json(value: Any) -> Any:
     return value
 
 
+def turns_of(row: Row, column: str) -> Any:
+    """What a column holds as a list of turns; any other value as it is."""
+    value = from_json(row.get(column))
+    if turns := moss_turns(value):
+        return turns
+    if column in IN_TURN and isinstance(value, list) and all(isinstance(turn, str) for turn in value):
+        roles = cycle(("user", "assistant"))
+        return [{"role": role, "content": text} for text, role in zip(value, roles, strict=False)]
+    return value
+
+
 def chat_columns(row: Row) -> list[str]:
     """The columns of a row that hold conversations."""
     sure = [column for column in CHATS if row.get(column) is not None]
-    return sure + [column for column in ALSO_CHATS if _has_turns(from_json(row.get(column)))]
+    return sure + [column for column in ALSO_CHATS if row.get(column) is not None and _is_chat(row, column)]
 
 
-def _has_turns(value: Any) -> bool:
+def _is_chat(row: Row, column: str) -> bool:
+    try:
+        return has_turns(turns_of(row, column))
+    except BadRow:  # a conversation of which a turn cannot be read, as whoever reads it says
+        return True
+
+
+def has_turns(value: Any) -> bool:
     """Whether a value is a list of turns of which each says who speaks."""
     if not isinstance(value, list) or not value:
         return False
@@ -73,6 +96,9 @@ def _messages(turn: Any) -> list[Any]:
         turn = dict(zip(("user", "assistant"), turn, strict=True))
     if not isinstance(turn, dict):
         return [turn]
+    if turn.get("parts") is not None:
+        role = str(turn.get("role") or "user").strip().lower()
+        return gemini_messages(turn, ROLES.get(role, role))
     if any(turn.get(key) is not None for key in ROLE_KEYS):
         return [_message(turn)]
     if pair := asked_and_answered(turn):
@@ -120,7 +146,9 @@ def _calls(content: Any, role: str) -> list[dict[str, Any]]:
 
 
 def tools_from(row: Row) -> Row:
-    """`tools` out of `functions`, as OpenAI called them before."""
+    """`tools` out of `functions`, as OpenAI called them before, or out of Gemini's."""
+    if (tools := gemini_tools(from_json(row.get("tools")))) is not None:
+        return {"tools": tools}
     functions = from_json(row.get("functions"))
     if not isinstance(functions, list) or row.get("tools") is not None:
         return {}
@@ -128,18 +156,18 @@ def tools_from(row: Row) -> Row:
 
 
 def is_transcript(text: Any) -> bool:
-    """Whether a text is a conversation as HH-RLHF writes it."""
-    return (
-        isinstance(text, str)
-        and text.lstrip().startswith(("Human:", "Assistant:"))
-        and text.startswith("\n\n")
-        and "\n\nAssistant:" in text
-    )
+    """Whether a text is a conversation as HH-RLHF writes it, or, on lines, BELLE."""
+    if not isinstance(text, str) or not text.lstrip().startswith(("Human:", "Assistant:")):
+        return False
+    if text.startswith("\n\n"):
+        return "\n\nAssistant:" in text
+    return text.startswith("Human:") and text.rstrip().endswith("\nAssistant:")
 
 
 def transcript(text: str) -> list[dict[str, str]]:
     """The messages of a transcript; an answer that is still to come at its end is none."""
-    _, *parts = re.split(r"\n\n(Human|Assistant):", text)
+    mark = r"\n\n(Human|Assistant):" if text.startswith("\n\n") else r"(?:^|\n)(Human|Assistant):"
+    _, *parts = re.split(mark, text)
     roles = {"Human": "user", "Assistant": "assistant"}
     messages = [
         {"role": roles[role], "content": content.strip()}

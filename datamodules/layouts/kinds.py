@@ -7,13 +7,14 @@ from datamodules.layouts.asked import QUESTIONS, REPLIES
 from datamodules.layouts.chats import (
     asked_and_answered,
     chat_columns,
-    from_json,
     is_flat,
     is_tree,
     messages_of,
+    turns_of,
 )
 from datamodules.layouts.columns import mapped
-from datamodules.layouts.ranked import LISTS, PAIRS
+from datamodules.layouts.duels import duel_columns
+from datamodules.layouts.ranked import BESIDE_CHAT, LISTS, PAIRS, is_ranked_list, is_summaries
 from datamodules.rendering.segments import BadRow, Row
 
 Kind = Literal["documents", "instructions", "preferences", "prompts", "tokens", "other"]
@@ -44,20 +45,29 @@ def kind_of(row: Row, columns: Mapping[str, str] | None = None) -> Kind | None:
     present = {column for column, value in row.items() if value is not None}
     if "input_ids" in present:
         return "tokens"
-    if present & {*PAIRS} or any(isinstance(from_json(row[column]), list) for column in present & {*LISTS}):
+    if present & {*PAIRS, BESIDE_CHAT} or any(is_ranked_list(row, column) for column in present & {*LISTS}):
+        return "preferences"
+    if duel_columns(row) or is_summaries(row):
         return "preferences"
     if is_flat(row) or is_tree(row.get("prompt")):
         return "instructions"
     if chats := chat_columns(row):
-        turns = from_json(row[chats[0]])
-        messages = messages_of(turns)[0] if isinstance(turns, list) else []
-        answered = any(isinstance(turn, dict) and turn.get("role") == "assistant" for turn in messages)
-        return "instructions" if answered else "prompts"
+        return "instructions" if _is_answered(row, chats[0]) else "prompts"
     if present & {*QUESTIONS} or ("input" in present and present & {*REPLIES}):
         return "instructions" if present & {*REPLIES} else "prompts"
     if asked_and_answered(row):
         return "instructions"
     return "documents" if present & {*DOCUMENTS} else None
+
+
+def _is_answered(row: Row, column: str) -> bool:
+    """Whether a conversation has an assistant's turn."""
+    try:
+        turns = turns_of(row, column)
+        messages = messages_of(turns)[0] if isinstance(turns, list) else []
+    except BadRow:  # whoever reads the row says so
+        return True
+    return any(isinstance(turn, dict) and turn.get("role") == "assistant" for turn in messages)
 
 
 def of_another_kind(row: Row, kind: Kind, refusal: BadRow) -> BadRow:

@@ -39,12 +39,14 @@ class Layout:
         return [column for column in present if column in self.named] or present
 
     def only(self, present: list[str], does: str, ours: str) -> str | None:
-        """The one column that is there, None where there is none.
+        """The one column that is there, or the first of several that say the same; None where there is none.
 
         Raises:
             BadRow: there are several.
         """
-        if len(present) > 1:
+        if len(present) > 1 and all(self.row[column] == self.row[present[0]] for column in present):
+            self.used |= {*present}
+        elif len(present) > 1:
             raise BadRow(
                 f"`{present[0]}` and `{present[1]}` both {does}: say which with `columns: "
                 f"{{{ours}: {present[0]}}}`"

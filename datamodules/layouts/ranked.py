@@ -1,9 +1,9 @@
-"""What a row ranks: pairs, lists of replies, transcripts and UltraFeedback → `chosen` and `rejected`, or
-`replies` and `ratings`."""
+"""What a row ranks: pairs, two columns, lists of replies, transcripts and UltraFeedback → `chosen` and
+`rejected`, or `replies` and `ratings`."""
 
 from typing import Any
 
-from datamodules.layouts.asked import QUESTIONS, read_asked, stripped
+from datamodules.layouts.asked import QUESTIONS, REPLIES, read_asked, stripped
 from datamodules.layouts.chats import (
     CHATS,
     chat_columns,
@@ -13,25 +13,38 @@ from datamodules.layouts.chats import (
     messages_of,
     ranked,
     transcript,
+    turns_of,
 )
+from datamodules.layouts.duels import duel_of
 from datamodules.layouts.layout import Layout
-from datamodules.rendering.segments import BadRow, present_in
+from datamodules.rendering.segments import BadRow, Row, present_in
 
 PAIRS = {
     "chosen": "rejected",
     "chosen_response": "rejected_response",
     "preferred_output": "non_preferred_output",
+    "response_j": "response_k",
+    "pos_resp": "neg_resp",
 }
+BESIDE_CHAT = "rejected_response"
+"""a worse reply than the one that a conversation, or the row, gives"""
 PAIR_SCORES = (
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),
     ("chosen_rating", "rejected_rating"),
     ("chosen-rating", "rejected-rating"),
+    ("rating_chosen", "rating_rejected"),
 )
-LISTS = ("replies", "completions", "generations", "responses")
-RATINGS = ("ratings", "scores")
-SCORES = ("overall_score", "rating", "score", "fine-grained_score")
+LISTS = ("replies", "completions", "generations", "responses", "answers")
+RATINGS = ("ratings", "scores", "rating", "ranks", "rank")
+RANKS = ("ranks", "rank")
+"""of RATINGS those of which 1 is the best"""
+SCORES = ("overall_score", "rating", "score", "fine-grained_score", "pm_score")
 """of one of the completions of UltraFeedback"""
+TEXTS = ("response", "text", "content", "answer")
+"""of one of the completions, its text"""
+SCORED = ("label", "kto_tag", "helpfulness", "score", "rating", "reward", "overall_score")
+"""columns that rate the one reply of a row"""
 
 
 def read_ranked(layout: Layout) -> None:
@@ -44,21 +57,47 @@ def read_ranked(layout: Layout) -> None:
     if is_tree(layout.row.get("prompt")):
         _read_tree(layout)
         return
+    if is_summaries(layout.row):
+        _read_summaries(layout)
+        return
     _unwrap(layout)
+    _complete(layout)
     pairs = layout.present(*PAIRS)
-    lists = [column for column in layout.present(*LISTS) if _is_list(layout, column)]
+    lists = [column for column in layout.present(*LISTS) if is_ranked_list(layout.row, column)]
+    if len(pairs) == 1 and len(lists) == 1 and _taken_from(layout, pairs[0], lists[0]):
+        lists = []
     if any(column in layout.named for column in (*pairs, *lists)):
         pairs, lists = ([c for c in columns if c in layout.named] for columns in (pairs, lists))
     way = layout.only([*pairs, *lists], "rank", (*pairs, *lists, "")[0])
+    if way is None and (duel := duel_of(layout.row)):
+        _read_duel(layout, *duel)
+        return
     if way is None:
-        raise BadRow(
-            f"no `chosen` and no `replies` (it has {present_in(layout.file_row)}): name them with "
-            "`columns: {chosen: …, rejected: …}`"
-        )
+        raise BadRow(_not_ranked(layout))
     if way in PAIRS:
         _read_pair(layout, way)
     else:
         _read_list(layout, way)
+
+
+def _not_ranked(layout: Layout) -> str:
+    """Why a row ranks nothing."""
+    scored, reply = layout.present(*SCORED), layout.present(*REPLIES, *CHATS)
+    if scored and reply:
+        return (
+            f"one reply with its mark in `{scored[0]}`, where several to one prompt are compared: `trivium "
+            "data convert FILE --kind preferences --output DIR` joins the rows of each prompt"
+        )
+    unrated = next((column for column in LISTS if layout.has(column)), None)
+    if unrated:
+        return (
+            f"`{unrated}` do not say how good each is: give `ratings`, or, where they are in order, the best "
+            f"first, `columns: {{replies: {unrated}}}`"
+        )
+    return (
+        f"no `chosen` and no `replies` (it has {present_in(layout.file_row)}): name them with "
+        "`columns: {chosen: …, rejected: …}`"
+    )
 
 
 def _read_tree(layout: Layout) -> None:
@@ -79,8 +118,80 @@ def _unwrap(layout: Layout) -> None:
         layout.row |= {name: wrapped[name] for name in ("messages", "tools") if wrapped.get(name)}
 
 
-def _is_list(layout: Layout, column: str) -> bool:
-    return column == "replies" or isinstance(from_json(layout.row[column]), list)
+def _complete(layout: Layout) -> None:
+    """The better reply of a row that names the worse one alone: the answer beside it."""
+    if not layout.has(BESIDE_CHAT) or layout.has("chosen_response"):
+        return
+    answer: Any = layout.row.pop("response", None)
+    for column in chat_columns(layout.row)[:1] if answer is None else ():
+        turns = turns_of(layout.row, column)
+        messages = messages_of(turns)[0] if isinstance(turns, list) else []
+        last = messages[-1] if messages and isinstance(messages[-1], dict) else {}
+        answer = last.get("content") if last.get("role") == "assistant" else None
+    layout.row["chosen_response"] = answer
+
+
+def is_summaries(row: Row) -> bool:
+    """Whether a row is a post with its summaries, as OpenAI's summarize_from_feedback has them."""
+    return isinstance(row.get("info"), dict) and isinstance(row.get("summaries"), list)
+
+
+def _read_summaries(layout: Layout) -> None:
+    info, choice, summaries = layout.row["info"], layout.row.get("choice"), layout.row["summaries"]
+    texts = [summary.get("text") for summary in summaries if isinstance(summary, dict)]
+    if not isinstance(choice, int) or not 0 <= choice < len(texts) == len(summaries):
+        raise BadRow(f"`choice` is {choice!r}, which is none of the {len(summaries)} `summaries`")
+    asked = info.get("article")
+    if info.get("post") is not None:  # as in appendix B.5 of Stiennon 2020, arXiv 2009.01325
+        asked = f"SUBREDDIT: r/{info.get('subreddit')}\n\nTITLE: {info.get('title')}\n\nPOST: {info['post']}"
+    layout.row |= {"instruction": f"{asked}\n\nTL;DR:", "replies": [str(text).strip() for text in texts]}
+    layout.row["ratings"] = [float(place == choice) for place in range(len(texts))]
+    layout.name = "a post and its summaries, the better by `choice`"
+    layout.used |= {"info", "summaries", "choice", "instruction", "replies", "ratings"}
+
+
+def is_ranked_list(row: Row, column: str) -> bool:
+    """Whether a column is a list of replies that says how good each is, or says it by our own name."""
+    value = from_json(row.get(column))
+    if column == "replies" or not isinstance(value, list) or not value:
+        return column == "replies" and value is not None
+    if all(isinstance(reply, dict) for reply in value):
+        return column != "answers" or any(key in value[0] for key in (*SCORES, *RANKS))
+    return any(isinstance(from_json(row.get(name)), list) for name in RATINGS)
+
+
+def _taken_from(layout: Layout, way: str, column: str) -> bool:
+    """Whether a pair is two of the replies of a list beside it, which then rates the pair too."""
+    replies = from_json(layout.row[column])
+    pair = [layout.row.get(side) for side in (way, PAIRS[way])]
+    if column == "replies" or not all(text in replies for text in pair):
+        return False
+    ratings = next((from_json(layout.row[name]) for name in layout.present(*RATINGS)), None)
+    if isinstance(ratings, list) and len(ratings) == len(replies) and not layout.present(*RANKS):
+        layout.row["score_chosen"], layout.row["score_rejected"] = (ratings[replies.index(t)] for t in pair)
+    layout.used |= {column, *layout.present(*RATINGS)}
+    return True
+
+
+def _read_duel(
+    layout: Layout, columns: tuple[str, str], ratings: tuple[float, float], by: tuple[str, ...]
+) -> None:
+    """Two columns as the better and the worse one; in a tie as they stand."""
+    better, worse = columns if ratings[0] >= ratings[1] else columns[::-1]
+    sides = [from_json(layout.row.pop(column)) for column in (better, worse)]
+    asked = from_json(layout.row.get("prompt"))
+    if all(_are_texts(side) and _are_texts(asked) and len(side) == len(asked) for side in sides):
+        layout.drop("prompt")  # of an arena: the user's turns, and each model's
+        sides = [messages_of([list(turn) for turn in zip(asked, side, strict=True)])[0] for side in sides]
+    layout.row["chosen"], layout.row["rejected"] = sides
+    _read_pair(layout, "chosen")
+    layout.row["ratings"] = sorted(ratings, reverse=True)
+    layout.used |= {*columns, *by, "ratings"}
+    layout.name = f"{columns[0]} and {columns[1]}, the better by {' and '.join(f'`{name}`' for name in by)}"
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _read_pair(layout: Layout, way: str) -> None:
@@ -144,13 +255,16 @@ def _read_asked_beside(layout: Layout, sides: list[Any]) -> None:
 
 def _read_pair_scores(layout: Layout) -> None:
     scores = next((names for names in PAIR_SCORES if all(map(layout.has, names))), None)
-    layout.drop("ratings")
+    own = from_json(layout.row.pop("ratings", None))
     if scores is None:
+        if isinstance(own, list) and len(own) == 2 and number(own[0], "ratings") >= number(own[1], "ratings"):
+            layout.row["ratings"] = own  # as `data convert` writes them
+            layout.used.add("ratings")
         return
     given = [number(layout.row[name], name) for name in scores]
     if given[0] < given[1]:
         raise BadRow(f"`{scores[0]}` is less than `{scores[1]}`, so `chosen` is not what was chosen")
-    layout.used |= set(scores)
+    layout.used |= {*scores, "ratings"}
     layout.row["ratings"] = given
 
 
@@ -164,12 +278,15 @@ def _read_list(layout: Layout, column: str) -> None:
     layout.take(column, "replies", replies)
     layout.name = "replies, ranked" if ratings is None else "replies and ratings"
     if ratings:
-        layout.take(ratings, "ratings", from_json(layout.row[ratings]))
+        given = from_json(layout.row[ratings])
+        if ratings in RANKS and isinstance(given, list):
+            given = [-number(rank, ratings) for rank in given]
+        layout.take(ratings, "ratings", given)
 
 
 def _read_completions(layout: Layout, column: str, completions: list[dict[str, Any]]) -> None:
-    text = next((key for key in ("response", "text", "content") if key in completions[0]), "response")
-    score = next((key for key in SCORES if all(c.get(key) is not None for c in completions)), None)
+    text = next((key for key in TEXTS if key in completions[0]), "response")
+    score = next((key for key in (*SCORES, *RANKS) if all(c.get(key) is not None for c in completions)), None)
     ratings = [_annotated(completion) for completion in completions] if score is None else []
     if score is None and None in ratings:
         raise BadRow(f"`{column}` have no score: give each of them one of {', '.join(SCORES)}")
@@ -178,9 +295,10 @@ def _read_completions(layout: Layout, column: str, completions: list[dict[str, A
         raise BadRow(f"one of `{column}` has no `{text}`")
     layout.take(column, "replies", [completion[text] for completion in completions])
     if score is not None:
-        ratings = [number(completion[score], score) for completion in completions]
+        sign = -1 if score in RANKS else 1
+        ratings = [sign * number(completion[score], score) for completion in completions]
     layout.row["ratings"] = ratings
-    layout.name = "UltraFeedback"
+    layout.name = "UltraFeedback" if column == "completions" else f"{column} of `{text}`"
     layout.moves[score or "mean of annotations"] = "ratings"
     layout.used.add("ratings")
 

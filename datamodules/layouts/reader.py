@@ -4,17 +4,18 @@ encoding."""
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from datamodules.layouts.asked import QUESTIONS, REPLIES, read_answer, read_asked
+from datamodules.layouts.asked import QUESTIONS, REPLIES, read_answer, read_asked, refuse_marked
 from datamodules.layouts.chats import ALSO_CHATS, CHATS, chat_columns
 from datamodules.layouts.columns import mapped
+from datamodules.layouts.duels import duel_columns
 from datamodules.layouts.kinds import DOCUMENTS, Kind, of_another_kind
 from datamodules.layouts.layout import Layout
-from datamodules.layouts.ranked import LISTS, PAIR_SCORES, PAIRS, RATINGS, read_ranked
+from datamodules.layouts.ranked import LISTS, PAIR_SCORES, PAIRS, RATINGS, is_summaries, read_ranked
 from datamodules.reading.record import Unreadable
 from datamodules.reading.streams import encoding_errors
 from datamodules.rendering.segments import BadRow, Row, present_in
 
-ASKED = {*CHATS, *ALSO_CHATS, *QUESTIONS, "input", "system", "tools", "reply_prefix"}
+ASKED = {*CHATS, *ALSO_CHATS, *QUESTIONS, "input", "system", "tools", "reply_prefix", "history"}
 OURS: dict[Kind, set[str]] = {
     "documents": {"text"},
     "instructions": {*ASKED, *REPLIES, "steps"},
@@ -23,7 +24,7 @@ OURS: dict[Kind, set[str]] = {
         *{side for pair in (*PAIRS.items(), *PAIR_SCORES) for side in pair},
         *LISTS,
         *RATINGS,
-        "agreement",
+        *("agreement", "better"),
     },
     "prompts": ASKED | {*PAIRS, *PAIRS.values()},
     "tokens": {"input_ids", "labels"},
@@ -103,6 +104,7 @@ class RowReader:
             case "instructions":
                 read_asked(layout)
                 read_answer(layout)
+                refuse_marked(layout)
             case "preferences":
                 read_ranked(layout)
             case "prompts":
@@ -115,7 +117,7 @@ class RowReader:
         if self.any_column or self.kind == "other":
             return []
         row = layout.row
-        return [column for column in row if column not in layout.used and row[column] is not None]
+        return [column for column in row if column not in layout.used and row[column] not in (None, "")]
 
 
 def read_document(layout: Layout) -> None:
@@ -138,16 +140,19 @@ def read_prompt(layout: Layout) -> None:
         BadRow: nothing is asked, or in two columns.
     """
     asks = chat_columns(layout.row) or any(layout.has(column) for column in (*QUESTIONS, "input"))
-    if asks or not any(map(layout.has, PAIRS)):
+    ranks = any(map(layout.has, PAIRS)) or duel_columns(layout.row) or is_summaries(layout.row)
+    if asks or not ranks:
         read_asked(layout)
         layout.name = "prompts" if "instruction" in layout.row else layout.name
         return
     read_ranked(layout)
-    chosen, rejected = layout.row.pop("chosen"), layout.row.pop("rejected")
+    chosen, rejected = layout.row.pop("chosen", None), layout.row.pop("rejected", None)
+    layout.drop("replies", "ratings")
     layout.name += ", of which what both answer"
+    layout.used.add("messages")
     if layout.has("instruction"):
         return
-    if not isinstance(chosen, list):
+    if not (isinstance(chosen, list) and isinstance(rejected, list)):
         raise BadRow(f"no `instruction` and no `messages` (it has {present_in(layout.file_row)})")
     shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
     layout.row["messages"] = chosen[: len(chosen) - 1 if shared is None else shared]

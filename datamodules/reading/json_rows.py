@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 from collections.abc import Generator, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from datamodules.reading.record import BLOCK, BROKEN_OFF, Record, has_nul
 from datamodules.reading.streams import CANNOT_UNPACK, cannot_unpack, not_utf8, open_unpacked
@@ -129,6 +129,32 @@ def line_rows(file: str, encoding: str | None = None) -> Iterator[Record]:
                 row, problem = _line_row(parser, line, file, start, encoding)
                 yield Record(f"{file}:{number}", row, problem)
             start += size
+
+
+class Placed(NamedTuple):
+    """A row of a file of JSON lines and the bytes of its line, from 0."""
+
+    record: Record
+    start: int
+    end: int
+
+
+def rows_from(file: str, start: int, size: int) -> Iterator[Placed]:
+    """The rows of a file of JSON lines, UTF-8 and not packed, that begin within so many bytes from a byte on;
+    a row's `where` is `FILE, byte N`."""
+    parser = Json()
+    with open(file, "rb") as stream:
+        stream.seek(max(0, start - 1))
+        place = start if start == 0 else start - 1 + _next_line(stream)[1]  # past the line that began before
+        while place < start + size:
+            line, length = _next_line(stream)
+            if not length:
+                return
+            text = (line.removeprefix(codecs.BOM_UTF8) if place == 0 else line).rstrip(b"\r\n")
+            if text and not text.isspace():
+                row, problem = _line_row(parser, text, file, place, None)
+                yield Placed(Record(f"{file}, byte {place}", row, problem), place, place + length)
+            place += length
 
 
 def _next_line(stream: Any) -> tuple[bytes, int]:

@@ -162,7 +162,7 @@ def is_utf8(encoding: str | None) -> bool:
 def encoding_errors(field: str, encoding: str | None) -> list[str]:
     """The line that refuses an encoding which Python does not know, or which is none of texts."""
     try:
-        "".encode(encoding or "utf-8")
+        "".encode("utf-8" if encoding is None else encoding)
     except (LookupError, TypeError, UnicodeError):
         return [f"{field} is {encoding!r}: give the name of an encoding, such as gb18030, cp1252 or utf-16"]
     return []

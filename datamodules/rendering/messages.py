@@ -99,7 +99,11 @@ def tools_of(row: Row) -> list[dict[str, Any]] | None:
 def _text_of_parts(parts: list[Any]) -> str:
     """The texts of a content that comes in parts, one after another."""
     for part in parts:
-        if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
+        if not (
+            isinstance(part, dict)
+            and part.get("type", "text") == "text"
+            and isinstance(part.get("text"), str)
+        ):
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
             raise BadRow(f"`content` of a message has a part of type {kind}: only text can be trained on")
     return "".join(part["text"] for part in parts)

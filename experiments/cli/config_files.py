@@ -3,6 +3,7 @@ last of two equal keys in silence, and take what is no file for YAML itself."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,6 +13,7 @@ from experiments.cli.user_errors import UserError
 OPTIONS = ("--config", "-c", "--trainer", "--model", "--data")
 """those that name a YAML file; all but the first two may also hold a value"""
 FILES = ("--config", "-c")
+STAGE = "a stage"
 
 
 def check_config_files(argv: list[str]) -> None:
@@ -30,6 +32,24 @@ def check_config_files(argv: list[str]) -> None:
         raise UserError("\n".join(dict.fromkeys(problems)))
 
 
+def read_yaml(file: Path, name: str, what: str) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Args:
+        name: the option or command that gave the file, for messages.
+        what: it is the YAML of, such as `a sweep`.
+
+    Raises:
+        UserError: it is no file, no YAML, no mapping, or holds a key twice; a line for each.
+    """
+    if problems := _problems(name, file, (), what):
+        raise UserError("\n".join(problems))
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, ValueError) as error:  # a key that is a list, a date that cannot be
+        raise UserError(f"{name}: {file} is not YAML: {' '.join(str(error).split())}") from error
+
+
 def _given(argv: list[str]) -> Iterator[tuple[str, str]]:
     """Options of a command line that name files, with what they name."""
     for place, word in enumerate(argv):
@@ -38,11 +58,12 @@ def _given(argv: list[str]) -> Iterator[tuple[str, str]]:
             yield option, value if equals else argv[place + 1]
 
 
-def _problems(where: str, file: Path, parents: tuple[Path, ...]) -> list[str]:
+def _problems(where: str, file: Path, parents: tuple[Path, ...], what: str = STAGE) -> list[str]:
     if not file.exists():
-        return [f"{where}: {file} does not exist: give the YAML file of a stage; {hint(str(file))}"]
+        more = f"; {hint(str(file))}" if what == STAGE else ""
+        return [f"{where}: {file} does not exist: give the YAML file of {what}{more}"]
     if not file.is_file():
-        return [f"{where}: {file} is a folder: give the YAML file of a stage in it"]
+        return [f"{where}: {file} is a folder: give the YAML file of {what} in it"]
     if file in parents:
         return [f"{where}: {file} names itself"]
     try:
@@ -56,9 +77,10 @@ def _problems(where: str, file: Path, parents: tuple[Path, ...]) -> list[str]:
     except yaml.YAMLError as error:
         return [f"{where}: {file}{_line_of(error)} is not YAML: {_reason_of(error)}"]
     if root is None:
-        return [f"{where}: {file} is empty: give the YAML file of a stage"]
+        return [f"{where}: {file} is empty: give the YAML file of {what}"]
     if not isinstance(root, yaml.MappingNode):
-        return [f"{where}: {file} holds no keys with values at its top (`trainer: …`, `model: …`)"]
+        keys = " (`trainer: …`, `model: …`)" if what == STAGE else ""
+        return [f"{where}: {file} holds no keys with values at its top{keys}: give the YAML file of {what}"]
     problems = list(_twice(file, root, "", set()))
     for key, value in root.value:  # `trainer: trainer/small.yaml`
         named = value.value if isinstance(value, yaml.ScalarNode) else ""

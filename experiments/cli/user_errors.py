@@ -1,6 +1,7 @@
 """How a command ends: a user's mistake is told in one line, with exit code 2; any other exception is a bug
 and keeps its trace, with exit code 1 and a line that asks for a report."""
 
+import errno
 import sys
 import traceback
 from collections.abc import Callable
@@ -48,6 +49,8 @@ def refusal_of(error: BaseException) -> str | None:
         return str(error)
     if type(error).__name__ == "MisconfigurationException":  # Lightning's, which takes seconds to import
         return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # a path that no system has
+        return f"{error.filename}: the name is too long for a file: give a shorter one"
     return None
 
 

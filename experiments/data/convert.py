@@ -6,14 +6,14 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 from experiments.atomic import whole, write_text
 from experiments.cli.reading_options import add_reading_options, columns_of
 from experiments.cli.user_errors import UserError
 
 if TYPE_CHECKING:
-    from datamodules.layouts.reader import Kind
+    from datamodules.layouts.reader import Kind, RowReader
 
 ROWS, COUNTS = "rows.jsonl", "convert.json"
 KINDS = ("documents", "instructions", "preferences", "prompts")
@@ -40,7 +40,9 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="trivium data convert",
         description="Writes the rows of files in any layout that Trivium knows (Alpaca, ShareGPT, OpenAI, "
-        "HH-RLHF, UltraFeedback, Dolly, …; JSON, CSV, Parquet, …) as JSON lines under its own names.",
+        "HH-RLHF, UltraFeedback, Dolly, …; JSON, CSV, Parquet, …) as JSON lines under its own names. Joins "
+        "the messages of OpenAssistant trees, and, with `--kind preferences`, replies to one prompt with a "
+        "score or a mark each.",
         epilog=f"DIR then holds {ROWS}, and {COUNTS} with the layouts and what was left out.",
         allow_abbrev=False,
     )
@@ -66,7 +68,7 @@ def convert(
     encoding: str | None = None,
 ) -> Converted:
     """Writes the rows that can be read to `output`/rows.jsonl, complete or not at all. Columns that nobody
-    reads stay as they are.
+    reads stay as they are. Rows of which only several together say something are joined, at the end.
 
     Args:
         files: as of `read_rows`.
@@ -78,7 +80,7 @@ def convert(
     Raises:
         UserError: no such file, a layout that is not known, nothing kept, or rows that are there already.
     """
-    from datamodules.errors import UserError as DataError
+    from datamodules.layouts.joined import Joined
     from datamodules.layouts.reader import RowReader
     from datamodules.layouts.recognise import check_columns, recognise
     from datamodules.reading.sources import read_rows
@@ -91,30 +93,49 @@ def convert(
     if errors := reader.config_errors("--columns"):
         raise UserError("\n".join(errors))
     check_columns(files, "FILE", reader)
-    converted = Converted(kind)
+    converted, joined = Converted(kind), Joined(kind, columns)
     Path(output).mkdir(parents=True, exist_ok=True)
     with whole(target) as part, part.open("w", encoding="utf-8") as stream:
         for where, row, problem in read_rows(files, "FILE", encoding):
             converted.rows += 1
-            try:
-                if row is None:
-                    raise DataError(str(problem))
-                layout = reader.read(row)
-                line = json.dumps(layout.row, ensure_ascii=False, default=str)
-                stream.write(line.encode("utf-8", "backslashreplace").decode() + "\n")
-            except DataError as error:
-                reason = str(error).partition(" (")[0]
-                converted.left_out[reason] = converted.left_out.get(reason, 0) + 1
-                converted.first.setdefault(reason, where)
-                continue
-            converted.kept += 1
-            converted.layouts[layout.told] = converted.layouts.get(layout.told, 0) + 1
+            if row is None or not joined.takes(row):
+                _write(stream, converted, reader, where, row, problem)
+        for row in joined.rows():
+            _write(stream, converted, RowReader(kind), "a joined row", row, None)
         if not converted.kept:
             raise UserError(
                 "\n".join([*_told(converted), f"FILE: none of {converted.rows} rows can be read"])
             )
     write_text(Path(output, COUNTS), json.dumps(asdict(converted), indent=2, ensure_ascii=False) + "\n")
     return converted
+
+
+def _write(
+    stream: TextIO,
+    converted: Converted,
+    reader: "RowReader",
+    where: str,
+    row: dict[str, Any] | None,
+    problem: str | None,
+) -> None:
+    """Writes a row that can be read, and counts what became of it."""
+    from datamodules.errors import UserError as DataError
+
+    try:
+        if row is None:
+            raise DataError(str(problem))
+        layout = reader.read(row)
+        if len(layout.row.get("replies") or "two") < 2:
+            raise DataError("one reply to its prompt: nothing to compare")
+        line = json.dumps(layout.row, ensure_ascii=False, default=str)
+        stream.write(line.encode("utf-8", "backslashreplace").decode() + "\n")
+    except DataError as error:
+        reason = str(error).partition(" (")[0]
+        converted.left_out[reason] = converted.left_out.get(reason, 0) + 1
+        converted.first.setdefault(reason, where)
+        return
+    converted.kept += 1
+    converted.layouts[layout.told] = converted.layouts.get(layout.told, 0) + 1
 
 
 def _told(converted: Converted) -> list[str]:

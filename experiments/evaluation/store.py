@@ -49,10 +49,15 @@ class Store:
 
     Args:
         folder: made at the first result.
+
+    Raises:
+        UserError: a file is there, or in its way.
     """
 
     def __init__(self, folder: str):
         self.folder = Path(folder)
+        if any(above.exists() and not above.is_dir() for above in (self.folder, *self.folder.parents)):
+            raise UserError(f"--output: {folder} is a file, or in one: give a folder")
 
     def check(self, name: str, path: str, digest: str) -> None:
         """Whether a name is free for a model, or its own.

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from experiments.cli.config_files import read_yaml
 from experiments.cli.user_errors import UserError
 from experiments.evaluation import metrics
 from experiments.evaluation.task import Answer, Question, Row, Scores, Task
@@ -43,7 +42,10 @@ class YamlTask(Task):
         self.template, self.answer_template = str(given["template"]), str(given["answer"])
         self.metric = given["metric"]
         self.metrics = (self.metric if self.metric == "chrf" else "right",)
-        self.choices = tuple(map(str, given.get("choices") or ()))
+        choices = given.get("choices") or ()
+        if not isinstance(choices, list | tuple):
+            raise UserError(f"{path}: choices is {choices!r}: give a list of templates")
+        self.choices = tuple(map(str, choices))
         if self.metric not in (*METRICS, "choice"):
             raise UserError(
                 f"{path}: metric: there is no `{self.metric}`: give {', '.join(METRICS)} or choice"
@@ -60,14 +62,7 @@ class YamlTask(Task):
         self._check_answers()
 
     def _read(self) -> dict[str, Any]:
-        try:
-            given = yaml.safe_load(Path(self.path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"--tasks: {self.path} cannot be read: {error.strerror}") from error
-        except yaml.YAMLError as error:
-            raise UserError(f"{self.path} is no YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(given, dict):
-            raise UserError(f"{self.path} is no YAML of a task: give {', '.join(REQUIRED)}")
+        given = read_yaml(Path(self.path), "--tasks", "a task")
         missing = [f"`{key}`" for key in REQUIRED if given.get(key) in (None, "", [])]
         if missing:
             raise UserError(f"{self.path}: {', '.join(missing)} missing: a task needs {', '.join(REQUIRED)}")

@@ -22,6 +22,7 @@ from experiments.cli.user_errors import UserError
 from experiments.commands.tokenizer import CHAT_TEMPLATE
 from experiments.commands.tokenizer import train as train_tokenizer
 from experiments.init.config import SMALL, Setup, as_yaml, config
+from experiments.init.large import LARGE
 from experiments.init.lengths import Lengths, count
 from experiments.init.reading import likely_encoding_of, splits_of
 from experiments.init.receipts import receipts_of
@@ -38,6 +39,10 @@ from experiments.init.stage import (
 VOCABULARY = ((100_000, 512), (1_000_000, 2048), (100_000_000, 4096))
 """bytes of text below which a new tokenizer has so many tokens; more text: MOST_TOKENS"""
 MOST_TOKENS = 16_384
+ESTIMATE = (
+    "An estimate from {} rows, spread over some {:,}: `trivium data receipt --config` with this file reads "
+    "all."
+)
 
 
 @dataclass
@@ -136,7 +141,7 @@ class Beginning:
         setup = self._files(stage, reader, seen, rows, part)
         setup.lengths = self._counted(setup, reader, rows, part)
         try:
-            receipts = receipts_of(setup, part)
+            receipts = receipts_of(setup, part, rows)
         except UserError as error:
             raise UserError(str(error).replace(str(part), str(self.folder))) from error
         setup = setup.moved(part, self.folder)
@@ -145,6 +150,7 @@ class Beginning:
             f"{stage} on {', '.join(self.data)}, read as {seen.layout}.",
             *(f"{n:,} rows cannot be read; the first: {rows.first[why]}" for why, n in rows.left_out.items()),
             setup.lengths.told,
+            *([ESTIMATE.format(f"{len(rows.sample):,}", setup.rows)] if rows.bytes > LARGE else []),
             *([] if setup.val else ["No rows are held out to validate on: name some with --val."]),
             f"  trivium fit --config {file}",
         ]

@@ -1,10 +1,12 @@
-"""All rows of a source once: what can be read of them, which are held out for validation, and the files of
-both."""
+"""All rows of a source once, or some of a large one: what can be read of them, which are held out for
+validation, and the files of both."""
 
 import json
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from heapq import heappop, heappush
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,9 +19,10 @@ from datamodules.reading.sources import read_rows
 from datamodules.rendering.segments import DropRow, Row
 from experiments.atomic import whole
 from experiments.cli.user_errors import UserError
+from experiments.init.large import Place, copy_without, line_files, size_of, spread
 
 SHARE, MOST = 0.05, 1000  # of the rows that are held out, and how many at most
-SAMPLE = 2000  # rows whose tokens are counted
+SAMPLE, CHARACTERS = 2000, 20_000_000  # rows whose tokens are counted, and characters of them, at most
 UNREADABLE = 0.01  # share of rows that may be left out, as `max_dropped` has it
 LEFT_OUT = -1  # in place of a row's key
 FEW = 20  # questions: below it rows are held out, not questions
@@ -39,15 +42,23 @@ class Rows:
     """reason → rows that cannot be read"""
     first: dict[str, str] = field(default_factory=dict)
     """reason → where the first such row is"""
+    files: list[str] = field(default_factory=list)
+    """those of which some rows alone were read"""
+    places: list[Place] = field(default_factory=list)
+    """of each row of `files` that was read"""
+    bytes: int = 0
+    """of the source's files"""
 
     @property
     def readable(self) -> int:
-        """Rows that can be read."""
-        return len(self.asked) - sum(self.left_out.values())
+        """Rows that can be read; estimated where some alone were looked at."""
+        readable = len(self.asked) - sum(self.left_out.values())
+        looked_at = sum(place.end - place.start for place in self.places)
+        return round(readable * self.bytes / looked_at) if self.files else readable
 
 
 def look(path: str | list[str], reader: RowReader, kind: Kind) -> Rows:
-    """Reads all rows of a source.
+    """Reads all rows of a source, or of large files of JSON lines those at some places.
 
     Args:
         path: as of `read_rows`.
@@ -57,9 +68,10 @@ def look(path: str | list[str], reader: RowReader, kind: Kind) -> Rows:
     Raises:
         UserError: rows of two kinds, too many that cannot be read, or a file that breaks off.
     """
-    rows, random = Rows(), Random(0)
-    first = ""
-    for record in read_rows(path, "--data", reader.encoding):
+    paths = [path] if isinstance(path, str) else path
+    rows = Rows(files=line_files(paths, reader.encoding), bytes=size_of(paths))
+    sample, first = _Sample(), ""
+    for record in _records(paths, reader.encoding, rows):
         try:
             if record.row is None:
                 raise DataError(str(record.problem))
@@ -75,20 +87,49 @@ def look(path: str | list[str], reader: RowReader, kind: Kind) -> Rows:
             asked = text = LEFT_OUT
         rows.asked.append(asked)
         rows.texts.append(text)
-        if asked != LEFT_OUT:  # Vitter 1985, algorithm R
-            if len(rows.sample) < SAMPLE:
-                rows.sample.append(record)
-            elif (place := random.randrange(rows.readable)) < SAMPLE:
-                rows.sample[place] = record
+        if asked != LEFT_OUT:
+            sample.add(record)
+    rows.sample = sample.records
     if sum(rows.left_out.values()) > UNREADABLE * len(rows.asked):
         reason = max(rows.left_out, key=lambda each: rows.left_out[each])
         raise UserError(
             f"--data: {sum(rows.left_out.values()):,} of {len(rows.asked):,} rows cannot be read; the first: "
             f"{rows.first[reason]}"
         )
-    if not rows.readable:
+    if len(rows.asked) == sum(rows.left_out.values()):
         raise UserError(f"--data: {path} has no rows")
     return rows
+
+
+class _Sample:
+    """Records at random: those of the smallest of random numbers, as many as SAMPLE and CHARACTERS let be."""
+
+    def __init__(self) -> None:
+        self._random, self._size = Random(0), 0
+        self._kept: list[tuple[float, int, Record]] = []  # the largest number first
+
+    def add(self, record: Record) -> None:
+        heappush(self._kept, (-self._random.random(), _characters(record), record))
+        self._size += _characters(record)
+        while len(self._kept) > 1 and (len(self._kept) > SAMPLE or self._size > CHARACTERS):
+            self._size -= heappop(self._kept)[1]
+
+    @property
+    def records(self) -> list[Record]:
+        return [record for _, _, record in sorted(self._kept, key=lambda kept: -kept[0])]
+
+
+def _characters(record: Record) -> int:
+    return sum(len(value) if isinstance(value, str) else 1000 for value in (record.row or {}).values())
+
+
+def _records(paths: list[str], encoding: str | None, rows: Rows) -> Iterator[Record]:
+    if not rows.files:
+        yield from read_rows(paths, "--data", encoding)
+        return
+    for place, record in spread(rows.files):
+        rows.places.append(place)
+        yield record
 
 
 def _check_kind(record: Record, kind: Kind, reader: RowReader, first: str) -> None:
@@ -141,12 +182,15 @@ def uses_tools(sample: list[Record], reader: RowReader) -> bool:
 
 def held_out(rows: Rows) -> set[int]:
     """Numbers of the rows to validate on: SHARE of them, at least one, by questions, so that none is in both
-    parts; empty where there is no second one."""
+    parts; empty where there is no second one. Of rows at some places of large files, those of questions that
+    no neighbour outside of the place may share."""
     keys = rows.asked if len({*rows.asked}) >= FEW else rows.texts
-    by_key: dict[int, list[int]] = {}
-    for number, key in enumerate(keys):
-        if key != LEFT_OUT:
-            by_key.setdefault(key, []).append(number)
+    windows = [place.window for place in rows.places]
+    ends = {n for n in range(len(windows)) if windows[n - 1 : n] != windows[n : n + 1]}
+    edges = {keys[number] for end in ends for number in (end - 1, end)}
+    by_key = _numbers(keys, edges)
+    if len(by_key) < 2:  # rows are too long for several in a window
+        by_key = _numbers(keys, set())
     if len(by_key) < 2:
         return set()
     wanted = min(MOST, max(1, round(SHARE * rows.readable)))
@@ -159,14 +203,33 @@ def held_out(rows: Rows) -> set[int]:
     return chosen if len(chosen) < rows.readable else set()
 
 
+def _numbers(keys: array, without: set[int]) -> dict[int, list[int]]:
+    """Key → the numbers of its rows."""
+    by_key: dict[int, list[int]] = {}
+    for number, key in enumerate(keys):
+        if key != LEFT_OUT and key not in without:
+            by_key.setdefault(key, []).append(number)
+    return by_key
+
+
 def write_parts(
     path: str | list[str], encoding: str | None, rows: Rows, val: set[int], train: Path, held: Path
 ) -> None:
-    """Writes the rows that can be read, as they are, to two files of JSON lines."""
+    """Writes the rows that can be read, as they are, to two files of JSON lines; large files of such lines as
+    they are."""
+    if rows.files:
+        copy_without(rows.files, [rows.places[number] for number in val], train, held)
+        return
     with whole(train) as one, whole(held) as other, one.open("wb") as first, other.open("wb") as second:
         for number, record in enumerate(read_rows(path, "--data", encoding)):
             if record.row is not None and rows.asked[number] != LEFT_OUT:
                 (second if number in val else first).write(_line(record.row))
+
+
+def write_sample(rows: Rows, file: Path) -> None:
+    """Writes the sample's rows to a file of JSON lines."""
+    with whole(file) as part:
+        part.write_bytes(b"".join(_line(record.row or {}) for record in rows.sample))
 
 
 def cut_text(record: Record, train: Path, held: Path) -> bool:

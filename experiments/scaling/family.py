@@ -9,8 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from experiments.cli.config_files import read_yaml
 from experiments.cli.user_errors import UserError
 from experiments.plan.scaling import forward_flops_per_token, training_flops
 from experiments.plan.units import number
@@ -105,14 +104,7 @@ def read_family(file: Path) -> Family:
     Raises:
         UserError: it is not there, or a field is missing, unknown or impossible; all of them, a line each.
     """
-    try:
-        given = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        raise UserError(f"{file}: {reason}: give a YAML such as {QUICK}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
-    fields = given if isinstance(given, dict) else {}
+    fields = read_yaml(file, "scaling run", f"a family, such as {QUICK}")
     wrong = [f"{file}: no {key}: {QUICK} shows what it may be" for key in KEYS if key not in fields]
     wrong += [f"{file}: there is no field {key}: take it out" for key in fields if key not in KEYS]
     if wrong:

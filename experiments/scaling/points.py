@@ -62,7 +62,7 @@ def read_points(file: Path, fewest: int = FEWEST) -> Points:
         reason = error.strerror if isinstance(error, OSError) else "it is no CSV in UTF-8"
         raise UserError(f"{file}: {reason}: give a CSV with the columns {', '.join(REQUIRED)}") from error
     if absent := [name for name in REQUIRED if name not in columns]:
-        has = ", ".join(columns) or "none"
+        has = " ".join(", ".join(columns).split()) or "none"
         raise UserError(f"{file}: no column {', '.join(absent)}; it has {has}: name them in its first line")
     given = [name for name in (*REQUIRED, *OPTIONAL) if name in columns]
     values = {name: np.array([_value(file, row, name, n) for n, row in enumerate(rows, 2)]) for name in given}

@@ -9,7 +9,7 @@ def is_int(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_int(value) and abs(value) < 1e308 or isinstance(value, float) and math.isfinite(value)
 
 
 def text_hint(value: Any) -> str:

@@ -42,7 +42,7 @@ def _read(given: Mapping[str, Any], path: tuple[str, ...], into: list[Parameter]
             yield from _read(fields["parameters"], (*path, name), into)
         else:
             kind, errors = _distribution(fields)
-            errors = errors or [*_field_errors(kind, fields), *_value_errors(kind, fields)]
+            errors = errors or [*_field_errors(kind, fields)] or [*_value_errors(kind, fields)]
             yield from (f"{where}{error}" for error in errors)
             if not errors:
                 defaults = {key: value for key, value in DISTRIBUTIONS[kind].items() if value is not None}
@@ -59,7 +59,7 @@ def _distribution(fields: Mapping[str, Any]) -> tuple[str, list[str]]:
         return "", [": `parameters` holds nested ones, and stands alone: leave the other keys out"]
     if "distribution" in fields:
         kind = fields["distribution"]
-        if kind not in DISTRIBUTIONS:
+        if not isinstance(kind, str) or kind not in DISTRIBUTIONS:
             return "", [f".distribution: there is no `{kind}`: {nearest(str(kind), sorted(DISTRIBUTIONS))}"]
         return kind, []
     if "value" in fields:

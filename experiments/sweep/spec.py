@@ -4,9 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from experiments.cli.config_files import check_config_files
+from experiments.cli.config_files import read_yaml
 from experiments.cli.user_errors import UserError
 from experiments.plan.units import nearest
 from experiments.sweep.distributions import Parameter
@@ -79,8 +77,7 @@ def read_spec(file: Path) -> Spec:
     Raises:
         UserError: it is no sweep, or not one that can be run here; a line for each thing that is wrong.
     """
-    check_config_files(["--config", str(file)])
-    return spec_of(yaml.safe_load(file.read_text(encoding="utf-8-sig")), str(file), file.stem)
+    return spec_of(read_yaml(file, "sweep", "a sweep"), str(file), file.stem)
 
 
 def spec_of(document: Mapping[str, Any], where: str, name: str) -> Spec:
