@@ -200,7 +200,7 @@ def test_the_command_writes_what_it_promises(toy, tmp_path, capsys):
     assert main(["sweep", str(toy(run_cap=6)), "--output", "out", "--workers", "2"]) == 0
     printed = capsys.readouterr()
     assert "plan: 6 runs of about" in printed.err
-    assert {"sweep.html", "best.yaml", "runs.jsonl", "study.db"} <= {
+    assert {"sweep.html", "sweep.png", "best.yaml", "runs.jsonl", "study.db"} <= {
         path.name for path in Path("out").iterdir()
     }
     best = min(lines_of(Path("out")), key=lambda line: line["metric"])
@@ -211,3 +211,15 @@ def test_the_command_writes_what_it_promises(toy, tmp_path, capsys):
     run = Path("out/runs/0000")
     options = yaml.safe_load((run / "parameters.yaml").read_text())
     assert options["x"]["value"] == lines_of(Path("out"))[0]["parameters"]["x"]
+
+
+def test_what_follows_two_hyphens_is_given_to_each_run(toy, tmp_path, capsys):
+    line = ["sweep", str(toy(run_cap=2)), "--output", "out"]
+    assert main([*line, "--", "--seed=7"]) == 0
+    for place, run in enumerate(lines_of(tmp_path / "out")):
+        first = (tmp_path / f"out/runs/000{place}/log.txt").read_text().splitlines()[0]
+        assert first.endswith(f"toy.py --x={run['parameters']['x']} --seed=7")
+    assert main([*line, "--", "--seed=8"]) == 2
+    assert "holds a sweep with other command" in capsys.readouterr().err
+    assert main([*line, "--", "--x=0.1"]) == 2
+    assert "the sweep gives each run its own x" in capsys.readouterr().err

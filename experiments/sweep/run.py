@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.cli.shipped_configs import file_of, hint
 from experiments.cli.user_errors import UserError
 
 if TYPE_CHECKING:
@@ -22,11 +23,16 @@ means, and tells which configurations noise alone could explain.
 
 Each run is a process with a folder of its own, OUTPUT/runs/0000 and so on. Ctrl+C stops all runs after a
 checkpoint; the same command goes on, also after a kill: what has ended is not repeated, what was interrupted
-resumes. The same command given elsewhere on a shared folder works along. At the end there are sweep.html,
-best.yaml (for `trivium fit --config`), runs.jsonl, and study.db, which is optuna's.
+resumes. The same command given elsewhere on a shared folder works along. At the end there are sweep.html
+and sweep.png, best.yaml (for `trivium fit --config`), runs.jsonl, and study.db, which is optuna's.
+
+A sweep that comes with Trivium goes by its name: `trivium configs` lists them, and `trivium configs
+sweeps/sft > mine.yaml` makes one to change. What follows `--` is given to each run, after all that the sweep
+gives it.
 
 examples:
-  trivium sweep experiments/configs/sweeps/learning_rate.yaml
+  trivium sweep learning_rate
+  trivium sweep learning_rate -- --trainer.max_steps=100
   trivium sweep my.yaml --workers 2 --output runs/sweeps/mine --json
 """
 SETTINGS = "sweep.json"
@@ -40,10 +46,14 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: a mistake in the YAML or the command line, or runs that fail again and again.
     """
-    options = _parser().parse_args(argv)
+    own, for_runs = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    options = _parser().parse_args(own)
     from experiments.sweep.spec import read_spec
 
-    spec = read_spec(options.file)
+    file = Path(file_of(options.file, "sweeps"))
+    if not file.exists():
+        raise UserError(f"sweep: there is no file {file}: {hint(options.file, 'sweeps')}")
+    spec = _with_options(read_spec(file), for_runs)
     output = options.output or Path("runs/sweeps") / _file_name(spec.name)
     result, interrupted = run_sweep(spec, output, options.workers, options.json, quiet=options.json)
     if not options.json:
@@ -105,6 +115,7 @@ def run_sweep(
     from experiments.sweep.best import write_best
     from experiments.sweep.outcome import result_of, write_results
     from experiments.sweep.page import write_page
+    from experiments.sweep.picture import draw
     from experiments.sweep.ranking import as_line
     from experiments.sweep.show import Display
     from experiments.sweep.study import ENDED, Study
@@ -126,9 +137,27 @@ def run_sweep(
             write_results(result)
             write_best(result)
             write_page(result)
+            draw(result, result.picture)
         if outcome.elsewhere:
             display.note(f"other commands are still at {outcome.elsewhere} runs")
     return result, outcome.interrupted
+
+
+def _with_options(spec: "Spec", words: list[str]) -> "Spec":
+    """A sweep each of whose runs is given some more words.
+
+    Raises:
+        UserError: they set what the sweep itself sets.
+    """
+    own = {each.name for each in spec.parameters} | {"run"}
+    for word in words:
+        name = word.partition("=")[0].removeprefix("--")
+        if word.startswith("--") and name in own:
+            raise UserError(f"{word}: the sweep gives each run its own {name}: leave it out after `--`")
+    if not words:
+        return spec
+    command = (*spec.command, *words)
+    return spec._replace(command=command, document={**spec.document, "command": list(command)})
 
 
 def _settings(spec: "Spec", output: Path) -> str:
@@ -166,13 +195,14 @@ def _file_name(name: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="trivium sweep",
+        usage="trivium sweep FILE [--output DIR] [--workers N] [--json] [-- OPTIONS OF EACH RUN]",
         description="Runs a W&B sweep on this machine, without a server.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
-        "file", type=Path, metavar="FILE", help="YAML of the sweep, as `wandb sweep` reads it"
+        "file", metavar="FILE", help="YAML of the sweep, as `wandb sweep` reads it, or a shipped one's name"
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the sweep (runs/sweeps/NAME)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (1)")
