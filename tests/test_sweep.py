@@ -31,8 +31,8 @@ def expanded(combination: dict) -> list[str]:
 
 @pytest.fixture
 def as_an_agent(tmp_path, monkeypatch):
-    """Starts an expanded command as an agent does, in any folder, with a `trivium` on the path that writes its
-    arguments down; gives them."""
+    """Starts an expanded command as an agent does, in any folder, with a `trivium` on the path that writes
+    its arguments down; gives them."""
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "trivium"
     program.write_text("#!/bin/sh\nfor argument; do printf '%s\\n' \"$argument\"; done\n")

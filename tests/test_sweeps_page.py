@@ -42,7 +42,6 @@ def test_a_shipped_sweep_is_one_of_wandbs_and_its_first_run_a_command_that_fit_t
     words = expanded(spec.command, spec.program, options, tmp_path / "a.json")
     script = shlex.split(words[3].replace('"$@"', "").replace('exec "$0" ', ""))
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", "any")
     config = parse([*script, *words[5:]], ParseOnly).config["fit"].as_dict()
     for name, value in first.values.items():
         place = config
