@@ -23,8 +23,9 @@ means, and tells which configurations noise alone could explain.
 
 Each run is a process with a folder of its own, OUTPUT/runs/0000 and so on. Ctrl+C stops all runs after a
 checkpoint; the same command goes on, also after a kill: what has ended is not repeated, what was interrupted
-resumes. The same command given elsewhere on a shared folder works along. At the end there are sweep.html
-and sweep.png, best.yaml (for `trivium fit --config`), runs.jsonl, and study.db, which is optuna's.
+resumes, and what has failed stays so unless --retry is given. The same command given elsewhere on a shared
+folder works along. At the end there are sweep.html and sweep.png, best.yaml (for `trivium fit --config`),
+runs.jsonl, and study.db, which is optuna's.
 
 A sweep that comes with Trivium goes by its name: `trivium configs` lists them, and `trivium configs
 sweeps/sft > mine.yaml` makes one to change. What follows `--` is given to each run, after all that the sweep
@@ -55,7 +56,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"sweep: there is no file {file}: {hint(options.file, 'sweeps')}")
     spec = _with_options(read_spec(file), for_runs)
     output = options.output or Path("runs/sweeps") / _file_name(spec.name)
-    result, interrupted = run_sweep(spec, output, options.workers, options.json, quiet=options.json)
+    quiet, retry = options.json, options.retry
+    result, interrupted = run_sweep(spec, output, options.workers, options.json, quiet=quiet, retry=retry)
     if not options.json:
         from rich.console import Console
 
@@ -70,7 +72,11 @@ def main(argv: list[str]) -> int:
 
 
 def sweep(
-    document: Mapping[str, Any] | str | Path, output: str | Path, workers: int = 1, quiet: bool = False
+    document: Mapping[str, Any] | str | Path,
+    output: str | Path,
+    workers: int = 1,
+    quiet: bool = False,
+    retry: bool = False,
 ) -> "SweepResult":
     """Runs a sweep from Python, and gives its result, which shows itself in a notebook.
 
@@ -79,6 +85,7 @@ def sweep(
         output: folder of the sweep; one that was begun goes on.
         workers: runs at a time.
         quiet: without lines about how it goes.
+        retry: runs that have failed are tried again.
 
     Raises:
         UserError: a mistake in the document, or runs that fail again and again.
@@ -90,14 +97,14 @@ def sweep(
         spec = spec_of(document, "sweep", Path(output).name)
     else:
         spec = read_spec(Path(document))
-    result, interrupted = run_sweep(spec, Path(output), workers, as_json=False, quiet=quiet)
+    result, interrupted = run_sweep(spec, Path(output), workers, False, quiet=quiet, retry=retry)
     if interrupted is not None:
         raise KeyboardInterrupt(signal.Signals(interrupted).name)
     return result
 
 
 def run_sweep(
-    spec: "Spec", output: Path, workers: int, as_json: bool, quiet: bool
+    spec: "Spec", output: Path, workers: int, as_json: bool, quiet: bool, retry: bool
 ) -> tuple["SweepResult", int | None]:
     """Runs a sweep, and writes its results; the second is the signal that interrupted it, if one did."""
     from experiments.sweep.command import command_errors
@@ -122,6 +129,8 @@ def run_sweep(
     from experiments.sweep.worker import Worker
 
     study = Study(output, spec)
+    if retry:
+        study.retry()
     if as_json:  # those of earlier commands: the lines are always all of them
         for each in study.configurations():
             for run in each.runs:
@@ -195,7 +204,7 @@ def _file_name(name: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="trivium sweep",
-        usage="trivium sweep FILE [--output DIR] [--workers N] [--json] [-- OPTIONS OF EACH RUN]",
+        usage="trivium sweep FILE [--output DIR] [--workers N] [--retry] [--json] [-- OPTIONS OF EACH RUN]",
         description="Runs a W&B sweep on this machine, without a server.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -206,5 +215,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the sweep (runs/sweeps/NAME)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (1)")
+    parser.add_argument("--retry", action="store_true", help="try runs that have failed again")
     parser.add_argument("--json", action="store_true", help="print only a line of JSON for each run")
     return parser

@@ -298,7 +298,7 @@ class Worker:
         if len(self.failures) >= EQUAL_FAILURES:
             raise UserError(
                 f"{EQUAL_FAILURES} runs in a row have failed in the same way: {run.line} (all of it in "
-                f"{folder}/log.txt): mend that, and give the same command again"
+                f"{folder}/log.txt): mend that, and give the same command again with --retry"
             )
 
     def _target_reached(self, configurations: list[Configuration]) -> bool:
