@@ -1,5 +1,5 @@
 """Draws all pictures of the documentation: `python -m experiments.docs.all_pictures`, from the folder that
-holds the `runs` of `trivium quickstart` and `trivium abilities`.
+holds the `runs` of `trivium quickstart`, `trivium abilities` and of the sweeps of `sweeps.md`.
 
 What needs no run is drawn from the code; what a command drew of its run is drawn from what that run left.
 """
@@ -8,15 +8,24 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from experiments.abilities.picture import draw as draw_abilities
 from experiments.abilities.picture import draw_claims
+from experiments.cli.shipped_configs import shipped
 from experiments.docs import pictures, strategy_pictures
 from experiments.quickstart.collect import read_curves
 from experiments.quickstart.picture import draw as draw_report
 from experiments.quickstart.picture import draw_stages
+from experiments.sweep.outcome import result_of
+from experiments.sweep.picture import draw as draw_sweep
+from experiments.sweep.run import SWEEPS, folder_name
+from experiments.sweep.spec import Spec, read_spec
+from experiments.sweep.study import DATABASE, Study
 
+SWEPT = ("learning_rate", "mixture", "sft", "reward", "ppo")
+"""the shipped sweeps that `sweeps.md` shows; `scaling` is a law's"""
 DOCS = Path(__file__).resolve().parent
 BOOK = DOCS / "book"
 
@@ -29,11 +38,15 @@ def main(argv: list[str]) -> int:
     option(
         "--abilities", type=Path, default=Path("runs/abilities/en"), help="finished abilities, of all claims"
     )
+    option("--sweeps", type=Path, default=SWEEPS, help="folder of the shipped sweeps' folders")
     options = parser.parse_args(argv)
     of_runs: dict[Path, Callable[[Path], list[Path]]] = {
         options.quickstart / "report.json": _quickstart,
         options.abilities / "abilities.json": _abilities,
     }
+    for name in SWEPT:
+        spec = read_spec(shipped("sweeps")[name])
+        of_runs[options.sweeps / folder_name(spec.name) / DATABASE] = partial(_sweep, name, spec)
     files = [*pictures.main(str(DOCS)), *strategy_pictures.main(str(DOCS))]
     missing = [file for file in of_runs if not file.is_file()]
     for file, draw in of_runs.items():
@@ -55,6 +68,12 @@ def _abilities(file: Path) -> list[Path]:
     claims = json.loads(file.read_text(encoding="utf-8"))["claims"]
     draw_abilities(claims, DOCS / "abilities.png")
     return [DOCS / "abilities.png", *draw_claims(claims, BOOK)]
+
+
+def _sweep(name: str, spec: Spec, file: Path) -> list[Path]:
+    result = result_of(spec, file.parent, Study(file.parent, spec).configurations())
+    draw_sweep(result, DOCS / f"sweep-{name}.png")
+    return [DOCS / f"sweep-{name}.png"]
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ examples:
   trivium sweep learning_rate -- --trainer.max_steps=100
   trivium sweep my.yaml --workers 2 --output runs/sweeps/mine --json
 """
-SETTINGS = "sweep.json"
+SWEEPS, SETTINGS = Path("runs/sweeps"), "sweep.json"
 FREE = ("run_cap", "description", "name", "project", "entity", "controller", "apiVersion", "kind")
 """keys that may change while a sweep lasts"""
 
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     if not file.exists():
         raise UserError(f"sweep: there is no file {file}: {hint(options.file, 'sweeps')}")
     spec = _with_options(read_spec(file), for_runs)
-    output = options.output or Path("runs/sweeps") / _file_name(spec.name)
+    output = options.output or SWEEPS / folder_name(spec.name)
     quiet, retry = options.json, options.retry
     result, interrupted = run_sweep(spec, output, options.workers, options.json, quiet=quiet, retry=retry)
     if not options.json:
@@ -197,7 +197,8 @@ def _settings(spec: "Spec", output: Path) -> str:
     return before["id"]
 
 
-def _file_name(name: str) -> str:
+def folder_name(name: str) -> str:
+    """The folder of a sweep of that name in `runs/sweeps`."""
     return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name) or "sweep"
 
 
