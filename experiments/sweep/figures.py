@@ -61,9 +61,9 @@ def scale_of(values: Sequence[Any]) -> Scale:
 
 
 def _are_geometric(values: Sequence[float]) -> bool:
-    """Whether each value is the same multiple of the one before, as in 1, 2, 4."""
+    """Whether each value is much the same multiple of the one before, as in 1, 2, 4 or 1, 3, 10."""
     ratios = [after / before for before, after in pairwise(values)]
-    return len(ratios) > 1 and max(ratios) - min(ratios) < 0.01 * min(ratios)
+    return len(ratios) > 1 and max(ratios) < 1.25 * min(ratios)
 
 
 class Charts(Inline):

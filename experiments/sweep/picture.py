@@ -42,7 +42,9 @@ def draw(result: SweepResult, file: Path) -> bool:
         _curves(panels[0], result)
         for axes, name in zip(panels[1:], shown, strict=True):
             others = [each for each in searched if each != name]
-            _by_parameter(axes, rows, (name, *others) if len(searched) == 2 else (name,), names)
+            listed = {each.name for each in result.spec.searched if each.choices is not None}
+            paths = (name, *others) if len(searched) == 2 else (name,)
+            _by_parameter(axes, rows, paths, names, name in listed)
         drawn = BytesIO()
         figure.savefig(drawn, format="png")
     with whole(file) as part:  # in 64 colours, which halves the file
@@ -59,19 +61,30 @@ def _title(result: SweepResult) -> str:
 
 
 def _curves(axes: Axes, result: SweepResult) -> None:
-    """The metric of each run over its steps, the best configuration's in front."""
+    """The metric of each run over its steps, the best configuration's in front; the runs one after the other
+    where each has logged it once."""
     assert result.spec.metric is not None
+    name, most = result.spec.metric.name, 0
     for row in reversed(result.rows):  # the best last, on top
         is_best = row is result.best
         looks: dict[str, Any] = {"color": BEST if is_best else OTHERS, "linewidth": 2 if is_best else 1}
         for run in row.configuration.runs:
-            logged = history(result.folder_of(run.name), result.spec.metric.name)
-            marker = "o" if len(logged.values) < 3 else None
-            axes.plot(logged.steps, logged.values, marker=marker, markersize=4, **looks)
-    axes.set(title=f"{result.spec.metric.name}; black: the best", xlabel="step")
+            logged = history(result.folder_of(run.name), name)
+            most = max(most, len(logged.values))
+            marker = "o" if len(logged.values) == 1 else None
+            axes.plot(logged.steps, logged.values, marker=marker, **looks)
+    if most == 1:
+        axes.clear()
+        for row in result.rows:
+            if row.metric is not None:
+                colour = BEST if row is result.best else OTHERS
+                axes.plot(row.configuration.number, row.metric, "o", color=colour)
+    axes.set(title=f"{name}; black: the best", xlabel="run" if most == 1 else "step")
 
 
-def _by_parameter(axes: Axes, rows: Sequence[Row], paths: Sequence[str], names: dict[str, str]) -> None:
+def _by_parameter(
+    axes: Axes, rows: Sequence[Row], paths: Sequence[str], names: dict[str, str], is_listed: bool
+) -> None:
     """The metric by a parameter; where there is one other of few values, a line for each of these. A cross is
     what was stopped early."""
     name, *others = paths
@@ -95,7 +108,7 @@ def _by_parameter(axes: Axes, rows: Sequence[Row], paths: Sequence[str], names: 
     axes.plot(
         scale.place(best.configuration.values[name]), best.metric or 0.0, "o", mfc="none", mec=BEST, ms=10
     )
-    _marks(axes, [row.configuration.values[name] for row in rows], scale)
+    _marks(axes, [row.configuration.values[name] for row in rows], scale, is_listed)
     if groups.keys() != {""}:
         lines = [
             Line2D([], [], color=COLOURS[place % len(COLOURS)], label=value, marker="o", markersize=4)
@@ -106,10 +119,10 @@ def _by_parameter(axes: Axes, rows: Sequence[Row], paths: Sequence[str], names: 
     axes.set(title=f"by {names[name]}", xlabel=names[name] + logarithmic, xlim=(-0.06, 1.06))
 
 
-def _marks(axes: Axes, given: Sequence[Any], scale: Scale) -> None:
-    """The values themselves where they are few, else the ends and what is between them."""
+def _marks(axes: Axes, given: Sequence[Any], scale: Scale, is_listed: bool) -> None:
+    """The values themselves where the YAML lists a few, else the ends and what is between them."""
     marks = {scale.place(value): short(value) for value in given}
-    if len(marks) > FEW and len(scale.marks) < len(marks):  # numbers
+    if len(scale.marks) < len(marks) and not (is_listed and len(marks) <= FEW):  # numbers
         low, high = min(given), max(given)
         middle = (low * high) ** 0.5 if scale.is_logarithmic else (low + high) / 2
         marks = {place: f"{value:.2g}" for place, value in ((0.0, low), (0.5, middle), (1.0, high))}
