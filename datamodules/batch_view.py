@@ -68,8 +68,8 @@ def _padding(tokens: int) -> Text:
 
 
 def _legend(trained: bool) -> Text:
-    legend = Text("trained", TRAINED[0]) + Text(" ") if trained else Text()
-    return legend + Text("given", GIVEN[0]) + Text("; a shade a token, a bar before each document")
+    words: list[str | tuple[str, str]] = [("trained", TRAINED[0]), " "] if trained else []
+    return Text.assemble(*words, ("given", GIVEN[0]), "; a shade a token, a bar before each document")
 
 
 def show(batch: Batch, tokenizer: Any, rows: int = ROWS) -> ShownBatch:

@@ -10,7 +10,8 @@ from rich.text import Text
 
 WIDTH = 110  # characters of a line of text
 CELL = Markup('<{0} style="text-align:{1};padding:1px 9px">{2}</{0}>')
-PLAIN = Markup('<pre style="white-space:pre-wrap;margin:4px 0">{}</pre>')
+WRAP = "white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere"  # notebooks would break within words
+PLAIN = Markup(f'<pre style="{WRAP};margin:4px 0">{{}}</pre>')
 TABLE = Markup('<table style="margin:4px 0"><caption style="text-align:left">{}</caption>{}</table>')
 
 

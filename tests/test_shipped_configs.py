@@ -1,13 +1,12 @@
 """The YAMLs that come with Trivium, by name and from any folder."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
 
 from experiments.cli.program import main
-from experiments.cli.shipped_configs import CONFIGS, shipped, whole, with_shipped_configs
+from experiments.cli.shipped_configs import CONFIGS, file_of, shipped, whole, with_shipped_configs
 
 
 @pytest.mark.parametrize("form", ["--config sft", "--config=sft", "-c sft"])
@@ -28,8 +27,13 @@ def test_a_file_of_ones_own_goes_before_a_shipped_name(tmp_path, monkeypatch):
 def test_the_list_has_each_config_with_its_comment(capsys):
     assert main(["configs"]) == 0
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
-    assert sorted(lines) == sorted(file.stem for file in Path("experiments/configs").glob("*.yaml"))
-    assert lines["sft"].endswith("the loss on the reply alone.")
+    files = [*CONFIGS.glob("*.yaml"), *CONFIGS.glob("sweeps/*.yaml")]
+    assert sorted(name.strip() for name in lines) == sorted(
+        file.relative_to(CONFIGS).with_suffix("").as_posix() for file in files
+    )
+    by_name = {name.strip(): text for name, text in lines.items()}
+    assert by_name["sft"].endswith("the loss on the reply alone.")
+    assert by_name["sweeps/sft"].strip() == "How often over the instructions, and at which peak rate?"
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))
@@ -43,8 +47,24 @@ def test_a_copied_config_says_what_the_shipped_one_does(name, tmp_path, capsys):
     assert whole(shipped()[name]).startswith("# ")
 
 
+def test_a_folder_of_ones_own_does_not_hide_a_shipped_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sft").mkdir()
+    assert with_shipped_configs(["--config", "sft"]) == ["--config", str(CONFIGS / "sft.yaml")]
+
+
+@pytest.mark.parametrize("name", sorted(shipped("sweeps")))
+def test_a_shipped_sweep_goes_by_its_name_and_can_be_copied(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    file = CONFIGS / "sweeps" / f"{name}.yaml"
+    assert file_of(name, "sweeps") == file_of(f"sweeps/{name}", "sweeps") == str(file)
+    assert main(["configs", f"sweeps/{name}"]) == 0
+    assert capsys.readouterr().out == file.read_text()
+
+
 def test_a_name_that_is_not_shipped_is_refused_with_the_nearest(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for line in (["fit", "--config", "stf"], ["configs", "stf"]):
+    for line in (["fit", "--config", "stf"], ["configs", "stf"], ["sweep", "stf"]):
         assert main(line) == 2
         assert "did you mean `sft`, which is shipped?" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

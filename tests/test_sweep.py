@@ -31,13 +31,12 @@ def expanded(combination: dict) -> list[str]:
 
 @pytest.fixture
 def as_an_agent(tmp_path, monkeypatch):
-    """Starts an expanded command as an agent does, with a `trivium` on the path that writes its arguments
-    down; gives them. The folder holds the repository's `experiments`, as an agent's working folder does."""
+    """Starts an expanded command as an agent does, in any folder, with a `trivium` on the path that writes
+    its arguments down; gives them."""
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "trivium"
     program.write_text("#!/bin/sh\nfor argument; do printf '%s\\n' \"$argument\"; done\n")
     program.chmod(0o755)
-    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     monkeypatch.chdir(tmp_path)
 
     def start(combination: dict, run_id: str) -> list[str]:
@@ -62,7 +61,7 @@ def test_the_sweep_minimises_a_metric_that_runs_log(tiny_stages):
 @pytest.mark.parametrize("combination", [GRID[0], GRID[-1]], ids=str)
 def test_an_expanded_command_trains_with_what_it_sweeps(tiny_stages, as_an_agent, tmp_path, combination):
     arguments = as_an_agent(combination, "a1b2c3")
-    assert arguments[:3] == ["fit", "--config", "experiments/configs/pretrain.yaml"]
+    assert arguments[:3] == ["fit", "--config", "pretrain"]
     small = [item for item in tiny_stages.stage("pretrain")[5:] if "warmup_steps" not in item]
     assert main([*arguments, *small, "--trainer.max_steps=55", "--trainer.limit_val_batches=1"]) == 0
     run = tmp_path / "runs" / "sweeps" / "a1b2c3"

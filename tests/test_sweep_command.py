@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from experiments.cli.parser import ParseOnly, parse
@@ -93,7 +94,7 @@ def configuration(arguments: list[str]) -> dict:
     return config
 
 
-def test_fit_takes_nested_parameters_of_a_sweep_as_dotted_options(monkeypatch):
+def test_fit_takes_nested_parameters_of_a_sweep_as_dotted_options(monkeypatch, tmp_path):
     """The agent gives `--data={'init_args': {'sources': …}}`, which would replace all sources."""
     nested_ones = {
         "data": {"init_args": {"sources": {"english": {"weight": 0.9}}, "sequence_length": 64}},
@@ -110,10 +111,15 @@ def test_fit_takes_nested_parameters_of_a_sweep_as_dotted_options(monkeypatch):
     ]  # fmt: skip
     expected = configuration(dotted)
     assert expected["data"]["init_args"]["sources"]["code"]["weight"] == 0.2
-    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", "any")  # as the agent sets it
+    file = tmp_path / "parameters.yaml"  # as the agent writes it
+    file.write_text(yaml.safe_dump({name: {"value": value} for name, value in nested_ones.items()}))
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(file))
     given = as_the_agent(["${args}"], "trivium", nested_ones, "")
     assert given[0].startswith("--data={'init_args'")
     assert configuration(given) == expected
+    # what the command says by itself means in a sweep what it means outside
+    sources = "--data.init_args.sources={'one': {'train': 'a.jsonl'}}"
+    assert set(configuration([sources, *given[1:]])["data"]["init_args"]["sources"]) == {"one"}
 
 
 def test_outside_a_sweep_an_option_stays_as_it_is_given(monkeypatch):

@@ -200,7 +200,7 @@ def test_the_command_writes_what_it_promises(toy, tmp_path, capsys):
     assert main(["sweep", str(toy(run_cap=6)), "--output", "out", "--workers", "2"]) == 0
     printed = capsys.readouterr()
     assert "plan: 6 runs of about" in printed.err
-    assert {"sweep.html", "best.yaml", "runs.jsonl", "study.db"} <= {
+    assert {"sweep.html", "sweep.png", "best.yaml", "runs.jsonl", "study.db"} <= {
         path.name for path in Path("out").iterdir()
     }
     best = min(lines_of(Path("out")), key=lambda line: line["metric"])
@@ -211,3 +211,30 @@ def test_the_command_writes_what_it_promises(toy, tmp_path, capsys):
     run = Path("out/runs/0000")
     options = yaml.safe_load((run / "parameters.yaml").read_text())
     assert options["x"]["value"] == lines_of(Path("out"))[0]["parameters"]["x"]
+
+
+def test_what_follows_two_hyphens_is_given_to_each_run(toy, tmp_path, capsys):
+    line = ["sweep", str(toy(run_cap=2)), "--output", "out"]
+    assert main([*line, "--", "--seed=7"]) == 0
+    for place, run in enumerate(lines_of(tmp_path / "out")):
+        first = (tmp_path / f"out/runs/000{place}/log.txt").read_text().splitlines()[0]
+        assert first.endswith(f"toy.py --x={run['parameters']['x']} --seed=7")
+    assert main([*line, "--", "--seed=8"]) == 2
+    assert "holds a sweep with other command" in capsys.readouterr().err
+    assert main([*line, "--", "--x=0.1"]) == 2
+    assert "the sweep gives each run its own x" in capsys.readouterr().err
+
+
+def test_runs_that_failed_are_kept_until_they_are_asked_to_be_tried_again(toy, tmp_path):
+    file = toy(method="grid", parameters={"x": {"values": [0.95, 0.2]}}, seeds={"seed": [0, 1]})
+    out, mended = tmp_path / "out", TOY.replace("x > 0.9", "x > 1.9")
+    states = [run["state"] for run in sweep(file, out, quiet=True).runs()]
+    assert states == ["failed", "waiting", "ended", "ended"]  # the other seed of what fails is not begun
+    (tmp_path / "toy.py").write_text(mended)
+    assert [run["state"] for run in sweep(file, out, quiet=True).runs()] == states
+    result = sweep(file, out, quiet=True, retry=True)
+    assert [run["state"] for run in result.runs()] == ["ended"] * 4
+    assert attempts(out) == [2, 1, 1, 1]
+    assert sorted(row.metric for row in result.rows) == pytest.approx([0.0105 + 0.25, 0.423 + 0.25])
+    assert [run["state"] for run in sweep(file, out, quiet=True, retry=True).runs()] == ["ended"] * 4
+    assert attempts(out) == [2, 1, 1, 1]

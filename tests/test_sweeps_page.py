@@ -11,6 +11,8 @@ import jsonschema
 import pytest
 
 from experiments.cli.parser import ParseOnly, parse
+from experiments.cli.shipped_configs import CONFIGS, file_of
+from experiments.docs.all_pictures import SWEPT
 from experiments.docs.sweeps_picture import main as draw
 from experiments.sweep.command import expanded, is_fit, nested
 from experiments.sweep.run import _parser
@@ -42,7 +44,6 @@ def test_a_shipped_sweep_is_one_of_wandbs_and_its_first_run_a_command_that_fit_t
     words = expanded(spec.command, spec.program, options, tmp_path / "a.json")
     script = shlex.split(words[3].replace('"$@"', "").replace('exec "$0" ', ""))
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", "any")
     config = parse([*script, *words[5:]], ParseOnly).config["fit"].as_dict()
     for name, value in first.values.items():
         place = config
@@ -55,18 +56,32 @@ def test_the_commands_of_the_page_are_accepted():
     commands = [
         line for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.M | re.S) for line in block.splitlines()
     ]
-    assert len(commands) == 3
+    kinds = [shlex.split(line)[:2] for line in commands]
+    assert [kinds.count(["trivium", name]) for name in ("sweep", "configs")] == [8, 1]
     for line in commands:
-        if line.startswith("trivium sweep "):
-            assert (ROOT / _parser().parse_args(shlex.split(line)[2:]).file).is_file()
+        words = shlex.split(line)
+        if words[:2] == ["trivium", "sweep"]:
+            given, _, for_runs = (" ".join(words[2:]) + " ").partition(" -- ")
+            file = file_of(_parser().parse_args(given.split()).file, "sweeps")
+            if for_runs:
+                parse(["fit", "--config", str(CONFIGS / "pretrain.yaml"), *for_runs.split()], ParseOnly)
         else:
-            assert (ROOT / shlex.split(line)[1]).is_file()
+            file = str(ROOT / words[1]) if words[0] == "sbatch" else file_of(words[2], "sweeps")
+        assert Path(file).is_file()
 
 
 def test_the_links_of_the_page_lead_somewhere():
-    targets = re.findall(r"\]\(([^)]+)\)", PAGE)
+    targets = re.findall(r"\]\(([^)#]+)\)", PAGE)
     assert targets
     assert [target for target in targets if not (DOCS / target).exists()] == []
+
+
+def test_each_sweep_that_asks_a_question_has_its_picture_on_the_page():
+    assert {*SWEPT, "scaling"} == {file.stem for file in SWEEPS}
+    for name in SWEPT:
+        file = f"sweep-{name}.png"
+        assert f"]({file})" in PAGE
+        assert (DOCS / file).stat().st_size < 150_000
 
 
 def test_the_picture_of_the_page_can_be_drawn(tmp_path):

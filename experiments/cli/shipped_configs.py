@@ -30,14 +30,14 @@ def with_shipped_configs(argv: list[str]) -> list[str]:
 
 def file_of(name: str, folder: str = "") -> str:
     """The file of a shipped YAML's name; what is none, or a file of one's own, as it is."""
-    if os.path.exists(name):
+    if os.path.exists(name) and not os.path.isdir(name):
         return name
-    return str(shipped(folder).get(name, name))
+    return str(shipped(folder).get(name.removeprefix(f"{folder}/"), name))
 
 
-def hint(name: str) -> str:
+def hint(name: str, folder: str = "") -> str:
     """What to give in place of a file that is not there."""
-    names = list(shipped())
+    names = list(shipped(folder))
     near = get_close_matches(Path(name).stem, names, n=1)
     return (
         f"did you mean `{near[0]}`, which is shipped?" if near else "`trivium configs` lists what is shipped"

@@ -4,24 +4,37 @@ import ast
 import json
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 
 def spelled_out(argv: list[str]) -> list[str]:
     """A command line in which a sweep's nested parameters are dotted options of their own; itself where no
-    sweep has begun this process.
+    sweep has begun this process. What the sweep's command says beside its parameters stays as it is.
 
     W&B's agent gives `--model={'init_args': {'warmup_steps': 20}}`, which would replace a mapping instead of
     setting one of its fields, and `--name=None` for null.
     """
-    if "WANDB_SWEEP_PARAM_PATH" not in os.environ:
+    file = os.environ.get("WANDB_SWEEP_PARAM_PATH")
+    if file is None:
         return argv
-    return [word for argument in argv for word in _options(argument)]
+    names = _parameters(Path(file))
+    return [word for argument in argv for word in _options(argument, names)]
 
 
-def _options(argument: str) -> Iterator[str]:
+def _parameters(file: Path) -> set[str]:
+    """The options that a sweep gives, by the file that the agent writes for W&B."""
+    try:
+        return {f"--{name}" for name in yaml.safe_load(file.read_text(encoding="utf-8"))}
+    except (OSError, yaml.YAMLError, TypeError):  # none that can be read, as in a run of a run
+        return set()
+
+
+def _options(argument: str, names: set[str]) -> Iterator[str]:
     name, equals, text = argument.partition("=")
-    if not (name.startswith("--") and equals and text[:1] in "{N"):
+    if not (name in names and equals and text[:1] in "{N"):
         yield argument
         return
     try:

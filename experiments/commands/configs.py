@@ -10,12 +10,13 @@ def main(argv: list[str]) -> int:
     """Runs `trivium configs …`."""
     parser = argparse.ArgumentParser(
         prog="trivium configs",
-        description="Lists the YAMLs that come with Trivium: `trivium fit --config sft` runs one by name.",
+        description="Lists the YAMLs that come with Trivium: `trivium fit --config sft` runs one by name, "
+        "`trivium sweep sft` a sweep.",
         epilog="A copy to change: trivium configs sft > mine.yaml",
     )
     parser.add_argument("name", nargs="?", help="print this one, whole")
     options = parser.parse_args(argv)
-    configs = shipped()
+    configs = shipped() | {f"sweeps/{name}": file for name, file in shipped("sweeps").items()}
     if options.name is None:
         width = max(map(len, configs))
         for name, file in configs.items():

@@ -1,6 +1,6 @@
 """Draws all pictures of the documentation: `python -m experiments.docs.all_pictures`, from the folder that
-holds the `runs` of `trivium quickstart` and `trivium abilities`, and those of the pages on ranking and
-scaling.
+holds the `runs` of `trivium quickstart`, of `trivium abilities`, of the sweeps of `sweeps.md`, and those of
+the pages on ranking and scaling.
 
 What needs no run is drawn from the code; what a command drew of its run is drawn from what that run left.
 Pages are taken in Chromium, by playwright.
@@ -11,15 +11,24 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from experiments.abilities.picture import draw as draw_abilities
 from experiments.abilities.picture import draw_claims
-from experiments.docs import page_pictures, pictures, strategy_pictures
+from experiments.cli.shipped_configs import shipped
+from experiments.docs import page_pictures, pictures, strategy_pictures, sweeps_picture
 from experiments.quickstart.collect import read_curves
 from experiments.quickstart.picture import draw as draw_report
 from experiments.quickstart.picture import draw_stages
+from experiments.sweep.outcome import result_of
+from experiments.sweep.picture import draw as draw_sweep
+from experiments.sweep.run import SWEEPS, folder_name
+from experiments.sweep.spec import Spec, read_spec
+from experiments.sweep.study import DATABASE, Study
 
+SWEPT = ("learning_rate", "mixture", "sft", "reward", "ppo")
+"""the shipped sweeps that `sweeps.md` shows; `scaling` is a law's"""
 DOCS = Path(__file__).resolve().parent
 BOOK = DOCS / "book"
 
@@ -34,6 +43,7 @@ def main(argv: list[str]) -> int:
     )
     option("--rank", type=Path, default=Path("runs"), help="what the commands of `rank.md` have written")
     option("--scaling", type=Path, default=Path("runs/scaling"), help="where `trivium scaling fit` has drawn")
+    option("--sweeps", type=Path, default=SWEEPS, help="folder of the shipped sweeps' folders")
     options = parser.parse_args(argv)
     of_runs: dict[Path, Callable[[Path], list[Path]]] = {
         options.quickstart / "report.json": _quickstart,
@@ -42,7 +52,11 @@ def main(argv: list[str]) -> int:
         options.rank / "rank.html": _rank_report,
         options.scaling / "scaling.png": _scaling,
     }
+    for name in SWEPT:
+        spec = read_spec(shipped("sweeps")[name])
+        of_runs[options.sweeps / folder_name(spec.name) / DATABASE] = partial(_sweep, name, spec)
     files = [*pictures.main(str(DOCS)), *strategy_pictures.main(str(DOCS))]
+    files += sweeps_picture.main(str(DOCS))
     missing = [file for file in of_runs if not file.is_file()]
     for file, draw in of_runs.items():
         files += [] if file in missing else draw(file)
@@ -76,6 +90,12 @@ def _rank_report(file: Path) -> list[Path]:
 
 def _scaling(file: Path) -> list[Path]:
     return [Path(shutil.copyfile(file, DOCS / "scaling.png"))]
+
+
+def _sweep(name: str, spec: Spec, file: Path) -> list[Path]:
+    result = result_of(spec, file.parent, Study(file.parent, spec).configurations())
+    draw_sweep(result, DOCS / f"sweep-{name}.png")
+    return [DOCS / f"sweep-{name}.png"]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -45,7 +46,7 @@ def scale_of(values: Sequence[Any]) -> Scale:
     """A scale for observed values: linear or logarithmic for numbers, a place each for anything else."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         low, high = min(values), max(values)
-        logs = low > 0 and high / low >= LOGARITHMIC
+        logs = low > 0 and (high / low >= LOGARITHMIC or _are_geometric(sorted(set(values))))
         f: Callable[[float], float] = math.log if logs else float
         if low == high:
             return Scale(lambda value: 0.5, [(0.5, short(low))], False)
@@ -57,6 +58,12 @@ def scale_of(values: Sequence[Any]) -> Scale:
         name: index / max(1, len(names) - 1) if len(names) > 1 else 0.5 for index, name in enumerate(names)
     }
     return Scale(lambda value: places[short(value)], [(place, name) for name, place in places.items()], False)
+
+
+def _are_geometric(values: Sequence[float]) -> bool:
+    """Whether each value is much the same multiple of the one before, as in 1, 2, 4 or 1, 3, 10."""
+    ratios = [after / before for before, after in pairwise(values)]
+    return len(ratios) > 1 and max(ratios) < 1.25 * min(ratios)
 
 
 class Charts(Inline):

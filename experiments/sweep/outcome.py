@@ -16,7 +16,7 @@ from experiments.sweep.table import as_html, as_text
 class SweepResult(Ranking):
     """A sweep's result; shows itself as a table, in a notebook and as text."""
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return as_text(self)
 
     def _repr_html_(self) -> str:

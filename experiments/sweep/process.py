@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,18 @@ COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def begin(
-    command: Sequence[str], folder: Path, environment: Mapping[str, str], lock: int
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    lock: int,
+    cores: set[int] | None = None,
 ) -> subprocess.Popen:
     """Starts a run in a process group of its own, with its log in its folder; it holds the run's lock as long
-    as it lives, and is told to save and end (SIGTERM) when this process dies."""
+    as it lives, and is told to save and end (SIGTERM) when this process dies.
+
+    Args:
+        cores: those that the run, with all of its ranks and data workers, may use; None = all.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOG, "ab") as log:
         log.write(f"$ {' '.join(command)}\n".encode())
@@ -41,7 +50,7 @@ def begin(
             stderr=subprocess.STDOUT,
             process_group=0,
             pass_fds=(lock,),
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=partial(_on_its_own, cores) if sys.platform == "linux" else None,
         )
 
 
@@ -69,16 +78,27 @@ def environment_of(
 
 
 def share(workers: int, place: int) -> dict[str, str]:
-    """What one of several runs at a time may use of this machine: its part of the cores and of the GPUs."""
+    """What the environment of one of several runs at a time says it may use of this machine: its part of the
+    GPUs; of the cores where it cannot be held to them."""
     shared = {}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if "OMP_NUM_THREADS" not in os.environ:
-        shared["OMP_NUM_THREADS"] = str(max(1, cores // workers))
+    if workers > 1 and sys.platform != "linux" and "OMP_NUM_THREADS" not in os.environ:
+        shared["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
     if workers > 1 and (gpus := _gpus()):
         each = max(1, len(gpus) // workers)
         first = place * each % len(gpus)
         shared["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first : first + each])
     return shared
+
+
+def cores_of(workers: int, place: int) -> set[int] | None:
+    """The cores of one of several runs at a time; None = all. A number of threads would not do: a run's ranks
+    share its cores out among themselves, and each would take that number."""
+    if workers == 1 or sys.platform != "linux":
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    each = max(1, len(cores) // workers)
+    first = place * each % len(cores)
+    return set(cores[first : first + each])
 
 
 def tell(process: int, what: signal.Signals) -> None:
@@ -126,7 +146,10 @@ def begin_anew(folder: Path) -> None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _end_with_parent() -> None:
+def _on_its_own(cores: set[int] | None) -> None:
+    """In the new process, before its program begins."""
+    if cores is not None:
+        os.sched_setaffinity(0, cores)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -47,6 +47,10 @@ class Ranking(NamedTuple):
     def page(self) -> Path:
         return self.folder / "sweep.html"
 
+    @property
+    def picture(self) -> Path:
+        return self.folder / "sweep.png"
+
     def runs(self) -> list[dict[str, Any]]:
         """A line a run, as `--json` prints them."""
         configurations = sorted((row.configuration for row in self.rows), key=lambda each: each.number)

@@ -104,8 +104,22 @@ class Study:
         """Writes down what has become of a run."""
         with self._locked():
             trial = self._trial(run.configuration)
+            if self._storage.get_trial(
+                trial
+            ).state.is_finished():  # it failed once: optuna ends a trial for good
+                self._storage.set_study_user_attr(self._id, _key(run.name), run._asdict())
+                return
             self._storage.set_trial_user_attr(trial, _key(run.name), run._asdict())
             self._settle(self._read()[run.configuration])
+
+    def retry(self) -> None:
+        """Lets each run that has failed begin again, from its checkpoint where it left one."""
+        with self._locked():
+            for configuration in self._read():
+                for run in configuration.runs:
+                    if run.state == "failed":
+                        again = Run(run.name, run.configuration, run.seed, seconds=run.seconds)
+                        self._storage.set_study_user_attr(self._id, _key(run.name), again._asdict())
 
     def _settle(self, configuration: Configuration) -> None:
         """Tells optuna what has become of a configuration whose runs have all ended."""
@@ -181,8 +195,10 @@ class Study:
 
     def _read(self) -> list[Configuration]:
         configurations = []
+        retried = self._storage.get_study_user_attrs(self._id)
         for trial in self._storage.get_all_trials(self._id):
-            attributes = trial.user_attrs
+            attributes = {**trial.user_attrs}
+            attributes |= {key: retried[key] for key in attributes.keys() & retried.keys()}
             runs = [_run(value) for key, value in attributes.items() if key.startswith(_key(""))]
             runs.sort(key=lambda run: run.name)
             values = attributes["values"]

@@ -20,6 +20,7 @@ from experiments.sweep.process import (
     AS_JSON,
     begin,
     begin_anew,
+    cores_of,
     environment_of,
     is_looked_after,
     last_line,
@@ -207,7 +208,7 @@ class Worker:
         group, id = self.spec.name, f"{self.identity}-{run.name}"
         try:
             environment = environment_of(folder, group, id, options, shared)
-            process = begin(words, folder, environment, claim.lock)
+            process = begin(words, folder, environment, claim.lock, cores_of(self.workers, place))
         except OSError as error:
             os.close(claim.lock)
             raise UserError(f"program: {words[0]} cannot be started: {error.strerror}") from error
@@ -297,7 +298,7 @@ class Worker:
         if len(self.failures) >= EQUAL_FAILURES:
             raise UserError(
                 f"{EQUAL_FAILURES} runs in a row have failed in the same way: {run.line} (all of it in "
-                f"{folder}/log.txt): mend that, and give the same command again"
+                f"{folder}/log.txt): mend that, and give the same command again with --retry"
             )
 
     def _target_reached(self, configurations: list[Configuration]) -> bool:
