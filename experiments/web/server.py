@@ -1,5 +1,6 @@
 """A web application with its guards, and the server that runs it."""
 
+import gc
 import socket
 import sys
 import threading
@@ -135,6 +136,8 @@ def serve(app: FastAPI, access: Access, taken: socket.socket | None = None) -> i
     if access.opens:
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
     sys.setswitchinterval(SWITCH)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: looking through all of it again would keep everybody waiting 0.3 s
     with suppress(KeyboardInterrupt), taken:  # uvicorn raises it again when it has ended
         server.run(sockets=[taken])
     return 0
