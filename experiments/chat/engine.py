@@ -46,6 +46,8 @@ class Piece(NamedTuple):
     """`stop`: a stop token or text; `length`: the limit, or the model's positions; `error`: a bug"""
     written: int = 0
     """tokens sampled so far"""
+    last: Written | None = None
+    """the stop token, which is no part of the text"""
 
 
 class Request:
@@ -85,7 +87,9 @@ class Request:
         """Adds a token, tells what it adds; whether the reply has ended with it."""
         written = len(self.writing.ids) + 1
         if token in self.model.stops:
-            self.tell(Piece(*self.writing.take(finished=True), "stop", written))
+            text, tokens = self.writing.take(finished=True)
+            last = Written(token, logprob, list(top), len(self.writing.text))
+            self.tell(Piece(text, tokens, "stop", written, last))
             return True
         self.writing.add(token, logprob, top)
         ended = self.writing.stopped or written == self.room

@@ -5,6 +5,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,6 +17,7 @@ from experiments.chat.engine import Piece, Settings
 from experiments.chat.prompts import prompt_ids
 from experiments.chat.thread import EngineThread
 from experiments.evaluation.engine import Model
+from experiments.web.echo import Echo, echo_of
 from experiments.web.openai_answers import ChatShape, Shape, Usage
 from experiments.web.openai_requests import ChatRequest, CompletionRequest, Wanted
 from experiments.web.replies import Refusal, error_body
@@ -74,6 +76,7 @@ class Completions:
         top = (wanted.top_logprobs or 0) if wanted.logprobs else None
         settings = wanted.settings(self.default_tokens, top)
         prompt = await self.compute(lambda: chat_ids(model, messages, prefix))
+        check_length(model, prompt, "messages")
         shape = ChatShape(*self._heading(wanted, model), top is not None)
         return await self._respond(request, wanted, model, [prompt], settings, shape)
 
@@ -84,9 +87,13 @@ class Completions:
         given = wanted.prompts()
         prompts = await self.compute(lambda: [text_ids(model, prompt) for prompt in given])
         shape = Shape(*self._heading(wanted, model), wanted.logprobs is not None)
-        echoes = [""] * len(prompts)
-        if wanted.echo:
-            echoes = await self.compute(lambda: [echo_of(model, prompt) for prompt in given])
+        for prompt in prompts:
+            check_length(model, prompt, "prompt", settings.max_tokens)
+        echoes = [Echo()] * len(prompts)
+        if wanted.echo:  # one between two rounds each, since it may take a forward
+            tops = wanted.logprobs
+            pairs = zip(given, prompts, strict=True)
+            echoes = [await self.compute(partial(echo_of, model, *pair, tops)) for pair in pairs]
         return await self._respond(request, wanted, model, prompts, settings, shape, echoes)
 
     async def compute(self, work: Any) -> Any:
@@ -104,17 +111,16 @@ class Completions:
         prompts: list[list[int]],
         settings: Settings,
         shape: Shape,
-        echoes: Sequence[str] = ("",),
+        echoes: Sequence[Echo] = (Echo(),),
     ) -> Response:
-        for prompt in prompts:
-            check_length(model, prompt, "messages" if isinstance(shape, ChatShape) else "prompt")
         count = wanted.n or 1
         writing = Replies(self.engine, model, prompts, settings, count)
         starts = [echo for echo in echoes for _ in range(count)]
         if not wanted.stream:
-            pieces = await writing.whole(request)
+            replies = await writing.whole(request)
             pieces = [
-                piece._replace(text=start + piece.text) for start, piece in zip(starts, pieces, strict=True)
+                joined(start.piece(), start.behind(reply))
+                for start, reply in zip(starts, replies, strict=True)
             ]
             return JSONResponse(shape.answer(pieces, writing.usage()))
         tells_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
@@ -151,9 +157,12 @@ class Replies:
 
         self.requests = [
             chat.Request(model, prompt, settings, choice, told(number * count + choice))
-            for number, prompt in enumerate(prompts)
+            for number, prompt in enumerate(prompts if settings.max_tokens else ())
             for choice in range(count)
         ]
+        if not self.requests:  # nothing but the prompts is asked for
+            for index in range(len(self.written)):
+                self.pieces.put_nowait((index, Piece("", [], "length")))
         try:
             engine.submit(self.requests)
         except chat.Full:
@@ -165,7 +174,7 @@ class Replies:
             ) from None
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
-        left = len(self.requests)
+        left = len(self.written)
         while left:
             index, piece = await self.pieces.get()
             self.written[index] = piece.written
@@ -187,12 +196,11 @@ class Replies:
             done.cancel()
 
     async def _whole(self) -> list[Piece]:
-        wholes = [Piece("", [])] * len(self.requests)
+        wholes = [Piece("", [])] * len(self.written)
         async for index, piece in self:
             if piece.finish == "error":
                 raise Refusal(BROKEN, 500)
-            before = wholes[index]
-            wholes[index] = piece._replace(text=before.text + piece.text, tokens=before.tokens + piece.tokens)
+            wholes[index] = joined(wholes[index], piece)
         return wholes
 
     def cancel(self) -> None:
@@ -225,8 +233,13 @@ class Stream(StreamingResponse):
             self.replies.cancel()
 
 
+def joined(before: Piece, piece: Piece) -> Piece:
+    """Two pieces of a reply as one."""
+    return piece._replace(text=before.text + piece.text, tokens=before.tokens + piece.tokens)
+
+
 async def chunks(
-    replies: Replies, shape: Shape, tells_usage: bool, starts: Sequence[str]
+    replies: Replies, shape: Shape, tells_usage: bool, starts: Sequence[Echo]
 ) -> AsyncIterator[str]:
     """The events of a stream."""
 
@@ -236,14 +249,14 @@ async def chunks(
         return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
     for index, start in enumerate(starts):
-        beginning = shape.part(index, Piece(start, [])) if start else shape.beginning(index)
+        beginning = shape.part(index, start.piece()) if any(start) else shape.beginning(index)
         if beginning:
             yield event(beginning)
     async for index, piece in replies:
         if piece.finish == "error":
             yield f"data: {json.dumps(error_body(500, BROKEN))}\n\n"
             return
-        yield event(shape.part(index, piece))
+        yield event(shape.part(index, starts[index].behind(piece)))
     if tells_usage:
         yield event(shape.usage(replies.usage()))
     yield "data: [DONE]\n\n"
@@ -273,17 +286,12 @@ def text_ids(model: Model, prompt: str | list[int]) -> list[int]:
     return prompt
 
 
-def echo_of(model: Model, prompt: str | list[int]) -> str:
-    """A prompt as text."""
-    return prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt, skip_special_tokens=True)
-
-
-def check_length(model: Model, prompt: Sequence[int], param: str) -> None:
-    """Refuses a prompt, the field `param`, after which no position is left.
+def check_length(model: Model, prompt: Sequence[int], param: str, wanted: int = 1) -> None:
+    """Refuses a prompt, the field `param`, after which no position is left although tokens are `wanted`.
 
     Raises:
         Refusal: there is none.
     """
-    if model.positions is not None and len(prompt) >= model.positions:
+    if model.positions is not None and len(prompt) + min(wanted, 1) > model.positions:
         message = f"the prompt's {len(prompt)} tokens fill the {model.positions} positions of the model"
         raise Refusal(message, param=param, code="context_length_exceeded")
