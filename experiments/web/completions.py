@@ -16,6 +16,7 @@ from experiments.chat import engine as chat
 from experiments.chat.engine import Piece, Settings
 from experiments.chat.prompts import prompt_ids
 from experiments.chat.thread import EngineThread
+from experiments.cli.user_errors import USER_ERRORS
 from experiments.evaluation.engine import Model
 from experiments.web.echo import Echo, echo_of
 from experiments.web.openai_answers import ChatShape, Shape, Usage
@@ -266,11 +267,12 @@ def chat_ids(model: Model, messages: list[dict[str, str]], prefix: str) -> list[
     """A conversation as the model reads it.
 
     Raises:
-        Refusal: the model has no template for it.
+        Refusal: its template has no place for a message.
     """
-    if not model.tokenizer.chat_template and len(messages) > 1:
-        raise Refusal("this model has no chat template: send one message, without system", param="messages")
-    return prompt_ids(model.tokenizer, messages, prefix)
+    try:
+        return prompt_ids(model.tokenizer, messages, prefix)
+    except USER_ERRORS as error:
+        raise Refusal(str(error), param="messages") from error
 
 
 def text_ids(model: Model, prompt: str | list[int]) -> list[int]:
