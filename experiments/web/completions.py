@@ -18,6 +18,7 @@ from experiments.chat.prompts import prompt_ids
 from experiments.chat.thread import EngineThread
 from experiments.cli.user_errors import USER_ERRORS
 from experiments.evaluation.engine import Model
+from experiments.web.blind import Blind
 from experiments.web.echo import Echo, echo_of
 from experiments.web.openai_answers import ChatShape, Shape, Usage
 from experiments.web.openai_requests import ChatRequest, CompletionRequest, Wanted
@@ -38,6 +39,7 @@ class Completions:
     def __init__(self, models: dict[str, Model], engine: EngineThread, default_tokens: int):
         self.models, self.engine, self.default_tokens = models, engine, default_tokens
         self.created = int(time.time())
+        self.blind = Blind()
 
     def add_routes(self, app: FastAPI) -> None:
         """Lets an application answer them."""
@@ -59,11 +61,12 @@ class Completions:
         return card if positions is None else {**card, "max_model_len": positions}
 
     def model(self, name: str) -> Model:
-        """The model of a name.
+        """The model of a name, which may be one that hides it.
 
         Raises:
             Refusal: there is none.
         """
+        name = self.blind.model_of(name)
         if name not in self.models:
             known = ", ".join(self.models)
             message = f"there is no model `{name}` here: ask for {known}"
