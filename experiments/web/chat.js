@@ -85,7 +85,7 @@ async function write(turn, place, attempt = 0) {
         { token, id: token_id, logprob, bytes, top: top_logprobs.map((top) => [top.token, top.logprob]) }));
       reply.tokens.push(...tokens);
       reply.finish = choice.finish_reason ?? reply.finish;
-      showText(turn, place);
+      showSoon(turn, place);
     });
   } catch (error) {
     reply.finish = error.name === "AbortError" ? "stopped" : "error";
@@ -175,6 +175,23 @@ function showReply(turn, place) {
 function showText(turn, place) {
   const old = turn.node?.querySelector(".replies").children[place]?.querySelector(".text");
   if (old) old.replaceWith(textNode(turn.replies[place]));
+}
+
+const soon = new Set();  // replies whose text will be shown
+let cost = 0;  // milliseconds that showing one took
+
+function showSoon(turn, place) {
+  // a tenth of the time goes into it, however long the reply is: each time, all of it is laid out again
+  const reply = turn.replies[place];
+  if (soon.has(reply)) return;
+  soon.add(reply);
+  setTimeout(() => {
+    soon.delete(reply);
+    if (turn.replies[place] !== reply || reply.finish) return;
+    const begun = performance.now();
+    showText(turn, place);
+    cost = performance.now() - begun;
+  }, 10 * cost);
 }
 
 function replyNode(turn, place) {
