@@ -5,7 +5,7 @@ is empty under ZeRO-3 and a shard under FSDP2.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, cast
 
@@ -202,16 +202,45 @@ class LanguageModel(_Backbone):
         documents = self.documents(input_ids, position_ids, document_ids, groups)
         trained = labels[:, 1:] != -100
         places, wanted = documents.places[:, :-1][trained], labels[:, 1:][trained]
-        if self.route.head == "linear":
-            parts = self.encode(documents)[places].split(CHUNK)
-            logits = (self._logits(part).float() for part in parts)
-        else:
-            logits = iter(self._own_logits(documents, places).float().split(CHUNK))
         losses, greedy = [], []
-        for part, label in zip(logits, wanted.split(CHUNK), strict=True):
+        for part, label in zip(self._parts(documents, places), wanted.split(CHUNK), strict=True):
             losses.append(F.cross_entropy(part, label, reduction="none"))
             greedy.append(part.argmax(-1) == label)
         return torch.cat(losses), torch.cat(greedy)
+
+    @torch.no_grad()
+    def likeliest(self, ids: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """How likely each token of a text was, and which would have been likelier.
+
+        Args:
+            ids: (T,) int64, two or more.
+            count: of the likeliest tokens at each place.
+
+        Returns:
+            (T − 1,) fp32 log-probabilities of the tokens from the second on; (T − 1, count) fp32 those of
+            the likeliest, in order; (T − 1, count) int64 these.
+        """
+        row = ids[None]
+        documents = self.documents(
+            row, torch.arange(len(ids), device=ids.device)[None], torch.zeros_like(row)
+        )
+        own, values, tokens = [], [], []
+        parts = self._parts(documents, documents.places[0, :-1])
+        for part, label in zip(parts, ids[1:].split(CHUNK), strict=True):
+            logprobs = part.log_softmax(-1)
+            own.append(logprobs.gather(1, label[:, None]).squeeze(1))
+            best = logprobs.topk(count)
+            values.append(best.values)
+            tokens.append(best.indices)
+        return torch.cat(own), torch.cat(values), torch.cat(tokens)
+
+    def _parts(self, documents: Documents, places: Tensor) -> Iterator[Tensor]:
+        """(CHUNK, V) fp32 logits after the row's tokens at `places`, part after part."""
+        if self.route.head == "linear":
+            for part in self.encode(documents)[places].split(CHUNK):
+                yield self._logits(part).float()
+        else:
+            yield from self._own_logits(documents, places).float().split(CHUNK)
 
     def next_logits(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Cache | None

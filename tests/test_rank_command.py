@@ -264,6 +264,33 @@ def test_the_program_serves_goes_on_and_ends_on_an_interrupt(tmp_path, rows):
     ledger.close()
 
 
+def test_an_interrupt_while_replies_are_sampled_keeps_them_and_ends_in_a_line(
+    tiny_stages, tmp_path, rows, monkeypatch, capsys
+):
+    from experiments.web.rank import sampling
+
+    asked = rows(tmp_path / "many.jsonl", [{"instruction": f"Write {'good ' * n}"} for n in range(5)])
+    line = ["--prompts", asked, "--models", tiny_stages.export("sft"), "--k", 2, "--max-new-tokens", 4]
+    line = [str(part) for part in [*line, "--output", tmp_path / "ranks.jsonl"]]
+    write, called = sampling.write, []
+
+    def interrupted(*arguments):
+        called.append(1)
+        if len(called) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return write(*arguments)
+
+    monkeypatch.setattr(sampling, "TOGETHER", 2)
+    monkeypatch.setattr(sampling, "write", interrupted)
+    assert main(["rank", *line, "--port", "0"]) == 130
+    assert "trivium: interrupted: what was sampled is kept" in capsys.readouterr().err
+    kept = (tmp_path / "ranks.replies.jsonl").read_text("utf-8")
+    assert kept.count("\n") == 4
+    assert len(items(*line)) == 5
+    assert len(called) == 4
+    assert (tmp_path / "ranks.replies.jsonl").read_text("utf-8").startswith(kept)
+
+
 COMMANDS = [
     line for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.M | re.S) for line in block.splitlines()
 ]

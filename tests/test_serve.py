@@ -204,6 +204,58 @@ def test_a_text_is_continued_with_the_old_form_of_log_probabilities(client, mode
     assert complete(prompt="").choices[0].text
 
 
+@pytest.mark.parametrize("text", ["the film is good", "the 好 film", "a"])
+def test_an_echoed_prompt_is_as_likely_as_one_forward_says(client, model, text):
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(model.network.model.name_or_path)
+    ids = model.tokenizer.encode(text)
+    with torch.no_grad():
+        expected = plain(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+
+    def echoed(**options):
+        return client.completions.create(model="tiny", echo=True, logprobs=3, temperature=0, **options)
+
+    answer = echoed(prompt=text, max_tokens=0)
+    choice, told = answer.choices[0], answer.choices[0].logprobs
+    assert (choice.text, choice.finish_reason, answer.usage.completion_tokens) == (text, "length", 0)
+    assert (told.token_logprobs[0], told.top_logprobs[0]) == (None, None)
+    own = expected.gather(1, torch.tensor(ids[1:])[:, None]).squeeze(1)
+    assert told.token_logprobs[1:] == pytest.approx(own.tolist(), abs=1e-4)  # fp32, in another order
+    best = [max(top.values()) for top in told.top_logprobs[1:]]
+    assert best == pytest.approx(expected.max(-1).values.tolist(), abs=1e-4)
+    if text.isascii():
+        ends = [*told.text_offset[1:], len(text)]
+        assert [text[a:b] for a, b in zip(told.text_offset, ends, strict=True)] == told.tokens
+    # a reply stands behind it, by text or ids, whole or streamed
+    more = echoed(prompt=text, max_tokens=5).choices[0]
+    assert (
+        more.text
+        == text
+        + client.completions.create(model="tiny", prompt=text, max_tokens=5, temperature=0).choices[0].text
+    )
+    assert more.logprobs.tokens[: len(ids)] == told.tokens
+    assert (len(more.logprobs.tokens), more.logprobs.text_offset[len(ids)]) == (len(ids) + 5, len(text))
+    assert echoed(prompt=[ids], max_tokens=5).choices == [more]
+    chunks = [chunk.choices[0] for chunk in echoed(prompt=text, max_tokens=5, stream=True)]
+    assert "".join(chunk.text for chunk in chunks) == more.text
+    offsets = [offset for chunk in chunks for offset in chunk.logprobs.text_offset]
+    assert offsets == more.logprobs.text_offset
+
+
+def test_the_token_that_ends_a_text_is_told_with_its_log_probability(client, model):
+    """Clients that cut the last token off, since they asked for one, must not cut off the prompt's."""
+    ids = model.tokenizer.encode("the film")
+    for seed in range(400):
+        wanted = {"prompt": [ids], "max_tokens": 1, "logprobs": 1, "echo": True, "temperature": 2.0}
+        choice = client.completions.create(model="tiny", seed=seed, **wanted).choices[0]
+        assert len(choice.logprobs.tokens) == len(ids) + 1
+        if choice.finish_reason == "stop":
+            break
+    assert (choice.text, choice.logprobs.tokens[-1]) == ("the film", model.tokenizer.eos_token)
+    assert choice.logprobs.text_offset[-1] == len("the film")
+
+
 # --- what is refused
 
 LONG = "the film is good " * 100
@@ -272,7 +324,7 @@ def test_what_cannot_be_meant_is_told_by_name_in_a_line(url, options, message, p
         ({"prompt": [10**6]}, "`prompt` has ids outside 0 to "),
         ({"prompt": ["a"] * 17}, "`prompt` has 17 prompts: give 1 to 16"),
         ({"prompt": "a", "suffix": "b"}, "`suffix` is not supported here"),
-        ({"prompt": "a", "echo": True, "logprobs": 1}, "`echo` with `logprobs` is not supported here"),
+        ({"prompt": "a", "max_tokens": 0}, "`max_tokens` is 0: give 1 or more, or `echo` besides"),
         ({"prompt": "a", "logprobs": 6}, "logprobs: "),
         ({"prompt": "a", "best_of": 3}, "`best_of` is not supported here"),
         ({"prompt": LONG}, "the prompt's "),

@@ -3,6 +3,7 @@
 import json
 import math
 
+import httpx
 import pytest
 import torch
 
@@ -158,13 +159,49 @@ def test_a_turn_is_edited_and_said_again_and_what_followed_is_gone(page):
     assert page.locator(".turn").count() == 0
 
 
-def test_names_are_hidden_until_they_are_revealed(page):
+def test_nothing_tells_whose_reply_it_is_until_the_names_are_revealed(page, url):
+    sent = []
+    page.on("response", lambda answer: sent.append(answer))
     page.select_option("#model-1", "ppo")
+    page.select_option("#colour", "logprob")
     page.check("#blind")
-    say(page, "Write good", replies=2)
+    with page.expect_response("**/api/blind"):
+        page.fill("#message", "Write good")
+        page.press("#message", "Enter")
+    for place in range(2):
+        page.locator(".reply .regenerate").nth(place).wait_for()
     assert page.locator(".reply .who").all_inner_texts() == ["Model A", "Model B"]
+    texts = page.locator(".reply > .text").all_inner_texts()
+    first, *asked = [answer.request for answer in sent if "/v1/" in answer.url or "/api/" in answer.url]
+    told = [first.response().text(), *(request.post_data for request in asked)]
+    # a browser keeps no text of a stream that a page has read: asked again
+    told += [httpx.post(request.url, json=request.post_data_json, timeout=60).text for request in asked]
+    assert len(told) == 5
+    page.reload()
+    assert page.locator(".reply > .text").all_inner_texts() == texts
+    # numbers, tokens and what each model was given differ from model to model
+    assert page.locator(".scores, .token, .reply details").count() == 0
+    assert page.locator("#download").is_disabled()
+    told += [json.dumps(page.evaluate("JSON.parse(localStorage['trivium.chat']).turns"))]
+    told += [page.locator("#turns").inner_html(), page.title()]
+    assert [text for text in told if "sft" in text or "ppo" in text] == []
     page.click("#reveal")
-    assert sorted(page.locator(".reply .who").all_inner_texts()) == ["ppo", "sft"]
+    page.locator(".scores").nth(1).wait_for()
+    names = page.locator(".reply .who").all_inner_texts()
+    assert sorted(names) == ["ppo", "sft"]
+    for name, text in zip(names, texts, strict=True):
+        said = {"model": name, "messages": [{"role": "user", "content": "Write good"}], "temperature": 0}
+        answer = httpx.post(f"{url}/v1/chat/completions", json={**said, "max_tokens": 12}, timeout=60)
+        assert answer.json()["choices"][0]["message"]["content"] == text
+    with page.expect_download() as download:
+        page.click("#download")
+    rows = [json.loads(line) for line in download.value.path().read_text("utf-8").splitlines()]
+    wrote = [
+        name for name, text in zip(names, texts, strict=True) if text.strip()
+    ]  # nothing else is to learn
+    assert [row["model"] for row in rows] == wrote
+    error = httpx.post(f"{url}/api/reveal", json={"names": ["hidden-0"]}).json()["error"]
+    assert error["message"].startswith("which model is which is no longer known")
 
 
 def test_passages_that_do_not_fit_are_told_in_place_of_a_reply(page):

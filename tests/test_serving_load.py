@@ -13,4 +13,4 @@ def test_many_clients_that_hang_up_leave_neither_errors_nor_memory(tmp_path, tin
     assert load.hung_up > 0
     assert load.answered + load.hung_up == clients * requests + 1
     assert load.growth < 0.05
-    assert statistics.median(load.waits) < 3  # about 1; a machine that does much else makes it more
+    assert statistics.median(load.waits) < 1.5  # seconds of the server's own processor: about 0.5

@@ -1,7 +1,8 @@
 """How `trivium serve` bears many clients: `python -m experiments.benchmarks.serving DIR`.
 
 Each client asks one request after another, streamed, and hangs up in the middle of some. Told are errors, the
-wait for the first token against a lone request's, tokens a second, and the server's memory before and after.
+wait for the first token against a lone request's (both in seconds that the server's process has computed, so
+that other load is not in them), tokens a second, and the server's memory before and after.
 """
 
 import argparse
@@ -12,11 +13,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
-import httpx
 import psutil
 
 HANGS_UP = 0.3  # share of the requests
@@ -33,7 +34,7 @@ class Load(NamedTuple):
     tokens_per_second: float
     """of the replies that were read to the end"""
     alone: float
-    """seconds that a lone request waits for its first token, the median of nine"""
+    """seconds of the server's processor that a lone request waits for its first token, the median of nine"""
     waits: list[float]
     """for the first token of each, in order, as multiples of `alone` × requests that were being answered"""
     rss_before: int
@@ -61,11 +62,19 @@ def server(directory: str) -> Iterator[tuple[str, psutil.Process]]:
         process.wait()
 
 
-class Clients:
-    """Clients of a server, and what happens to them."""
+def processor_seconds(pid: int) -> float:
+    """Seconds that a process has computed, finer than the ticks that psutil counts: what else the machine
+    does is not in them."""
+    return time.clock_gettime(~pid << 3 | 2)  # clock_getcpuclockid(3) of Linux, which Python does not have
 
-    def __init__(self, http: httpx.AsyncClient):
-        self.http = http
+
+class Clients:
+    """Clients of a server, and what happens to them. They read what comes by themselves: fifty of a library's
+    in one process would be slower than the server, and their own delay would be taken for its."""
+
+    def __init__(self, url: str, clock: Callable[[], float]):
+        self.host, port = url.removeprefix("http://").strip("/").split(":")
+        self.port, self.clock = int(port), clock
         self.active = self.answered = self.hung_up = self.tokens = 0
         self.errors: list[str] = []
         self.waits: list[tuple[float, int]] = []
@@ -85,74 +94,85 @@ class Clients:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        reader, writer = await asyncio.open_connection(self.host, self.port)
         self.active += 1
         try:
-            await self._read(body, leaves)
-        except httpx.HTTPError as error:
+            await self._read(reader, writer, json.dumps(body).encode(), leaves)
+        except (OSError, EOFError) as error:
             self.errors.append(repr(error))
         finally:
             self.active -= 1
+            writer.close()
 
-    async def _read(self, body: dict, leaves: int | None) -> None:
-        begun, active, pieces = time.perf_counter(), self.active, 0
-        async with self.http.stream("POST", "/v1/chat/completions", json=body) as answer:
-            if answer.status_code != 200:
-                self.errors.append(f"{answer.status_code} {(await answer.aread()).decode()}")
+    async def _read(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes, leaves: int | None
+    ) -> None:
+        lines = (
+            "POST /v1/chat/completions HTTP/1.1",
+            f"Host: {self.host}:{self.port}",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+        )
+        begun, active, pieces = self.clock(), self.active, 0
+        writer.write("\r\n".join((*lines, "", "")).encode() + body)
+        status = await reader.readline()
+        if b" 200 " not in status:
+            self.errors.append(f"{status.decode()} {(await reader.read()).decode()}")
+            return
+        ended = False
+        while pieces != leaves and (line := await reader.readline()):
+            ended = ended or line.startswith(b"data: [DONE]")
+            if not line.startswith(b"data: {"):
+                continue
+            chunk = json.loads(line.removeprefix(b"data: "))
+            if "error" in chunk:
+                self.errors.append(chunk["error"]["message"])
                 return
-            if leaves == 0:
-                self.hung_up += 1
-                return
-            async for line in answer.aiter_lines():
-                if not line.startswith("data: {"):
-                    continue
-                chunk = json.loads(line.removeprefix("data: "))
-                if "error" in chunk:
-                    self.errors.append(chunk["error"]["message"])
-                    return
-                choice = chunk["choices"][0] if chunk["choices"] else {"delta": {"role": None}}
-                if "role" not in choice["delta"]:
-                    pieces += 1
-                    if pieces == 1:
-                        self.waits.append((time.perf_counter() - begun, max(active, self.active)))
-                if pieces == leaves:
-                    self.hung_up += 1
-                    return
-                if chunk["usage"]:
-                    self.tokens += chunk["usage"]["completion_tokens"]
-        self.answered += 1
+            if chunk["choices"] and "role" not in chunk["choices"][0]["delta"]:
+                pieces += 1
+                if pieces == 1:
+                    self.waits.append((self.clock() - begun, max(active, self.active)))
+            if chunk["usage"]:
+                self.tokens += chunk["usage"]["completion_tokens"]
+        if pieces == leaves:
+            self.hung_up += 1
+        elif ended:
+            self.answered += 1
+        else:
+            self.errors.append("a stream was cut off")
 
 
 async def measure(url: str, process: psutil.Process, clients: int, requests: int, seed: int) -> Load:
     """Lets the clients ask."""
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as http:
-        warm = Clients(http)
-        await asyncio.gather(*(warm.ask(random.Random(-i - 1), False) for i in range(clients)))
-        lone = Clients(http)
-        for i in range(9):
-            await lone.ask(random.Random(i), False)
-        alone, before = statistics.median(wait for wait, _ in lone.waits), process.memory_info().rss
-        everyone = Clients(http)
+    clock = partial(processor_seconds, process.pid)
+    warm = Clients(url, clock)
+    await asyncio.gather(*(warm.ask(random.Random(-i - 1), False) for i in range(clients)))
+    lone = Clients(url, clock)
+    for i in range(9):
+        await lone.ask(random.Random(i), False)
+    alone, before = statistics.median(wait for wait, _ in lone.waits), process.memory_info().rss
+    everyone = Clients(url, clock)
 
-        async def client(number: int) -> None:
-            rng = random.Random(seed * clients + number)
-            for _ in range(requests):
-                await everyone.ask(rng, True)
+    async def client(number: int) -> None:
+        rng = random.Random(seed * clients + number)
+        for _ in range(requests):
+            await everyone.ask(rng, True)
 
-        begun = time.perf_counter()
-        await asyncio.gather(*(client(number) for number in range(clients)))
-        seconds = time.perf_counter() - begun
-        await everyone.ask(random.Random(0), False)  # it still answers, and those that hung up have gone
-        return Load(
-            everyone.answered,
-            everyone.hung_up,
-            warm.errors + lone.errors + everyone.errors,
-            everyone.tokens / seconds,
-            alone,
-            sorted(wait / (alone * active) for wait, active in everyone.waits),
-            before,
-            process.memory_info().rss,
-        )
+    begun = time.perf_counter()
+    await asyncio.gather(*(client(number) for number in range(clients)))
+    seconds = time.perf_counter() - begun
+    await everyone.ask(random.Random(0), False)  # it still answers, and those that hung up have gone
+    return Load(
+        everyone.answered,
+        everyone.hung_up,
+        warm.errors + lone.errors + everyone.errors,
+        everyone.tokens / seconds,
+        alone,
+        sorted(wait / (alone * active) for wait, active in everyone.waits),
+        before,
+        process.memory_info().rss,
+    )
 
 
 def run(directory: str, clients: int, requests: int, seed: int = 0) -> Load:

@@ -19,7 +19,7 @@ from modules.generation import draw, nucleus, uniforms
 TOGETHER = 32
 """replies that are written at the same time"""
 PREFILL = 2048
-"""tokens of prompts that one round reads, so that replies being written do not wait long for new ones"""
+"""tokens of prompts, padded to the longest, that one round reads: replies being written wait no longer"""
 SEEDS = 2**63
 
 
@@ -46,6 +46,8 @@ class Piece(NamedTuple):
     """`stop`: a stop token or text; `length`: the limit, or the model's positions; `error`: a bug"""
     written: int = 0
     """tokens sampled so far"""
+    last: Written | None = None
+    """the stop token, which is no part of the text"""
 
 
 class Request:
@@ -85,7 +87,9 @@ class Request:
         """Adds a token, tells what it adds; whether the reply has ended with it."""
         written = len(self.writing.ids) + 1
         if token in self.model.stops:
-            self.tell(Piece(*self.writing.take(finished=True), "stop", written))
+            text, tokens = self.writing.take(finished=True)
+            last = Written(token, logprob, list(top), len(self.writing.text))
+            self.tell(Piece(text, tokens, "stop", written, last))
             return True
         self.writing.add(token, logprob, top)
         ended = self.writing.stopped or written == self.room
@@ -163,17 +167,19 @@ class Engine:
             raise
 
     def _joining(self) -> dict[int, list[Request]]:
-        """Those whose turn it is, by their model."""
-        free, tokens = self.together - self.active, 0
+        """Those whose turn it is, by their model: first come, first served."""
+        free, longest, count = self.together - self.active, 0, 0
         joining: dict[int, list[Request]] = {}
-        while self.waiting and free > 0:
-            if tokens and tokens + len(self.waiting[0].prompt) > PREFILL:
+        while self.waiting and free > count:
+            request = self.waiting[0]
+            gone, width = request.cancelled, max(longest, len(request.prompt))
+            if not gone and count and width * (count + 1) > PREFILL:
                 break
             self.active += 1  # before it is waiting no more: who counts both in between counts enough
-            request = self.waiting.popleft()
-            if not request.cancelled:
+            self.waiting.popleft()
+            if not gone:
                 joining.setdefault(id(request.model), []).append(request)
-                free, tokens = free - 1, tokens + len(request.prompt)
+                longest, count = width, count + 1
         return joining
 
     def _write(self, batch: RunningBatch, requests: list[Request]) -> list[Request]:

@@ -40,7 +40,8 @@ class EngineThread:
             self._wakes.notify()
 
     def call(self, work: Callable[[], T]) -> "Future[T]":
-        """Computes something else between two rounds."""
+        """Computes something else before the next round: of many who come at once, each waits for one round,
+        not for as many as there are others."""
         future: Future[T] = Future()
         with self._wakes:
             self._work.append((future, work))
@@ -53,9 +54,9 @@ class EngineThread:
                 self._wakes.wait_for(lambda: self._ends or self._work or self.engine.busy)
                 if self._ends:
                     return
-                todo = self._work.popleft() if self._work else None
-            if todo:
-                _do(*todo)
+                todo = [self._work.popleft() for _ in range(len(self._work))]
+            for future, work in todo:
+                _do(future, work)
             if self.engine.busy:
                 try:
                     self.engine.advance()

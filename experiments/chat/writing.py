@@ -12,8 +12,8 @@ class Written(NamedTuple):
     """A token of a reply."""
 
     token: int
-    logprob: float
-    """natural logarithm of its probability, at temperature 1"""
+    logprob: float | None
+    """natural logarithm of its probability, at temperature 1; None = nothing stood before it"""
     top: list[tuple[int, float]]
     """the likeliest tokens at its place, with theirs"""
     start: int

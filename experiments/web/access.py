@@ -14,6 +14,9 @@ HOST, PORT = "127.0.0.1", 8000
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 TOKEN = re.compile(r"[!-~]+")  # what can stand in a header
 
+INTERRUPTED = 130
+"""the exit code of a program that Ctrl+C has ended before it served"""
+
 
 class Access(NamedTuple):
     """Where a server listens and whom it answers."""

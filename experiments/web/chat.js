@@ -6,7 +6,7 @@ const FIELDS = ["system", "temperature", "top_p", "max_tokens", "seed", "colour"
 let chat = recall("chat", null) ?? fresh();
 let running = [];  // what stops each reply that is being written
 
-function fresh() { return { turns: [], models: [DATA.models[0], ""], blind: false, swapped: false, revealed: false }; }
+function fresh() { return { turns: [], models: [DATA.models[0], ""], blind: false, names: null, revealed: false }; }
 
 function keep() {
   // without the elements that show it
@@ -16,18 +16,28 @@ function keep() {
 
 // --- models, which may be hidden
 
-function shownModels() {
-  const models = chat.models.filter((name) => name);
-  return chat.swapped && models.length > 1 ? models.reverse() : models;
-}
+function chosen() { return chat.models.filter((name) => name); }
 
-function hidden() { return chat.blind && !chat.revealed && shownModels().length > 1; }
+function shownModels() { return chat.names ?? chosen(); }  // in the order of their places
+
+function hidden() { return chat.blind && !chat.revealed && chosen().length > 1; }
 
 function nameOf(reply, place) { return hidden() ? t("blind_name", { letter: LETTERS[place] }) : reply.model; }
 
-function hide() {  // anew for each conversation, so that the place says nothing
-  chat.swapped = chat.blind && crypto.getRandomValues(new Uint8Array(1))[0] % 2 === 1;
-  chat.revealed = false;
+async function hide() {
+  // anew for each conversation: the server gives names that say nothing, in an order that says nothing
+  chat.names = (await ask("api/blind", { models: chosen() })).names;
+}
+
+async function reveal() {
+  try { chat.names = (await ask("api/reveal", { names: chat.names })).models; }
+  catch (error) { complain(error.message); return; }
+  chat.revealed = true;
+  const replies = chat.turns.flatMap((turn) => turn.replies.map((reply, place) => ({ turn, place, reply })));
+  for (const { reply, place } of replies) reply.model = chat.names[place];
+  keep();
+  showTurns();
+  for (const { turn, place, reply } of replies) if (reply.text && reply.finish) await judge(turn, place, reply);
 }
 
 // --- asking
@@ -75,7 +85,7 @@ async function write(turn, place, attempt = 0) {
         { token, id: token_id, logprob, bytes, top: top_logprobs.map((top) => [top.token, top.logprob]) }));
       reply.tokens.push(...tokens);
       reply.finish = choice.finish_reason ?? reply.finish;
-      showText(turn, place);
+      showSoon(turn, place);
     });
   } catch (error) {
     reply.finish = error.name === "AbortError" ? "stopped" : "error";
@@ -90,6 +100,7 @@ async function write(turn, place, attempt = 0) {
 }
 
 async function judge(turn, place, reply) {
+  if (hidden()) return;  // what others say of it tells whose it is
   if (!(DATA.reference || DATA.critics.includes(reply.model) || DATA.scorers.length || reply.passages.length)) return;
   const { model, messages, text } = reply;
   const passages = reply.passages.map((passage) => passage.text);
@@ -100,8 +111,14 @@ async function judge(turn, place, reply) {
   if (turn.replies[place] === reply) showReply(turn, place);
 }
 
-function send(text) {
-  if (!text.trim() || running.length) return;
+let hiding = false;
+
+async function send(text) {
+  if (!text.trim() || running.length || hiding) return;
+  if (hidden() && !chat.names) {
+    hiding = true;
+    try { await hide(); } catch (error) { complain(error.message); return; } finally { hiding = false; }
+  }
   const turn = { text, replies: [] };
   chat.turns.push(turn);
   shownModels().forEach((_, place) => { write(turn, place); });
@@ -160,6 +177,23 @@ function showText(turn, place) {
   if (old) old.replaceWith(textNode(turn.replies[place]));
 }
 
+const soon = new Set();  // replies whose text will be shown
+let cost = 0;  // milliseconds that showing one took
+
+function showSoon(turn, place) {
+  // a tenth of the time goes into it, however long the reply is: each time, all of it is laid out again
+  const reply = turn.replies[place];
+  if (soon.has(reply)) return;
+  soon.add(reply);
+  setTimeout(() => {
+    soon.delete(reply);
+    if (turn.replies[place] !== reply || reply.finish) return;
+    const begun = performance.now();
+    showText(turn, place);
+    cost = performance.now() - begun;
+  }, 10 * cost);
+}
+
 function replyNode(turn, place) {
   const reply = turn.replies[place];
   const node = make("article", { className: "reply" });
@@ -170,8 +204,9 @@ function replyNode(turn, place) {
   if (scores.length) node.append(make("p", { className: "scores" }, ...scores));
   if (reply.judged?.error) node.append(make("p", { className: "missed", text: reply.judged.error }));
   if (reply.passages.length) node.append(details("passages", passagesNode(reply)));
-  if (reply.tokens.length && reply.finish) node.append(details("tokens", () => tokensNode(reply)));
-  if (reply.messages) node.append(details("seen", () => seenNode(reply)));
+  // tokenizers, templates and numbers differ from model to model
+  if (reply.tokens.length && reply.finish && !hidden()) node.append(details("tokens", () => tokensNode(reply)));
+  if (reply.messages && !hidden()) node.append(details("seen", () => seenNode(reply)));
   const last = chat.turns.at(-1) === turn && reply.finish;
   const again = () => { if (!running.length) write(turn, place, reply.attempt + 1); };
   node.append(make("div", { className: "row" },
@@ -231,7 +266,7 @@ function pieces(reply) {
 }
 
 function textNode(reply) {
-  const measured = measure(reply, find("colour").value);
+  const measured = hidden() ? null : measure(reply, find("colour").value);
   const node = make("p", { className: "text" });
   const texts = pieces(reply);
   if (!measured || texts.join("") !== reply.text) { node.textContent = reply.text; return node; }
@@ -283,12 +318,12 @@ function showState() {
   find("send").disabled = busy;
   find("stop").disabled = !busy;
   for (const id of ["model-0", "model-1", "blind", "new"]) find(id).disabled = busy;
-  find("download").disabled = find("save").disabled = busy || !chat.turns.length;
-  find("reveal").hidden = !(hidden() && chat.turns.length);
+  find("download").disabled = find("save").disabled = busy || hidden() || !chat.turns.length;
+  find("reveal").hidden = !(hidden() && chat.names);
   find("model-0").value = chat.models[0];
   find("model-1").value = chat.models[1];
   find("blind").checked = chat.blind;
-  const kind = find("colour").value;
+  const kind = hidden() ? "blind" : find("colour").value;
   find("legend").hidden = kind === "none";
   find("legend").textContent = kind === "none" ? "" : t(`legend_${kind}`);
 }
@@ -297,7 +332,6 @@ const enters = (event) => event.key === "Enter" && !event.shiftKey && !event.isC
 
 function begin() {
   chat = { ...fresh(), models: chat.models, blind: chat.blind };
-  hide();
   keep();
   showTurns();
   find("message").focus();
@@ -307,9 +341,10 @@ for (const [id, others] of [["model-0", []], ["model-1", [make("option", { value
   find(id).append(...others, ...DATA.models.map((name) => make("option", { value: name, text: name })));
   find(id).addEventListener("change", () => { chat.models[Number(id.at(-1))] = find(id).value; begin(); });
 }
+if (hidden() && !chat.names) chat = { ...fresh(), models: chat.models, blind: true };
 chat.models = chat.models.map((name, place) => (DATA.models.includes(name) ? name : place ? "" : DATA.models[0]));
 find("blind").addEventListener("change", () => { chat.blind = find("blind").checked; begin(); });
-find("reveal").addEventListener("click", () => { chat.revealed = true; keep(); showTurns(); });
+find("reveal").addEventListener("click", reveal);
 find("new").addEventListener("click", begin);
 find("choices").addEventListener("submit", (event) => event.preventDefault());
 find("composer").addEventListener("submit", (event) => { event.preventDefault(); send(find("message").value); });

@@ -53,6 +53,20 @@ class Question(BaseModel):
     max_tokens: int = Field(ge=1)
 
 
+class Compared(BaseModel):
+    """Models that are compared blind."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    models: Annotated[list[str], Field(min_length=2, max_length=16)]
+
+
+class Hidden(BaseModel):
+    """The names that they were given."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    names: list[str]
+
+
 class ChatApi:
     """Answers the page.
 
@@ -72,6 +86,8 @@ class ChatApi:
         app.get("/")(page.response)
         app.post("/api/prompt")(self.prompt)
         app.post("/api/judge")(self.judge)
+        app.post("/api/blind")(self.hide)
+        app.post("/api/reveal")(self.reveal)
         if self.reading:
             app.post("/api/passages")(self.passages)
         if self.file:
@@ -98,6 +114,16 @@ class ChatApi:
             return {"text": model.tokenizer.decode(ids), "tokens": len(ids)}
 
         return await self.completions.compute(rendered)
+
+    async def hide(self, compared: Compared) -> dict[str, Any]:
+        """Names for models, by which they reply and which do not tell who is who."""
+        for name in compared.models:
+            self.completions.model(name)
+        return {"names": self.completions.blind.hide(compared.models)}
+
+    async def reveal(self, hidden: Hidden) -> dict[str, Any]:
+        """Who is who."""
+        return {"models": self.completions.blind.reveal(hidden.names)}
 
     async def judge(self, judged: Judged) -> dict[str, Any]:
         """What others say of a reply: by token `kl`, the log-probability less the reference's, and `values`;

@@ -5,6 +5,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,7 +16,10 @@ from experiments.chat import engine as chat
 from experiments.chat.engine import Piece, Settings
 from experiments.chat.prompts import prompt_ids
 from experiments.chat.thread import EngineThread
+from experiments.cli.user_errors import USER_ERRORS
 from experiments.evaluation.engine import Model
+from experiments.web.blind import Blind
+from experiments.web.echo import Echo, echo_of
 from experiments.web.openai_answers import ChatShape, Shape, Usage
 from experiments.web.openai_requests import ChatRequest, CompletionRequest, Wanted
 from experiments.web.replies import Refusal, error_body
@@ -35,6 +39,7 @@ class Completions:
     def __init__(self, models: dict[str, Model], engine: EngineThread, default_tokens: int):
         self.models, self.engine, self.default_tokens = models, engine, default_tokens
         self.created = int(time.time())
+        self.blind = Blind()
 
     def add_routes(self, app: FastAPI) -> None:
         """Lets an application answer them."""
@@ -56,11 +61,12 @@ class Completions:
         return card if positions is None else {**card, "max_model_len": positions}
 
     def model(self, name: str) -> Model:
-        """The model of a name.
+        """The model of a name, which may be one that hides it.
 
         Raises:
             Refusal: there is none.
         """
+        name = self.blind.model_of(name)
         if name not in self.models:
             known = ", ".join(self.models)
             message = f"there is no model `{name}` here: ask for {known}"
@@ -74,6 +80,7 @@ class Completions:
         top = (wanted.top_logprobs or 0) if wanted.logprobs else None
         settings = wanted.settings(self.default_tokens, top)
         prompt = await self.compute(lambda: chat_ids(model, messages, prefix))
+        check_length(model, prompt, "messages")
         shape = ChatShape(*self._heading(wanted, model), top is not None)
         return await self._respond(request, wanted, model, [prompt], settings, shape)
 
@@ -84,9 +91,13 @@ class Completions:
         given = wanted.prompts()
         prompts = await self.compute(lambda: [text_ids(model, prompt) for prompt in given])
         shape = Shape(*self._heading(wanted, model), wanted.logprobs is not None)
-        echoes = [""] * len(prompts)
-        if wanted.echo:
-            echoes = await self.compute(lambda: [echo_of(model, prompt) for prompt in given])
+        for prompt in prompts:
+            check_length(model, prompt, "prompt", settings.max_tokens)
+        echoes = [Echo()] * len(prompts)
+        if wanted.echo:  # one between two rounds each, since it may take a forward
+            tops = wanted.logprobs
+            pairs = zip(given, prompts, strict=True)
+            echoes = [await self.compute(partial(echo_of, model, *pair, tops)) for pair in pairs]
         return await self._respond(request, wanted, model, prompts, settings, shape, echoes)
 
     async def compute(self, work: Any) -> Any:
@@ -104,17 +115,16 @@ class Completions:
         prompts: list[list[int]],
         settings: Settings,
         shape: Shape,
-        echoes: Sequence[str] = ("",),
+        echoes: Sequence[Echo] = (Echo(),),
     ) -> Response:
-        for prompt in prompts:
-            check_length(model, prompt, "messages" if isinstance(shape, ChatShape) else "prompt")
         count = wanted.n or 1
         writing = Replies(self.engine, model, prompts, settings, count)
         starts = [echo for echo in echoes for _ in range(count)]
         if not wanted.stream:
-            pieces = await writing.whole(request)
+            replies = await writing.whole(request)
             pieces = [
-                piece._replace(text=start + piece.text) for start, piece in zip(starts, pieces, strict=True)
+                joined(start.piece(), start.behind(reply))
+                for start, reply in zip(starts, replies, strict=True)
             ]
             return JSONResponse(shape.answer(pieces, writing.usage()))
         tells_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
@@ -151,9 +161,12 @@ class Replies:
 
         self.requests = [
             chat.Request(model, prompt, settings, choice, told(number * count + choice))
-            for number, prompt in enumerate(prompts)
+            for number, prompt in enumerate(prompts if settings.max_tokens else ())
             for choice in range(count)
         ]
+        if not self.requests:  # nothing but the prompts is asked for
+            for index in range(len(self.written)):
+                self.pieces.put_nowait((index, Piece("", [], "length")))
         try:
             engine.submit(self.requests)
         except chat.Full:
@@ -165,7 +178,7 @@ class Replies:
             ) from None
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
-        left = len(self.requests)
+        left = len(self.written)
         while left:
             index, piece = await self.pieces.get()
             self.written[index] = piece.written
@@ -187,12 +200,11 @@ class Replies:
             done.cancel()
 
     async def _whole(self) -> list[Piece]:
-        wholes = [Piece("", [])] * len(self.requests)
+        wholes = [Piece("", [])] * len(self.written)
         async for index, piece in self:
             if piece.finish == "error":
                 raise Refusal(BROKEN, 500)
-            before = wholes[index]
-            wholes[index] = piece._replace(text=before.text + piece.text, tokens=before.tokens + piece.tokens)
+            wholes[index] = joined(wholes[index], piece)
         return wholes
 
     def cancel(self) -> None:
@@ -225,8 +237,13 @@ class Stream(StreamingResponse):
             self.replies.cancel()
 
 
+def joined(before: Piece, piece: Piece) -> Piece:
+    """Two pieces of a reply as one."""
+    return piece._replace(text=before.text + piece.text, tokens=before.tokens + piece.tokens)
+
+
 async def chunks(
-    replies: Replies, shape: Shape, tells_usage: bool, starts: Sequence[str]
+    replies: Replies, shape: Shape, tells_usage: bool, starts: Sequence[Echo]
 ) -> AsyncIterator[str]:
     """The events of a stream."""
 
@@ -236,14 +253,14 @@ async def chunks(
         return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
     for index, start in enumerate(starts):
-        beginning = shape.part(index, Piece(start, [])) if start else shape.beginning(index)
+        beginning = shape.part(index, start.piece()) if any(start) else shape.beginning(index)
         if beginning:
             yield event(beginning)
     async for index, piece in replies:
         if piece.finish == "error":
             yield f"data: {json.dumps(error_body(500, BROKEN))}\n\n"
             return
-        yield event(shape.part(index, piece))
+        yield event(shape.part(index, starts[index].behind(piece)))
     if tells_usage:
         yield event(shape.usage(replies.usage()))
     yield "data: [DONE]\n\n"
@@ -253,11 +270,12 @@ def chat_ids(model: Model, messages: list[dict[str, str]], prefix: str) -> list[
     """A conversation as the model reads it.
 
     Raises:
-        Refusal: the model has no template for it.
+        Refusal: its template has no place for a message.
     """
-    if not model.tokenizer.chat_template and len(messages) > 1:
-        raise Refusal("this model has no chat template: send one message, without system", param="messages")
-    return prompt_ids(model.tokenizer, messages, prefix)
+    try:
+        return prompt_ids(model.tokenizer, messages, prefix)
+    except USER_ERRORS as error:
+        raise Refusal(str(error), param="messages") from error
 
 
 def text_ids(model: Model, prompt: str | list[int]) -> list[int]:
@@ -273,17 +291,12 @@ def text_ids(model: Model, prompt: str | list[int]) -> list[int]:
     return prompt
 
 
-def echo_of(model: Model, prompt: str | list[int]) -> str:
-    """A prompt as text."""
-    return prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt, skip_special_tokens=True)
-
-
-def check_length(model: Model, prompt: Sequence[int], param: str) -> None:
-    """Refuses a prompt, the field `param`, after which no position is left.
+def check_length(model: Model, prompt: Sequence[int], param: str, wanted: int = 1) -> None:
+    """Refuses a prompt, the field `param`, after which no position is left although tokens are `wanted`.
 
     Raises:
         Refusal: there is none.
     """
-    if model.positions is not None and len(prompt) >= model.positions:
+    if model.positions is not None and len(prompt) + min(wanted, 1) > model.positions:
         message = f"the prompt's {len(prompt)} tokens fill the {model.positions} positions of the model"
         raise Refusal(message, param=param, code="context_length_exceeded")

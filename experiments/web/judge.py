@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from datamodules.rendering.chat_template import ChatTemplate
-from datamodules.rendering.templates import InstructionTemplate
+from datamodules.rendering.segments import reply as answer
 from datamodules.rendering.whole_text import encode_batch
+from experiments.chat.prompts import transcript
 from experiments.cli.user_errors import UserError
 from experiments.evaluation.engine import Model, tokenizer_of
 from modules.hf_config import saved_config
@@ -49,8 +50,8 @@ class Scorer:
         if self.tokenizer.chat_template:
             segments = ChatTemplate().answered({"messages": messages}, reply, 0, self.tokenizer)
         else:
-            row = {"instruction": messages[-1]["content"]}
-            segments = InstructionTemplate().answered(row, reply, 0, self.tokenizer)
+            given = transcript(self.tokenizer, messages, "")
+            segments = given + answer(reply, self.tokenizer)
         ids = encode_batch(self.tokenizer, [segments])[0].ids.tolist()
         if self.positions is not None and len(ids) > self.positions:
             raise UserError(

@@ -67,17 +67,23 @@ class Shape:
     def _choice(self, index: int, piece: Piece) -> dict[str, Any]:
         logprobs = None
         if self.logprobs:
-            names = [[self._name(token) for token, _ in written.top] for written in piece.tokens]
+            told = [*piece.tokens, *([piece.last] if piece.last else [])]  # as OpenAI, with what ended it
             logprobs = {
-                "tokens": [self._name(written.token) for written in piece.tokens],
-                "token_logprobs": [finite(written.logprob) for written in piece.tokens],
-                "top_logprobs": [
-                    dict(zip(row, (finite(logprob) for _, logprob in written.top), strict=True))
-                    for row, written in zip(names, piece.tokens, strict=True)
-                ],
-                "text_offset": [written.start for written in piece.tokens],
+                "tokens": [self._name(written.token) for written in told],
+                "token_logprobs": [finite(written.logprob) for written in told],
+                "top_logprobs": [self._likeliest(written) for written in told],
+                "text_offset": [written.start for written in told],
             }
         return {"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish}
+
+    def _likeliest(self, written: Written) -> dict[str, float | None] | None:
+        """The likeliest tokens and, as OpenAI has it, the token itself besides."""
+        if written.logprob is None:
+            return None
+        likeliest: dict[str, float | None] = {}
+        for token, logprob in [*written.top, (written.token, written.logprob)]:
+            likeliest.setdefault(self._name(token), finite(logprob))  # of halves of characters the first
+        return likeliest
 
     def _name(self, token: int) -> str:
         return token_name(self.tokenizer, token)[0]
@@ -120,9 +126,9 @@ class ChatShape(Shape):
         return {"token": name, "logprob": finite(logprob), "bytes": list(raw)}
 
 
-def finite(logprob: float) -> float:
+def finite(logprob: float | None) -> float | None:
     """A log-probability that JSON can hold."""
-    return max(logprob, LEAST)
+    return None if logprob is None else max(logprob, LEAST)
 
 
 def token_name(tokenizer: Any, token: int) -> tuple[str, bytes]:

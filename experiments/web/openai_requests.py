@@ -120,6 +120,7 @@ class CompletionRequest(Wanted):
     """`POST /v1/completions`: a text is continued as it is."""
 
     prompt: Any
+    max_tokens: int | None = Field(None, ge=0)
     logprobs: int | None = Field(None, ge=0, le=5)
     echo: bool | None = None
     suffix: str | None = None
@@ -128,12 +129,8 @@ class CompletionRequest(Wanted):
         super().check()
         if self.suffix:
             raise Refusal("`suffix` is not supported here: leave it out", param="suffix", code="unsupported")
-        if self.echo and self.logprobs is not None:
-            raise Refusal(
-                "`echo` with `logprobs` is not supported here: leave one out",
-                param="echo",
-                code="unsupported",
-            )
+        if self.max_tokens == 0 and not self.echo:
+            raise Refusal("`max_tokens` is 0: give 1 or more, or `echo` besides", param="max_tokens")
 
     def prompts(self) -> list[str | list[int]]:
         """The texts, or lists of token ids.

@@ -8,7 +8,7 @@ from typing import Any
 from experiments.cli.user_errors import UserError, tell
 from experiments.commands.chat_documents import add_options as add_document_options
 from experiments.commands.chat_documents import reading_of
-from experiments.web.access import access_of, add_options
+from experiments.web.access import INTERRUPTED, access_of, add_options
 
 EXAMPLE = """for example:
   trivium serve runs/quickstart/sft/export runs/quickstart/ppo/export runs/quickstart/reward/export
@@ -39,8 +39,12 @@ def main(argv: list[str]) -> int:
 
     models, scorers = check(options.directories, options.reference)
     with listen(access) as taken:  # a port that is taken is told before anything is loaded
-        reading = reading_of(options)
-        hosted = load(models, scorers, options.reference)
+        try:
+            reading = reading_of(options)
+            hosted = load(models, scorers, options.reference)
+        except KeyboardInterrupt:
+            tell("interrupted")
+            return INTERRUPTED
         tell(f"{', '.join(hosted.models)} loaded" + (f", scored by {', '.join(scorers)}" if scorers else ""))
         return serve(application(hosted, access, options, reading), access, taken)
 

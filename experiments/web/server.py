@@ -1,5 +1,7 @@
 """A web application with its guards, and the server that runs it."""
 
+import gc
+import json
 import socket
 import sys
 import threading
@@ -9,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -51,7 +53,8 @@ def create_app(access: Access, lifespan: Callable[[Any], Any] | None = None, lim
         Middleware(BodyGuard, limit=limit),
     ]
     # FastAPI's own pages of documentation load scripts from another host
-    app = FastAPI(lifespan=lifespan, middleware=guards, docs_url=None, redoc_url=None, openapi_url=None)
+    pages: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
+    app = FastAPI(lifespan=lifespan, middleware=guards, dependencies=[Depends(check_characters)], **pages)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -59,6 +62,26 @@ def create_app(access: Access, lifespan: Callable[[Any], Any] | None = None, lim
         app.add_exception_handler(kind, _mistake)
     app.add_exception_handler(Exception, _bug)
     return app
+
+
+async def check_characters(request: Request) -> None:
+    """Refuses half a character, which JSON can write (`"\\ud800"`) and no file, tokenizer or answer can hold.
+
+    Raises:
+        Refusal: the body has one.
+    """
+    body = await request.body()
+    if b"\\ud" not in body.lower():
+        return
+    with suppress(ValueError, RecursionError):  # of what is no JSON: the route says so
+        fields = json.loads(body)
+        for name, value in fields.items() if isinstance(fields, dict) else ():
+            try:
+                json.dumps([name, value], ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                name = name.encode(errors="replace").decode()
+                message = f"{name}: half a character, a surrogate without its other half: send whole ones"
+                raise Refusal(message, param=name) from None
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
@@ -73,7 +96,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     if first["type"] == "json_invalid":
         return failure(400, f"the body is no JSON: {first['ctx']['error']}", code="invalid_json")
     message = first["msg"].removeprefix("Value error, ")
-    return failure(400, f"{name}: {message}" if name else message, name or None)
+    return failure(400, f"{name or 'the body'}: {message}", name or None)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
@@ -135,6 +158,8 @@ def serve(app: FastAPI, access: Access, taken: socket.socket | None = None) -> i
     if access.opens:
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
     sys.setswitchinterval(SWITCH)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: looking through all of it again would keep everybody waiting 0.3 s
     with suppress(KeyboardInterrupt), taken:  # uvicorn raises it again when it has ended
         server.run(sockets=[taken])
     return 0

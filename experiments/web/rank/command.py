@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
         from experiments.web.rank.report_command import main as report
 
         return report(argv[1:])
-    from experiments.web.access import access_of, add_options
+    from experiments.web.access import INTERRUPTED, access_of, add_options
 
     commands = parser()
     add_options(commands)
@@ -37,7 +37,11 @@ def main(argv: list[str]) -> int:
         raise UserError(f"rank needs the package {error.name}: install trivium[web]") from error
     access = access_of(options)
     check(options)
-    return _serve(options, access)
+    try:
+        return _serve(options, access)
+    except KeyboardInterrupt:  # while it loads or samples; a server that is interrupted ends by itself
+        tell("interrupted: what was sampled is kept; the same command goes on")
+        return INTERRUPTED
 
 
 def parser() -> argparse.ArgumentParser:

@@ -139,41 +139,30 @@ def write(
     Raises:
         UserError: a prompt leaves no room for a reply.
     """
-    import torch
-
-    from datamodules.collate import prompts as prompt_batch
-    from datamodules.rendering.tokenizer import vocabulary_size
+    from experiments.chat.engine import Engine, Piece, Request, Settings
     from experiments.chat.prompts import row_ids
-    from experiments.evaluation.engine import batches
-    from modules.generation import generate, uniforms
 
-    tokenizer = model.tokenizer
-    ids = [row_ids(tokenizer, row) for row in rows]
+    ids = [row_ids(model.tokenizer, row) for row in rows]
     if model.positions is not None and max(map(len, ids)) >= model.positions:
         raise UserError(
             f"--models: a prompt has {max(map(len, ids))} tokens, and {model.name} {model.positions} "
             "positions: leave it out"
         )
-    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-    texts: dict[int, str] = {}
-    for batch in batches(order, [len(prompt) + max_new_tokens for prompt in ids]):
-        rows_of = prompt_batch([torch.tensor(ids[i]).numpy() for i in batch], tokenizer.pad_token_id, None)
-        noise = torch.cat([uniforms(seeds[i], 0, [0], max_new_tokens) for i in batch])
-        written, mask = generate(
-            model.network,
-            rows_of["prompt_ids"].to(model.device),
-            rows_of["prompt_mask"].to(model.device),
-            max_new_tokens,
-            model.stops,
-            tokenizer.pad_token_id,
-            vocabulary_size(tokenizer),
-            temperature=temperature or 1.0,
-            noise=noise.to(model.device) if temperature else None,
-            max_positions=model.positions,
-        )
-        for i, reply, kept in zip(batch, written.cpu(), mask.cpu(), strict=True):
-            texts[i] = tokenizer.decode(reply[kept].tolist(), skip_special_tokens=True)
-    return [texts[i] for i in range(len(rows))]
+    texts = [""] * len(rows)
+
+    def told(place: int) -> Callable[[Piece], None]:
+        def tell(piece: Piece) -> None:
+            texts[place] += piece.text
+
+        return tell
+
+    engine = Engine()
+    for place, (prompt, seed) in enumerate(zip(ids, seeds, strict=True)):
+        settings = Settings(max_new_tokens, temperature, seed=seed)
+        engine.submit([Request(model, prompt, settings, tell=told(place))])
+    while engine.busy:
+        engine.advance()
+    return texts
 
 
 def _line(asked: str, item: Item, settings: dict[str, Any]) -> dict[str, Any]:
