@@ -35,10 +35,11 @@ def averaging_errors(trainer: L.Trainer, stage: Any) -> list[str]:
     lines = [line for callback in own for line in _callback_errors(callback, trainer, stage)]
     if len(own) > 1:  # each would take the other's average for the run's weights
         lines.append(f"{names}: each of them exchanges the weights for averages: keep one")
-    if own and isinstance(trainer.strategy, Sharding):
+    # of several processes, what launches them leaves a stage that cannot be copied, as an average is begun
+    if own and (isinstance(trainer.strategy, Sharding) or trainer.world_size > 1):
         lines.append(
-            f"{names}: Lightning averages whole networks, and this trainer.strategy shards them: leave the "
-            "callback out, or train in one process or under `ddp`"
+            f"{names}: Lightning averages whole networks of one process: leave the callback out, or train in "
+            "one process without a trainer.strategy that shards"
         )
     batches: Any = trainer.fit_loop.epoch_loop.batch_progress.total
     if own and batches.processed > 0:
