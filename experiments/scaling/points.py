@@ -84,5 +84,5 @@ def _value(file: Path, row: dict[str, str], name: str, line: int) -> float:
         value = math.nan
     if value > 0 and math.isfinite(value):
         return value
-    was = f"is {text}" if text else "is missing"
+    was = f"is {' '.join(text.split())[:60]}" if text else "is missing"
     raise UserError(f"{file}, line {line}: {name} {was}: give a number above 0, or take the row out")
