@@ -121,7 +121,7 @@ class ChatShape(Shape):
         ]
         return {"content": content, "refusal": None}
 
-    def _likelihood(self, token: int, logprob: float) -> dict[str, Any]:
+    def _likelihood(self, token: int, logprob: float | None) -> dict[str, Any]:
         name, raw = token_name(self.tokenizer, token)
         return {"token": name, "logprob": finite(logprob), "bytes": list(raw)}
 
