@@ -2,6 +2,7 @@
 weights to them. What they hold is private to them: `_average_model` and `_swa_epoch_start`."""
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from itertools import chain
 from typing import Any
 
@@ -27,6 +28,16 @@ def averaging_of(trainer: L.Trainer) -> list[Any]:
     return [callback for callback in callbacks if isinstance(callback, AVERAGING)]
 
 
+def copied(stage: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy of a stage, as an average begins with: networks are copied, the factory of its optimizer is
+    not, which may know the whole command line and what has started its processes."""
+    memo[id(stage.optimizer)] = stage.optimizer
+    kind = stage.__class__
+    memo[id(stage)] = copy = kind.__new__(kind)
+    copy.__setstate__(deepcopy(stage.__getstate__(), memo))
+    return copy
+
+
 def averaging_errors(trainer: L.Trainer, stage: Any) -> list[str]:
     """Why a stage cannot be fitted with the averaging callbacks of its trainer, a line each; Lightning would
     go on with weights that are no averages, or were never trained."""
@@ -35,11 +46,10 @@ def averaging_errors(trainer: L.Trainer, stage: Any) -> list[str]:
     lines = [line for callback in own for line in _callback_errors(callback, trainer, stage)]
     if len(own) > 1:  # each would take the other's average for the run's weights
         lines.append(f"{names}: each of them exchanges the weights for averages: keep one")
-    # of several processes, what launches them leaves a stage that cannot be copied, as an average is begun
-    if own and (isinstance(trainer.strategy, Sharding) or trainer.world_size > 1):
+    if own and isinstance(trainer.strategy, Sharding):
         lines.append(
-            f"{names}: Lightning averages whole networks of one process: leave the callback out, or train in "
-            "one process without a trainer.strategy that shards"
+            f"{names}: Lightning averages whole networks: leave the callback out, or train in one process or "
+            "with strategies.ddp"
         )
     batches: Any = trainer.fit_loop.epoch_loop.batch_progress.total
     if own and batches.processed > 0:

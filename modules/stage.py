@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
 
+from modules.averaging import copied
 from modules.backbone import LanguageModel, ScalarModel
 from modules.bad_steps import BadSteps, spoiled
 from modules.clipping import check_scaler, clip_to_norm
@@ -217,6 +218,9 @@ class Stage(InterruptibleModule):
             if now is not None and now.dtype != buffer.dtype:
                 module._buffers[name] = buffer.to(now.device)
         return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Stage":
+        return copied(self, memo)
 
     def batch_errors(self, data: TrainingData, ranks: int) -> list[str]:
         """What makes training on the batches of `data` impossible, a line each, on so many data ranks."""
