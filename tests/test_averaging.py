@@ -143,12 +143,12 @@ def test_two_ranks_export_the_average_of_one_process_and_go_on(fit, tiny_stages,
 def test_an_average_that_never_began_loses_nothing_and_may_be_left_behind(fit, tmp_path, caplog):
     plain = fit("sft", "plain", [])
     late = {**EMA, "init_args": {"update_starting_at_step": 1000}}
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "lightning.pytorch.utilities.rank_zero"):
         run = fit("sft", "late", [late])
     assert "EMAWeightAveraging: nothing was averaged: the weights are as trained" in caplog.text
     assert_same_run(run, plain)
     fit("sft", "left", [EMA], steps=STEPS - 2)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "lightning.pytorch.utilities.rank_zero"):
         run = fit("sft", "left", [], "--ckpt_path=newest")
     assert "its averages are left behind" in caplog.text
     own, expected = weights(run), weights(plain)
