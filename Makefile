@@ -24,7 +24,7 @@ check: .venv/installed
 docs: .venv/installed  ## the documentation as a site, in site/
 	$(BIN)/python -m experiments.docs.site
 
-pictures: .venv/installed  ## all pictures of the documentation, from runs/quickstart and runs/abilities
+pictures: .venv/installed  ## all pictures of the documentation, those of runs from runs/
 	$(BIN)/python -m experiments.docs.all_pictures
 
 faults: .venv/installed  ## 192 kills: 4 stages x 4 strategies x 12 moments, as a table; and all other faults

@@ -104,9 +104,8 @@ class Study:
         """Writes down what has become of a run."""
         with self._locked():
             trial = self._trial(run.configuration)
-            if self._storage.get_trial(
-                trial
-            ).state.is_finished():  # it failed once: optuna ends a trial for good
+            has_failed = self._storage.get_trial(trial).state.is_finished()
+            if has_failed:  # and was tried again: optuna ends a trial for good
                 self._storage.set_study_user_attr(self._id, _key(run.name), run._asdict())
                 return
             self._storage.set_trial_user_attr(trial, _key(run.name), run._asdict())
