@@ -301,7 +301,7 @@ def stripped(reply: Any, layout: Layout) -> Any:
 def _first(layout: Layout, column: str) -> Any:
     """The answer, or the first of several."""
     value = layout.row[column]
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if column != "output" and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         return value[0]
