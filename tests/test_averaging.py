@@ -18,6 +18,7 @@ from experiments.cli.program import main
 from modules import SFTModule
 from modules.averaging import averaging_of
 from modules.errors import UserError
+from strategies.checkpoints.checkpoint_size import saved_of
 from tests.ranks import assert_weights, curve, run_ranks, weights
 
 OURS = "lightning.pytorch.callbacks."
@@ -195,7 +196,9 @@ class Counted(L.Callback):
         Counted.held = [
             sum(p.untyped_storage().nbytes() for p in network.parameters()) for network in networks
         ]
-        Counted.checkpoint = next(kept_checkpoints(trainer, pl_module, state_bytes(pl_module))).each
+        Counted.checkpoint = next(
+            kept_checkpoints(trainer, saved_of(pl_module), state_bytes(pl_module, torch.float32))
+        ).each
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,8 @@ class RunCLI(StageCLI):
             print(f"precision: {self.option('trainer')['precision']} (auto: bf16 where it is in hardware)")
         try:
             with self.overwriting.kept_until_begun() if replaces else nullcontext():
+                if writes:
+                    self._check_disk()
                 super()._run_subcommand(subcommand)
             if self.trainer.interrupted:  # in a notebook `fit` returns, but the command has not ended
                 raise KeyboardInterrupt
@@ -164,6 +166,13 @@ class RunCLI(StageCLI):
             if (refusal := self.explained(error)) is not error:
                 raise refusal from error
             raise
+
+    def _check_disk(self) -> None:
+        """Refuses a disk without room before hours of reading and tokenising, where the networks are known;
+        else, and once more, it is found out before the first step."""
+        for callback in self.trainer.callbacks if isinstance(self.forecast, Forecast) else ():
+            if isinstance(callback, DiskSpace):
+                callback.check_plan(self.trainer, self.model, self.forecast.run)
 
     def explained(self, error: BaseException) -> BaseException:
         """The error itself, or what a user is told of it."""
