@@ -1,5 +1,7 @@
 """`trivium init`: a file alone gives the YAML of the stage that fits it, which runs."""
 
+import csv
+import gzip
 import json
 import re
 
@@ -331,10 +333,48 @@ def test_a_large_file_is_estimated_and_nothing_of_it_is_lost(begin, rows, tmp_pa
     )
     # some 640 rows of 55 to 85 bytes each were read, so that their mean is known to half a per cent or so
     assert 0.97 < (total + len(val)) / 3000 < 1.03
-    told = told.replace("\n", "")
-    assert re.search(r"left out, empty `rejected`; the first: \S+[ab]\.jsonl, byte \d+", told)
+    told = "".join(told.split())  # a console breaks lines where a folder's name is long
+    assert re.search(r"leftout,empty`rejected`;thefirst:\S+[ab]\.jsonl,byte\d+", told)
     data = data_of(written(tmp_path, "reward")[1]).read()
     assert len(data["train"].unpacked) + len(data["val"].unpacked) > 2000  # the others' replies are blank
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl.gz", "parquet", "json"])
+def test_of_a_large_file_of_any_kind_some_rows_are_looked_at_and_none_is_lost(
+    begin, rows, tmp_path, capsys, large, monkeypatch, kind
+):
+    from experiments.init import rows as module
+
+    said = [{"prompt": f"film {i // 3}", "completion": f'good, "{i}"\n' + "x" * 60} for i in range(3000)]
+    file, columns = tmp_path / f"x.{kind}", ["prompt", "completion"]
+    if kind == "csv":
+        with file.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, columns)
+            writer.writeheader()
+            writer.writerows(said)
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(said), file, row_group_size=700, compression="none")
+    elif kind == "json":
+        file.write_text(json.dumps(said))
+    else:
+        file.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in said).encode(), 1))
+    looked, keys = [], module._keys
+    monkeypatch.setattr(module, "_keys", lambda row, reader: looked.append(row) or keys(row, reader))
+    assert begin(file) == 0
+    parts = [(tmp_path / f"run/data/sft.{part}.jsonl").read_text().splitlines() for part in ("train", "val")]
+    train, val = ([json.loads(line) for line in part] for part in parts)
+    number = {row["completion"]: i for i, row in enumerate(said)}
+    assert sorted(train + val, key=lambda row: number[row["completion"]]) == said
+    assert val
+    assert not {row["prompt"] for row in train} & {row["prompt"] for row in val}
+    told = capsys.readouterr().out
+    assert f"spread over some {3000 - len(val):,}" in " ".join(told.split())
+    places = [number[row["completion"]] for row in looked]
+    assert len(places) < 2000
+    assert max(places) > 2500  # from all of the file
+    held = rows(tmp_path / "y.jsonl", said[:3])
+    assert begin(file, "--overwrite", "--val", held) == 0
+    assert not list((tmp_path / "run/data").iterdir())
 
 
 def test_a_large_file_that_is_validated_on_another_stays_in_its_place(begin, rows, tmp_path, large):

@@ -170,9 +170,11 @@ class RunCLI(StageCLI):
     def _check_disk(self) -> None:
         """Refuses a disk without room before hours of reading and tokenising, where the networks are known;
         else, and once more, it is found out before the first step."""
-        for callback in self.trainer.callbacks if isinstance(self.forecast, Forecast) else ():
-            if isinstance(callback, DiskSpace):
-                callback.check_plan(self.trainer, self.model, self.forecast.run)
+        plan, trainer = self.forecast, self.trainer
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for callback in callbacks:
+            if isinstance(callback, DiskSpace) and isinstance(plan, Forecast):
+                callback.check_plan(trainer, self.model, plan.run)
 
     def explained(self, error: BaseException) -> BaseException:
         """The error itself, or what a user is told of it."""
