@@ -213,6 +213,18 @@ def test_what_a_usual_run_would_refuse_is_allowed_for_and_told(begin, rows, tmp_
     assert 0.25 <= arguments["max_dropped"] <= 0.28
 
 
+def test_conversations_in_one_text_are_for_sft_or_where_it_is_asked_for_pretraining(begin, rows, tmp_path):
+    said = [f"### Human: Is film {i} good?### Assistant: Yes, it is good." for i in range(ROWS)]
+    file = rows(tmp_path / "x.jsonl", [{"text": text} for text in said])
+    assert begin(file) == 0
+    arguments = written(tmp_path, "sft")[1]["data"]["init_args"]
+    assert arguments["template"]["class_path"] == "datamodules.ChatTemplate"
+    assert begin(file, "--stage", "pretrain", "--overwrite") == 0
+    assert len(data_of(written(tmp_path, "pretrain")[1]).read()["train"]) > 0
+    posts = [{"text": f"post {i} about films, " * 3} for i in range(ROWS)] + [{"text": said[0]}]
+    assert begin(rows(tmp_path / "y.jsonl", posts), "--overwrite", model=False) == 0
+
+
 def test_columns_and_a_stage_are_taken_from_the_command_line(begin, rows, tmp_path):
     file = rows(tmp_path / "x.jsonl", [{"frage": f"a {i}", "antwort": {"text": "b"}} for i in range(ROWS)])
     columns = ["--columns", "instruction=frage", "output=antwort.text"]

@@ -88,6 +88,11 @@ def test_a_conversation_in_one_text_is_its_turns_and_any_other_text_a_document(n
     assert RowReader("instructions").read(row).row["instruction"] == "Q"
 
 
+def test_a_conversation_in_one_text_is_a_document_where_columns_say_so():
+    row = {"text": WRITTEN["ChatML"][0]}
+    assert kind_of(row, {"text": "text"}) == "documents"
+
+
 GLAIVE = (
     "USER: I'm in Bern\nUSER is my name\n\n\nASSISTANT: <functioncall> "
     '{"name": "get_rate", "arguments": \'{"to": "it\\\'s CHF", "n": 2}\'} <|endoftext|>\n\n\n'

@@ -67,7 +67,7 @@ def kind_of(row: Row, columns: Mapping[str, str] | None = None) -> Kind | None:
         return "documents"  # Cosmopedia's: what was written, and what asked for it
     if present & {*QUESTIONS} or (present & {*CONTEXTS} and present & {*REPLIES}):
         return "instructions" if present & {*REPLIES} else "prompts"
-    if asked_and_answered(row) or written_column(row):
+    if asked_and_answered(row) or (written_column(row) and "text" not in (columns or {})):
         return "instructions"
     return "documents" if present & {*DOCUMENTS} else None
 

@@ -53,6 +53,7 @@ SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>", re.DOTALL)
 ALPACA = "Below is an instruction that describes a task"
 PREAMBLES = (ALPACA, "A chat between a", "The conversation between human and AI")
 """what templates of Alpaca, Vicuna and Baize begin with"""
+BEGINNING = 200  # characters of a text in which the first mark is, where no preamble is before it
 SPEAKER = re.compile(r"\s*(human|user|assistant|ai|用户|助手|问|答)\s*[:：]\s*", re.IGNORECASE)
 CALL = re.compile(r"<functioncall>\s*(.*)", re.DOTALL)
 QUOTED = re.compile(r'\{\s*"name"\s*:\s*"([^"]*)"\s*,\s*"arguments"\s*:\s*\'(.*)\'\s*\}\s*', re.DOTALL)
@@ -66,8 +67,11 @@ def written_turns(text: str) -> list[dict[str, Any]] | None:
     Raises:
         BadRow: a call of a function that cannot be read.
     """
+    begins = text[:BEGINNING].lstrip()
     for notation in NOTATIONS:
-        if turns := _turns(text, notation):
+        first = notation.ends.sub("", begins).lstrip() if notation.ends else begins
+        may_be = notation.mark.match(first) or begins.startswith(PREAMBLES)  # most texts are none, and long
+        if may_be and (turns := _turns(text, notation)):
             return turns
     return None
 

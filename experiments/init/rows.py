@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 from datamodules.errors import UserError as DataError
+from datamodules.layouts.chats import written_column
 from datamodules.layouts.kinds import Kind, kind_of
 from datamodules.layouts.reader import RowReader
 from datamodules.reading.record import BROKEN_OFF, Record, Unreadable
@@ -151,6 +152,8 @@ def _check_kind(record: Record, kind: Kind, reader: RowReader, first: str) -> No
     assert record.row is not None
     own = kind_of(record.row, reader.columns)
     if own in (None, kind, "other") or kind == "prompts":
+        return
+    if kind == "documents" and written_column(record.row):  # a text that looks like a conversation is one too
         return
     raise UserError(
         f"--data: {record.where} is a row of {own}, but {first or 'most'} of {kind}: give files of one kind "
