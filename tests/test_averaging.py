@@ -13,9 +13,12 @@ import yaml
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from datamodules import InstructionData
+from experiments.callbacks.disk_space import kept_checkpoints, state_bytes
 from experiments.cli.program import main
 from modules import SFTModule
+from modules.averaging import averaging_of
 from modules.errors import UserError
+from strategies.checkpoints.checkpoint_size import saved_of
 from tests.ranks import assert_weights, curve, run_ranks, weights
 
 OURS = "lightning.pytorch.callbacks."
@@ -181,6 +184,56 @@ def test_an_average_of_epochs_is_exported_and_goes_on_amid_an_epoch(fit):
     Seen.strikes = 0
     run = fit("sft", "epochs_struck", [BY_EPOCH], *epochs, "--ckpt_path=newest", steps=None)
     assert_same_run(run, whole)
+
+
+class Counted(L.Callback):
+    """What lies in memory once an average is there, and what a checkpoint is counted with."""
+
+    held: ClassVar[list[int]] = []
+    checkpoint = 0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        (average,) = averaging_of(trainer)
+        networks = (pl_module, average._average_model)
+        Counted.held = [
+            sum(p.untyped_storage().nbytes() for p in network.parameters()) for network in networks
+        ]
+        Counted.checkpoint = next(
+            kept_checkpoints(trainer, saved_of(pl_module), state_bytes(pl_module, torch.float32))
+        ).each
+
+
+@pytest.mark.parametrize(
+    ("stage", "average", "more"),
+    [
+        ("sft", BY_EPOCH, ["--trainer.max_epochs=4", "--trainer.limit_train_batches=2"]),
+        ("ppo", EMA, ["--trainer.max_steps=4"]),
+    ],
+)
+def test_plan_and_disk_count_the_copies_that_are_there(fit, tiny_stages, capsys, stage, average, more):
+    counted = {"class_path": f"{__name__}.Counted"}
+    run = fit(stage, "counted", [average, counted], *more, steps=None)
+    weights, copies = Counted.held
+    assert copies == weights > 0  # of all networks, of PPO four
+    size = (run / "checkpoints/last.ckpt").stat().st_size
+    # what is not tensors is less than the copy, which would be missed
+    assert Counted.checkpoint <= size < Counted.checkpoint + copies
+    capsys.readouterr()
+    line = [*tiny_stages.stage(stage, run="averaging_planned")[1:], *more, "--trainer.accelerator=cpu"]
+    given = [f"--trainer.callbacks={json.dumps(callbacks)}" for callbacks in ([], [average])]
+    plain, planned = (planned_on(["plan", *line, each, "--json"], capsys) for each in given)
+    assert plain["bytes_per_rank"]["ddp"]["weights"] == weights
+    # rotary frequencies are copied too
+    assert planned["bytes_per_rank"]["ddp"]["weights"] == pytest.approx(weights + copies, rel=0.001)
+    assert planned["bytes_per_rank"]["ddp"]["growth"] == plain["bytes_per_rank"]["ddp"]["growth"]
+    assert {*planned["bytes_per_rank"]} == {"ddp"}  # the only strategy that can have one
+    (note,) = {*planned["notes"]} - {*plain["notes"]}
+    assert note.endswith("WeightAveraging keeps a copy of all networks, which counts as weights")
+
+
+def planned_on(line, capsys):
+    assert main(line) == 0
+    return json.loads(capsys.readouterr().out)
 
 
 REFUSED = [

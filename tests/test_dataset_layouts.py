@@ -323,9 +323,9 @@ def test_columns_say_what_is_better():
         ),
         (
             "instructions",
-            {"chat": {"turn_1": moss("Hi", "Yo", 'Search("x")')}},
+            {"chat": {"turn_1": moss("Hi", "Yo", "look around")}},
             BadRow,
-            "a turn of MOSS calls tools",
+            "`Commands` of a turn are no calls of tools: 'look around'",
         ),
         (
             "instructions",

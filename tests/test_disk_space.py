@@ -12,8 +12,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.optim import SGD, AdamW
 
-from experiments.callbacks.disk_space import kept_checkpoints, state_bytes
+from experiments.callbacks.disk_space import bytes_of, kept_checkpoints, planned, state_bytes
 from experiments.cli.program import main
+from experiments.plan.config import read_run
+from strategies import deepspeed
+from strategies.checkpoints.checkpoint_size import checkpoint_bytes, saved_of
 from tests.checkpoints import QUIET
 
 COMMON = ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
@@ -35,7 +38,7 @@ class Tied(L.LightningModule):
 def kept(callback, states=8, **limits):
     options = {**QUIET, "enable_checkpointing": True, **limits}
     trainer = L.Trainer(callbacks=callback, **options)
-    return [(each.number, each.each) for each in kept_checkpoints(trainer, Tied(), states)]
+    return [(each.number, each.each) for each in kept_checkpoints(trainer, saved_of(Tied()), states)]
 
 
 @pytest.mark.parametrize(
@@ -73,11 +76,38 @@ def test_what_keeps_nothing_needs_nothing_and_weights_alone_are_counted_as_such(
     ],
 )
 def test_what_an_optimizer_keeps_for_a_number_is_found_by_a_step_of_it(optimizer, dtype, expected):
-    stage = SimpleNamespace(parameters=Tied(dtype).parameters, make_optimizer=optimizer)
-    assert state_bytes(stage) == expected
+    assert state_bytes(SimpleNamespace(make_optimizer=optimizer), dtype) == expected
 
 
-def test_a_small_disk_is_refused_in_a_line_and_one_of_the_size_that_it_names_is_enough(tiny_stages, capsys):
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])
+@pytest.mark.parametrize("strategy", ["ddp", "deepspeed"])
+def test_the_configuration_alone_tells_what_checkpoint_and_export_take(
+    tiny_stages, stage, strategy, tmp_path
+):
+    """Against the files of a finished run, and against what DeepSpeed's stages keep: the weights, and of what
+    is trained 4 bytes of a master copy and two moments."""
+    options = [*tiny_stages.stage(stage)[1:], f"--trainer.strategy=strategies.{strategy}"]
+    plan = read_run([], options, 1)
+    saved = planned(plan)
+    networks = {network.name: network.sizes.parameters for network in plan.networks}
+    trained = sum(networks[network.name] for network in plan.networks if network.trained)
+    assert saved == (4 * sum(networks.values()), trained, 4)
+    if strategy == "deepspeed":
+        for number, weights in ((2, saved.weights), (3, saved.weights - 4 * trained)):
+            made = deepspeed(stage=number)
+            assert checkpoint_bytes(made, saved, 8) == weights + 12 * trained
+        return
+    checkpoint = tiny_stages.out / stage / "checkpoints/last.ckpt"
+    counted = checkpoint_bytes(None, saved, 8)
+    assert counted <= checkpoint.stat().st_size <= counted + RECEIPTS
+    exports = sum(bytes_of(file) for file in (tiny_stages.out / stage / "export").rglob("model.safetensors"))
+    assert 4 * trained <= exports <= 4 * trained + RECEIPTS
+
+
+def test_a_small_disk_is_refused_in_a_line_and_one_of_the_size_that_it_names_is_enough(
+    tiny_stages, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("TRIVIUM_CACHE", str(tmp_path / "cache"))
     run = tiny_stages.out / "small_disk"
     run.mkdir()
     line = [*tiny_stages.stage("sft", run=run.name), *COMMON]
@@ -93,7 +123,10 @@ def test_a_small_disk_is_refused_in_a_line_and_one_of_the_size_that_it_names_is_
         assert told.startswith(f"trivium: run: {run}/checkpoints needs ")
         assert told.endswith("or keep fewer checkpoints (save_top_k, save_last)")
         assert free <= 600 * 1024 < needed
-        assert {path.name for path in run.iterdir()} <= {"config.yaml", "metrics"}
+        assert list(run.iterdir()) == []
+        assert not [
+            path for path in (tmp_path / "cache").rglob("*") if path.is_file()
+        ]  # nothing was tokenised
         room = needed + RECEIPTS
         subprocess.run(["mount", "-o", f"remount,size={room}", run], check=True)
         assert main(line) == 0

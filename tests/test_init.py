@@ -1,5 +1,7 @@
 """`trivium init`: a file alone gives the YAML of the stage that fits it, which runs."""
 
+import csv
+import gzip
 import json
 import re
 
@@ -211,6 +213,18 @@ def test_what_a_usual_run_would_refuse_is_allowed_for_and_told(begin, rows, tmp_
     assert 0.25 <= arguments["max_dropped"] <= 0.28
 
 
+def test_conversations_in_one_text_are_for_sft_or_where_it_is_asked_for_pretraining(begin, rows, tmp_path):
+    said = [f"### Human: Is film {i} good?### Assistant: Yes, it is good." for i in range(ROWS)]
+    file = rows(tmp_path / "x.jsonl", [{"text": text} for text in said])
+    assert begin(file) == 0
+    arguments = written(tmp_path, "sft")[1]["data"]["init_args"]
+    assert arguments["template"]["class_path"] == "datamodules.ChatTemplate"
+    assert begin(file, "--stage", "pretrain", "--overwrite") == 0
+    assert len(data_of(written(tmp_path, "pretrain")[1]).read()["train"]) > 0
+    posts = [{"text": f"post {i} about films, " * 3} for i in range(ROWS)] + [{"text": said[0]}]
+    assert begin(rows(tmp_path / "y.jsonl", posts), "--overwrite", model=False) == 0
+
+
 def test_columns_and_a_stage_are_taken_from_the_command_line(begin, rows, tmp_path):
     file = rows(tmp_path / "x.jsonl", [{"frage": f"a {i}", "antwort": {"text": "b"}} for i in range(ROWS)])
     columns = ["--columns", "instruction=frage", "output=antwort.text"]
@@ -331,10 +345,48 @@ def test_a_large_file_is_estimated_and_nothing_of_it_is_lost(begin, rows, tmp_pa
     )
     # some 640 rows of 55 to 85 bytes each were read, so that their mean is known to half a per cent or so
     assert 0.97 < (total + len(val)) / 3000 < 1.03
-    told = told.replace("\n", "")
-    assert re.search(r"left out, empty `rejected`; the first: \S+[ab]\.jsonl, byte \d+", told)
+    told = "".join(told.split())  # a console breaks lines where a folder's name is long
+    assert re.search(r"leftout,empty`rejected`;thefirst:\S+[ab]\.jsonl,byte\d+", told)
     data = data_of(written(tmp_path, "reward")[1]).read()
     assert len(data["train"].unpacked) + len(data["val"].unpacked) > 2000  # the others' replies are blank
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl.gz", "parquet", "json"])
+def test_of_a_large_file_of_any_kind_some_rows_are_looked_at_and_none_is_lost(
+    begin, rows, tmp_path, capsys, large, monkeypatch, kind
+):
+    from experiments.init import rows as module
+
+    said = [{"prompt": f"film {i // 3}", "completion": f'good, "{i}"\n' + "x" * 60} for i in range(3000)]
+    file, columns = tmp_path / f"x.{kind}", ["prompt", "completion"]
+    if kind == "csv":
+        with file.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, columns)
+            writer.writeheader()
+            writer.writerows(said)
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(said), file, row_group_size=700, compression="none")
+    elif kind == "json":
+        file.write_text(json.dumps(said))
+    else:
+        file.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in said).encode(), 1))
+    looked, keys = [], module._keys
+    monkeypatch.setattr(module, "_keys", lambda row, reader: looked.append(row) or keys(row, reader))
+    assert begin(file) == 0
+    parts = [(tmp_path / f"run/data/sft.{part}.jsonl").read_text().splitlines() for part in ("train", "val")]
+    train, val = ([json.loads(line) for line in part] for part in parts)
+    number = {row["completion"]: i for i, row in enumerate(said)}
+    assert sorted(train + val, key=lambda row: number[row["completion"]]) == said
+    assert val
+    assert not {row["prompt"] for row in train} & {row["prompt"] for row in val}
+    told = capsys.readouterr().out
+    assert f"spread over some {3000 - len(val):,}" in " ".join(told.split())
+    places = [number[row["completion"]] for row in looked]
+    assert len(places) < 2000
+    assert max(places) > 2500  # from all of the file
+    held = rows(tmp_path / "y.jsonl", said[:3])
+    assert begin(file, "--overwrite", "--val", held) == 0
+    assert not list((tmp_path / "run/data").iterdir())
 
 
 def test_a_large_file_that_is_validated_on_another_stays_in_its_place(begin, rows, tmp_path, large):

@@ -8,7 +8,7 @@ import yaml
 
 from experiments.plan.advice import choose, most_helpful
 from experiments.plan.config import read_run
-from experiments.plan.estimate import estimate_memory, resting_bytes
+from experiments.plan.estimate import candidates, estimate_memory, resting_bytes
 from experiments.plan.network_sizes import read_config
 from experiments.plan.strategies_memory import (
     DDP,
@@ -139,6 +139,33 @@ def test_the_optimizer_of_a_config_says_what_is_kept(optimizer, options, moments
     given = {"class_path": f"torch.optim.{optimizer}", "init_args": {"lr": 0.1, **options}}
     run = read_run([big(tmp_path)], [f"--model.init_args.optimizer={json.dumps(given)}"], 8)
     assert (run.moments, run.notes) == (moments_kept, notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "on_device"),
+    [
+        ("EMAWeightAveraging", {}, 0),  # made before the stage is on the GPU
+        ("WeightAveraging", {"device": "cuda:0"}, 1),
+        ("StochasticWeightAveraging", {"swa_lrs": 0.1}, 0),
+        ("StochasticWeightAveraging", {"swa_lrs": 0.1, "device": None}, 1),
+        ("ModelCheckpoint", {}, None),
+    ],
+)
+def test_an_average_is_a_copy_of_the_networks_where_it_is(name, options, on_device, tmp_path):
+    callback = {"class_path": f"lightning.pytorch.callbacks.{name}", "init_args": options}
+    file = big(tmp_path, callbacks=[callback], max_epochs=2)
+    run = read_run([file], [], 1)._replace(on_cpu=False)
+    plain = estimate_memory(run._replace(averages=0, averages_on_device=0), DDP(1))
+    estimate = estimate_memory(run, DDP(1))
+    copy = 0 if on_device is None else 2 * run.networks[0].sizes.parameters + run.networks[0].sizes.buffers
+    assert estimate.weights - plain.weights == copy * (on_device or 0)
+    assert estimate.host == copy - copy * (on_device or 0)
+    assert estimate.peak - plain.peak == copy * (on_device or 0)
+    on_cpu = estimate_memory(run._replace(on_cpu=True), DDP(1))
+    assert (on_cpu.weights - plain.weights, on_cpu.host) == (copy, 0)
+    assert ("zero2" in candidates(run._replace(devices=8))) == (on_device is None)
+    few = choose(run, 24 * 10**9).reason
+    assert ("more devices do not help" in few) == (on_device is not None)
 
 
 def ppo(folder, actor, reward, given, devices=8):

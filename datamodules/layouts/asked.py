@@ -18,20 +18,25 @@ from datamodules.layouts.chats import (
     tools_from,
     transcript,
     turns_of,
+    written_column,
 )
 from datamodules.layouts.gemini import system_text
 from datamodules.layouts.layout import Layout
+from datamodules.layouts.wrapped import refuse_pictures, unwrap
+from datamodules.layouts.written import functions_of
 from datamodules.rendering.segments import BadRow, DropRow, content_of, present_in
 
 QUESTIONS = (
     *("instruction", "prompt", "query", "question", "problem", "inputs"),
-    *("input_text", "orig_instruction"),
+    *("input_text", "orig_instruction", "inputs_pretokenized"),
 )
 CONTEXTS = ("input", "context")
+PASSAGES = ("passage", "article", "document", "paragraph")
+"""columns of a text that a question beside them is about"""
 SYSTEMS = ("system", "system_prompt", "systemInstruction", "system_instruction", "meta_instruction")
 REPLIES = (
     *("output", "response", "completion", "answer", "answers", "solution"),
-    *("targets", "target", "output_text"),
+    *("targets", "target", "output_text", "targets_pretokenized", "generated_solution", "generation"),
 )
 MARKS = ("label", "kto_tag")
 """columns that say, where they are true or false, whether a reply is one to learn"""
@@ -54,6 +59,7 @@ def read_asked(layout: Layout) -> None:
             "trees (`…trees.jsonl.gz`), or join them with `trivium data convert FILE --kind instructions "
             "--output DIR`"
         )
+    unwrap(layout)
     chats = [column for column in chat_columns(layout.row) if layout.row[column] != []]
     questions = layout.present(*QUESTIONS)
     if not questions and isinstance(layout.row.get("history"), str):
@@ -65,13 +71,15 @@ def read_asked(layout: Layout) -> None:
         questions = [pair[0]]  # `human` and `assistant`
         layout.row["output"] = layout.row.pop(pair[1])
         layout.moves[pair[1]] = "output"
+    if not (chats or questions or layout.present(*CONTEXTS)) and (text := written_column(layout.row)):
+        chats = [text]
     if "instruction" in questions and not named:
         questions = ["instruction"]  # our own name; what is beside it is told as not read
     if chats:
         questions = [q for q in questions if layout.row[q] != ""]
     chat = layout.only(chats, "are conversations", "messages")
     if chat and questions:
-        questions = [q for q in questions if not _is_said(layout, chat, q)]
+        questions = [q for q in questions if not (_is_said(layout, chat, q) or _begins(layout, chat, q))]
         layout.only([chat, *questions], "ask", "messages" if chat == "messages" else chat)
     if chat:
         layout.drop("instruction")
@@ -82,9 +90,9 @@ def read_asked(layout: Layout) -> None:
         layout.drop(*CHATS, *(column for column in ALSO_CHATS if column in chats))
         _read_question(layout, question)
         _read_history(layout)
-    elif layout.has("input"):  # beside a reply; else it is a context
-        layout.take("input", "instruction")
-        layout.name = "input"
+    elif alone := [column for column in CONTEXTS if layout.has(column)]:  # beside a reply alone
+        layout.take(alone[0], "instruction")
+        layout.name = alone[0]
     elif "messages" in layout.row and layout.row["messages"] is not None:
         layout.name = "OpenAI messages"  # an empty list: whoever reads it says so
     else:
@@ -94,6 +102,37 @@ def read_asked(layout: Layout) -> None:
         )
     if systems := layout.present(*SYSTEMS, *(["prefix"] if chat == "plain_text" else [])):
         layout.take(systems[0], "system", system_text(layout.row[systems[0]]))
+        _read_system(layout)
+    refuse_pictures(layout)
+
+
+def _read_system(layout: Layout) -> None:
+    """Takes the functions out of Glaive's text of a system, and tells of a text that is not used."""
+    system, messages = layout.row["system"], layout.row.get("messages")
+    if isinstance(system, str) and (functions := functions_of(system)):
+        layout.row["system"], tools = functions
+        if tools:
+            layout.row["tools"] = tools
+            layout.used.add("tools")
+    turns = messages if isinstance(messages, list) else []
+    given = [turn.get("content") for turn in turns if isinstance(turn, dict) and turn.get("role") == "system"]
+    if given and isinstance(system, str) and system.strip() and system != given[0]:
+        layout.changes.append("`system` not used beside a system message")
+
+
+def _begins(layout: Layout, chat: str, question: str) -> bool:
+    """Whether an instruction belongs before the first of the questions of a conversation, as COIG's do; it
+    is then put there."""
+    turns, asked = layout.row[chat], layout.row[question]
+    first = turns[0] if isinstance(turns, list) and turns and isinstance(turns[0], dict) else {}
+    pair = asked_and_answered(first)
+    if question != "instruction" or pair != ("question", "answer") or not isinstance(asked, str):
+        return False
+    if asked.strip() and isinstance(first[pair[0]], str):
+        layout.row[chat] = [{**first, pair[0]: f"{asked}\n{first[pair[0]]}"}, *turns[1:]]
+        layout.moves[question] = "messages"
+        layout.used.add(question)
+    return True
 
 
 def _is_said(layout: Layout, chat: str, question: str) -> bool:
@@ -113,8 +152,10 @@ def _read_chat(layout: Layout, column: str) -> None:
         turns, other = messages_of(turns)
     layout.take(column, "messages", turns)
     layout.name = "ShareGPT" if other or column != "messages" else "OpenAI messages"
-    if isinstance(given, dict | str):
+    if column == "plain_text" or (isinstance(given, dict) and isinstance(next(iter(given.values())), dict)):
         layout.name = "MOSS"
+    elif isinstance(given, str):
+        layout.name = "a conversation in one text"
     elif isinstance(given, list) and given:
         first = given[0]
         if isinstance(first, str):
@@ -155,7 +196,10 @@ def _read_question(layout: Layout, column: str) -> None:
         _read_tools(layout)
         return
     layout.take(column, "instruction", question)
-    context = layout.only([c for c in layout.present(*CONTEXTS) if layout.row[c] != ""], "add to it", "input")
+    contexts = [c for c in layout.present(*CONTEXTS) if layout.row[c] != ""]
+    if not contexts and column in ("question", "query"):
+        contexts = [c for c in PASSAGES if isinstance(layout.row.get(c), str)][:1]
+    context = layout.only(contexts, "add to it", "input")
     if context:
         layout.take(context, "input")
     layout.used |= {"input", "context", "reply_prefix"}  # an empty one is no loss
@@ -193,7 +237,7 @@ def read_answer(layout: Layout) -> None:
         return
     question = layout.name
     present = layout.present(*REPLIES)
-    own = "output" if "output" in present else "solution" if question == "problem" else ""
+    own = "output" if "output" in present else "solution" if question in ("problem", "question") else ""
     column = layout.only([own] if own in present else present, "answer", "output")
     if column is None and messages is not None:
         return  # whoever reads the messages says that they have no answer
@@ -257,8 +301,13 @@ def stripped(reply: Any, layout: Layout) -> Any:
 def _first(layout: Layout, column: str) -> Any:
     """The answer, or the first of several."""
     value = layout.row[column]
+    if column != "output" and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        return value[0]
     if column in ("answer", "answers"):
-        value = value.get("text") if isinstance(value, dict) else value  # SQuAD's: texts and where they start
+        # SQuAD's: texts and where they start; TriviaQA's: a text and other ways to say it
+        value = value.get("text", value.get("value")) if isinstance(value, dict) else value
         if isinstance(value, list):
             if not value:
                 raise DropRow(f"empty `{column}`")

@@ -1,5 +1,6 @@
 """Conversations as ShareGPT, OpenAI and others write them → `messages` of role and content."""
 
+import ast
 import json
 import re
 from itertools import cycle
@@ -7,6 +8,8 @@ from typing import Any
 
 from datamodules.layouts.gemini import gemini_messages, gemini_tools
 from datamodules.layouts.moss import moss_turns
+from datamodules.layouts.parts import CALLED, declared, item_messages, part_messages
+from datamodules.layouts.written import without_speakers, written_turns
 from datamodules.rendering.segments import BadRow, Row
 
 ROLES = {
@@ -25,11 +28,22 @@ TURNS = (
     ("prompt", "completion"),
     ("question", "answer"),
     ("query", "response"),
+    ("q", "a"),
+    ("Q", "A"),
+    ("ask", "answer"),
+    ("message_1", "message_2"),
 )
 """keys of a turn that says what is asked and what is answered"""
 CHATS = ("messages", "conversations", "conversation")
-ALSO_CHATS = ("dialog", "dialogue", "turns", "chat", "contents", "items", "data", "context", "plain_text")
+ALSO_CHATS = (
+    *("dialog", "dialogue", "turns", "chat", "contents", "items", "data", "context", "plain_text", "input"),
+    *("context_messages", "trajectory"),
+)
 """columns of conversations, and those that may hold something else"""
+WRITTEN = ("chat", "transcript", "sample", "text", "dialogue")
+"""columns that may hold a conversation in one text, where nothing else in the row asks"""
+NOT_TRAINED = ("train", "loss")
+"""keys that say of an assistant's turn whether it is to be trained on, as OpenAI's `weight` does"""
 IN_TURN = ("conversations", "conversation", "data", "history")
 """columns in which texts alone are the user's and the assistant's in turn"""
 TREE = ("text", "replies")
@@ -38,30 +52,61 @@ CALLS = ("function_call", "tool_call")
 
 
 def from_json(value: Any) -> Any:
-    """A list that a column holds as JSON text, as CSV does; any other value as it is."""
+    """A list that a column holds as JSON text, as CSV does, or one of objects as Python prints it; any other
+    value as it is."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             return json.loads(value)
         except ValueError:
-            return value
+            return _printed(value)
     return value
+
+
+def _printed(text: str) -> Any:
+    """What pandas writes of a list of objects into a CSV; any other text as it is."""
+    if re.match(r"\s*\[\s*\{\s*'", text) is None:
+        return text
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text
 
 
 def turns_of(row: Row, column: str) -> Any:
     """What a column holds as a list of turns; any other value as it is."""
     value = from_json(row.get(column))
-    if turns := moss_turns(value):
+    if turns := moss_turns(value, row):
         return turns
+    if isinstance(value, str) and column in (*CHATS, *WRITTEN):
+        return written_turns(value) or value
+    if isinstance(value, dict):
+        return _transposed(value)
     if column in IN_TURN and isinstance(value, list) and all(isinstance(turn, str) for turn in value):
-        roles = cycle(("user", "assistant"))
-        return [{"role": role, "content": text} for text, role in zip(value, roles, strict=False)]
+        said = zip(without_speakers(value), cycle(("user", "assistant")), strict=False)
+        return [{"role": role, "content": text} for text, role in said]
     return value
+
+
+def _transposed(value: dict[str, Any]) -> Any:
+    """Turns that come as a list of speakers and one of texts, as `datasets` stores them; any other value as
+    it is."""
+    keys = [next((key for key in names if key in value), "") for names in (ROLE_KEYS, TEXT_KEYS)]
+    lists = [value[key] for key in keys if isinstance(value.get(key), list)]
+    if len(lists) < 2 or len(lists[0]) != len(lists[1]):
+        return value
+    return [dict(zip(keys, turn, strict=True)) for turn in zip(*lists, strict=True)]
 
 
 def chat_columns(row: Row) -> list[str]:
     """The columns of a row that hold conversations."""
     sure = [column for column in CHATS if row.get(column) is not None]
     return sure + [column for column in ALSO_CHATS if row.get(column) is not None and _is_chat(row, column)]
+
+
+def written_column(row: Row) -> str | None:
+    """The column that holds a conversation in one text, of a row in which nothing else asks."""
+    texts = (column for column in WRITTEN if isinstance(row.get(column), str))
+    return next((column for column in texts if _is_chat(row, column)), None)
 
 
 def _is_chat(row: Row, column: str) -> bool:
@@ -99,8 +144,10 @@ def _messages(turn: Any) -> list[Any]:
     if turn.get("parts") is not None:
         role = str(turn.get("role") or "user").strip().lower()
         return gemini_messages(turn, ROLES.get(role, role))
+    if turn.get("type") in CALLED:
+        return item_messages(turn)
     if any(turn.get(key) is not None for key in ROLE_KEYS):
-        return [_message(turn)]
+        return part_messages(message := _message(turn)) or [message]
     if pair := asked_and_answered(turn):
         said = {"system": turn.get("system") or None, "user": turn[pair[0]], "assistant": turn[pair[1]]}
         return [{"role": role, "content": text} for role, text in said.items() if text is not None]
@@ -128,6 +175,9 @@ def _message(turn: dict[str, Any]) -> dict[str, Any]:
     message = {**other, "role": ROLES.get(known, role if role_key == "role" else known), "content": content}
     if text_key not in turn:
         del message["content"]
+    for key in NOT_TRAINED:
+        if isinstance(turn.get(key), bool):
+            message["weight"] = int(message.pop(key))
     if isinstance(call := turn.get("function_call"), dict):  # as OpenAI wrote it before tools
         del message["function_call"]
         message["tool_calls"] = [{"type": "function", "function": call}]
@@ -146,9 +196,11 @@ def _calls(content: Any, role: str) -> list[dict[str, Any]]:
 
 
 def tools_from(row: Row) -> Row:
-    """`tools` out of `functions`, as OpenAI called them before, or out of Gemini's."""
-    if (tools := gemini_tools(from_json(row.get("tools")))) is not None:
-        return {"tools": tools}
+    """`tools` out of `functions`, as OpenAI called them before, or out of Gemini's, Anthropic's or
+    Bedrock's."""
+    tools = from_json(row.get("tools"))
+    if (other := gemini_tools(tools) or declared(tools)) is not None:
+        return {"tools": other}
     functions = from_json(row.get("functions"))
     if not isinstance(functions, list) or row.get("tools") is not None:
         return {}

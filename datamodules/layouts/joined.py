@@ -10,6 +10,7 @@ from datamodules.layouts.chats import is_flat
 from datamodules.layouts.columns import mapped
 from datamodules.layouts.kinds import Kind
 from datamodules.layouts.layout import Layout
+from datamodules.layouts.names import spelt
 from datamodules.layouts.ranked import SCORED, number
 from datamodules.rendering.segments import BadRow, DropRow, Row
 
@@ -56,7 +57,7 @@ class Joined:
 
 def _scored_reply(row: Row, columns: Mapping[str, str]) -> tuple[Row, str, float] | None:
     """What a row asks, its one reply and how that is rated; None where it is no such row."""
-    layout = Layout(mapped(row, columns), columns, file_row=row)
+    layout = Layout(dict(spelt(mapped(row, columns))[0]), columns, file_row=row)
     scored = next((column for column in SCORED if layout.has(column)), None)
     if scored is None:
         return None

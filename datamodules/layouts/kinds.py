@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from datamodules.layouts.asked import QUESTIONS, REPLIES
+from datamodules.layouts.asked import CONTEXTS, QUESTIONS, REPLIES
 from datamodules.layouts.chats import (
     asked_and_answered,
     chat_columns,
@@ -11,14 +11,18 @@ from datamodules.layouts.chats import (
     is_tree,
     messages_of,
     turns_of,
+    written_column,
 )
 from datamodules.layouts.columns import mapped
 from datamodules.layouts.duels import duel_columns
-from datamodules.layouts.ranked import BESIDE_CHAT, LISTS, PAIRS, is_ranked_list, is_summaries
+from datamodules.layouts.layout import Layout
+from datamodules.layouts.names import spelt
+from datamodules.layouts.ranked import LISTS, PAIRS, WORSE, is_ranked_list, is_summaries
+from datamodules.layouts.wrapped import unwrap
 from datamodules.rendering.segments import BadRow, Row
 
 Kind = Literal["documents", "instructions", "preferences", "prompts", "tokens", "other"]
-DOCUMENTS = ("text", "content")
+DOCUMENTS = ("text", "content", "raw_content", "code")
 """columns that hold a document, the first that is there"""
 READ_BY = {
     "documents": "MixedCorpusData",
@@ -42,20 +46,28 @@ def kind_of(row: Row, columns: Mapping[str, str] | None = None) -> Kind | None:
             row = mapped(row, columns)
         except BadRow:
             return "other"
+    layout = Layout(dict(spelt(row)[0]), {})
+    try:
+        unwrap(layout)
+    except BadRow:  # whoever reads the row says so
+        return "instructions"
+    row = layout.row
     present = {column for column, value in row.items() if value is not None}
     if "input_ids" in present:
         return "tokens"
-    if present & {*PAIRS, BESIDE_CHAT} or any(is_ranked_list(row, column) for column in present & {*LISTS}):
+    if present & {*PAIRS, *WORSE} or any(is_ranked_list(row, column) for column in present & {*LISTS}):
         return "preferences"
     if duel_columns(row) or is_summaries(row):
         return "preferences"
     if is_flat(row) or is_tree(row.get("prompt")):
         return "instructions"
     if chats := chat_columns(row):
-        return "instructions" if _is_answered(row, chats[0]) else "prompts"
-    if present & {*QUESTIONS} or ("input" in present and present & {*REPLIES}):
+        return "instructions" if _is_answered(row, chats[0]) or present & {*REPLIES} else "prompts"
+    if present & {*QUESTIONS} == {"prompt"} and "text" in present and not present & {*REPLIES}:
+        return "documents"  # Cosmopedia's: what was written, and what asked for it
+    if present & {*QUESTIONS} or (present & {*CONTEXTS} and present & {*REPLIES}):
         return "instructions" if present & {*REPLIES} else "prompts"
-    if asked_and_answered(row):
+    if asked_and_answered(row) or (written_column(row) and "text" not in (columns or {})):
         return "instructions"
     return "documents" if present & {*DOCUMENTS} else None
 

@@ -19,6 +19,7 @@ class Layout:
         used: columns whose values are read.
         changes: what was done to the row, for the receipt.
         file_row: the row as it is in the file, for messages.
+        spelt: our names ← the file's, where it only spells them otherwise.
     """
 
     row: Row
@@ -28,6 +29,7 @@ class Layout:
     used: set[str] = field(default_factory=set)
     changes: list[str] = field(default_factory=list)
     file_row: Row = field(default_factory=dict)
+    spelt: Mapping[str, str] = field(default_factory=dict)
 
     def has(self, column: str) -> bool:
         """Whether the row says anything in a column."""
@@ -47,9 +49,9 @@ class Layout:
         if len(present) > 1 and all(self.row[column] == self.row[present[0]] for column in present):
             self.used |= {*present}
         elif len(present) > 1:
+            first, second = (self.spelt.get(column, column) for column in present[:2])
             raise BadRow(
-                f"`{present[0]}` and `{present[1]}` both {does}: say which with `columns: "
-                f"{{{ours}: {present[0]}}}`"
+                f"`{first}` and `{second}` both {does}: say which with `columns: {{{ours}: {first}}}`"
             )
         return present[0] if present else None
 

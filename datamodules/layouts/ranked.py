@@ -26,8 +26,8 @@ PAIRS = {
     "response_j": "response_k",
     "pos_resp": "neg_resp",
 }
-BESIDE_CHAT = "rejected_response"
-"""a worse reply than the one that a conversation, or the row, gives"""
+WORSE = ("rejected_response", "rejected_messages")
+"""columns of a worse reply than the one that a conversation, or the row, gives"""
 PAIR_SCORES = (
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),
@@ -120,7 +120,10 @@ def _unwrap(layout: Layout) -> None:
 
 def _complete(layout: Layout) -> None:
     """The better reply of a row that names the worse one alone: the answer beside it."""
-    if not layout.has(BESIDE_CHAT) or layout.has("chosen_response"):
+    if layout.has("rejected_messages") and layout.has("messages") and not layout.has("chosen"):
+        layout.take("messages", "chosen")
+        layout.take("rejected_messages", "rejected")
+    if not layout.has("rejected_response") or layout.has("chosen_response"):
         return
     answer: Any = layout.row.pop("response", None)
     for column in chat_columns(layout.row)[:1] if answer is None else ():

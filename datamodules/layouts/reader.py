@@ -10,6 +10,7 @@ from datamodules.layouts.columns import mapped
 from datamodules.layouts.duels import duel_columns
 from datamodules.layouts.kinds import DOCUMENTS, Kind, of_another_kind
 from datamodules.layouts.layout import Layout
+from datamodules.layouts.names import spellings, spelt
 from datamodules.layouts.ranked import LISTS, PAIR_SCORES, PAIRS, RATINGS, is_summaries, read_ranked
 from datamodules.reading.record import Unreadable
 from datamodules.reading.streams import encoding_errors
@@ -62,7 +63,7 @@ class RowReader:
             return None
         ours = {"documents": set(DOCUMENTS), "tokens": OURS["tokens"]}[self.kind]
         theirs = set(self.columns.values())
-        return {*ours, *theirs, *(path.partition(".")[0] for path in theirs), *self.also}
+        return {*spellings(ours), *theirs, *(path.partition(".")[0] for path in theirs), *self.also}
 
     def config_errors(self, field: str) -> list[str]:
         """What is wrong with the settings under `field`, a line each."""
@@ -83,7 +84,10 @@ class RowReader:
             DropRow: there is nothing in it.
         """
         ours = mapped(row, self.columns) if self.columns else dict(row)
-        layout = Layout(ours, self.columns, file_row=row)
+        names: dict[str, str] = {}
+        if not self.any_column:
+            ours, names = spelt(ours, self.also)
+        layout = Layout(ours, self.columns, file_row=row, spelt=names)
         inside = {path.partition(".")[0] for path in self.columns.values() if path not in row}
         layout.used |= {*self.columns, *self.also, *inside}
         try:
@@ -94,7 +98,9 @@ class RowReader:
             if isinstance(value := layout.row.get(column), Unreadable):
                 raise BadRow(f"`{column}` cannot be read: {value.reason}")
         given = {their: our for our, their in self.columns.items() if our != their}
-        layout.moves = given | {t: o for t, o in layout.moves.items() if t not in self.columns}
+        moved = {names.get(t, t): o for t, o in layout.moves.items() if t not in self.columns}
+        own = {their: our for our, their in names.items() if our in layout.used and layout.row.get(our)}
+        layout.moves = given | own | moved
         return layout
 
     def _read(self, layout: Layout) -> None:
@@ -116,8 +122,9 @@ class RowReader:
         """Columns of a row that say something and that nobody reads."""
         if self.any_column or self.kind == "other":
             return []
-        row = layout.row
-        return [column for column in row if column not in layout.used and row[column] not in (None, "")]
+        row, theirs = layout.row, layout.spelt
+        unread = [column for column in row if column not in layout.used and row[column] not in (None, "")]
+        return [theirs.get(column, column) for column in unread]
 
 
 def read_document(layout: Layout) -> None:

@@ -64,7 +64,7 @@ def check_file(file: str, name: str, encoding: str | None = None) -> None:
 
 
 def read_file(
-    file: str, encoding: str | None = None, columns: Collection[str] | None = None
+    file: str, encoding: str | None = None, columns: Collection[str] | None = None, every: int = 1
 ) -> Iterator[Record]:
     """All rows of a file, with bounded memory.
 
@@ -72,6 +72,7 @@ def read_file(
         file: one that `check_file` lets pass.
         encoding: of its text; None = UTF-8.
         columns: of a table that are converted; the others' values are `NOT_READ`. None = all.
+        every: of a table's rows, `every` so many pieces of SKIPPING_ROWS are given, the others passed over.
 
     Raises:
         OSError: the disk fails, or the file is gone.
@@ -79,9 +80,9 @@ def read_file(
     """
     match ending(file):
         case ".parquet":
-            return parquet_rows(file, columns)
+            return parquet_rows(file, columns, every)
         case ".arrow":
-            return arrow_rows(file, columns)
+            return arrow_rows(file, columns, every)
         case ".txt" | ".md":
             return _text_rows(file, encoding)
         case ".csv" | ".tsv" as kind:

@@ -22,6 +22,7 @@ def read_rows(
     name: str,
     encoding: str | None = None,
     columns: Collection[str] | None = None,
+    every: int = 1,
 ) -> Iterator[Record]:
     """All rows of a source, one after another, with bounded memory.
 
@@ -34,6 +35,7 @@ def read_rows(
         name: the field of the configuration, for messages.
         encoding: of text files; None = UTF-8.
         columns: of tables that are read; the others' values are `NOT_READ`. None = all.
+        every: as of `read_file`.
 
     Returns:
         rows, among them those that cannot be read, with the reason. Blank lines are left out but counted.
@@ -46,7 +48,7 @@ def read_rows(
     for part in parts:
         if not isinstance(part, Hub):
             check_file(part, name, encoding)
-    return _rows(parts, name, encoding, columns)
+    return _rows(parts, name, encoding, columns, every)
 
 
 def parts_of(path: str | list[str], name: str) -> list[str]:
@@ -93,14 +95,14 @@ def _hub(path: str, name: str) -> Hub:
 
 
 def _rows(
-    parts: list[str], name: str, encoding: str | None, columns: Collection[str] | None
+    parts: list[str], name: str, encoding: str | None, columns: Collection[str] | None, every: int
 ) -> Iterator[Record]:
     for part in parts:
         if isinstance(part, Hub):
             yield from hub_rows(part, name)
             continue
         try:
-            yield from read_file(part, encoding, columns)
+            yield from read_file(part, encoding, columns, every)
         except (OSError, pa.ArrowException, UserError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
             raise UserError(f"{name}: {part} cannot be read: {reason}") from error

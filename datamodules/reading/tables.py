@@ -13,11 +13,13 @@ from datamodules.errors import UserError
 from datamodules.reading.record import BROKEN_OFF, NOT_READ, Record, Unreadable, first_line
 
 TABLE_ROWS = 256  # turned into Python objects at once
+SKIPPING_ROWS = 32  # the same, where others are passed over
 ARROW_ENDS = (b"\xff\xff\xff\xff\0\0\0\0", b"ARROW1")  # of its stream and its file format
 
 
-def parquet_rows(file: str, columns: Collection[str] | None = None) -> Iterator[Record]:
-    """The rows of a Parquet file; of columns other than those asked for nothing is read."""
+def parquet_rows(file: str, columns: Collection[str] | None = None, every: int = 1) -> Iterator[Record]:
+    """The rows of a Parquet file, or `every` so many SKIPPING_ROWS of them; of columns other than those asked
+    for nothing is read."""
     with pq.ParquetFile(file) as table:
         names = table.schema_arrow.names
         wanted = None if columns is None else [name for name in names if name in columns]
@@ -26,17 +28,17 @@ def parquet_rows(file: str, columns: Collection[str] | None = None) -> Iterator[
         batches = table.iter_batches(TABLE_ROWS, columns=some)
         if some == []:  # no batch says how many rows there are
             batches = table.iter_batches(TABLE_ROWS)
-        yield from _table_rows(file, batches, table.schema_arrow, columns)
+        yield from _table_rows(file, batches, table.schema_arrow, columns, every)
 
 
-def arrow_rows(file: str, columns: Collection[str] | None = None) -> Iterator[Record]:
-    """The rows of an Arrow file, a stream (as `datasets` saves it) or a file with an index (Feather); of
-    columns other than those asked for nothing is converted."""
+def arrow_rows(file: str, columns: Collection[str] | None = None, every: int = 1) -> Iterator[Record]:
+    """The rows of an Arrow file, a stream (as `datasets` saves it) or a file with an index (Feather), or
+    `every` so many SKIPPING_ROWS of them; of columns other than those asked for nothing is converted."""
     with pa.memory_map(file) as source:
         reader = _arrow_reader(source)
         indexed = isinstance(reader, pa.ipc.RecordBatchFileReader)
         batches = map(reader.get_batch, range(reader.num_record_batches)) if indexed else reader
-        yield from _table_rows(file, batches, reader.schema, columns)
+        yield from _table_rows(file, batches, reader.schema, columns, every)
 
 
 def _arrow_reader(source: Any) -> Any:
@@ -46,16 +48,35 @@ def _arrow_reader(source: Any) -> Any:
     return pa.ipc.open_file(source) if whole else pa.ipc.open_stream(source)
 
 
+def table_length(file: str) -> int:
+    """The rows of a Parquet or Arrow file, none of which is converted."""
+    if file.lower().endswith(".parquet"):
+        with pq.ParquetFile(file) as table:
+            return table.metadata.num_rows
+    with pa.memory_map(file) as source:
+        reader = _arrow_reader(source)
+        indexed = isinstance(reader, pa.ipc.RecordBatchFileReader)
+        batches = map(reader.get_batch, range(reader.num_record_batches)) if indexed else reader
+        return sum(batch.num_rows for batch in batches)
+
+
 def _table_rows(
-    file: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema, columns: Collection[str] | None
+    file: str,
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    columns: Collection[str] | None,
+    every: int,
 ) -> Iterator[Record]:
     unread = {} if columns is None else {name: NOT_READ for name in schema.names if name not in columns}
-    number, decode = 0, _decoder(schema)
+    number, decode, piece = 0, _decoder(schema), TABLE_ROWS if every == 1 else SKIPPING_ROWS
     try:
         for batch in batches:
             batch = batch.select([name for name in batch.schema.names if name not in unread])
-            for start in range(0, batch.num_rows, TABLE_ROWS):
-                for row, problem in _python_rows(batch.slice(start, TABLE_ROWS)):
+            for start in range(0, batch.num_rows, piece):
+                if number // piece % every:
+                    number += min(piece, batch.num_rows - start)
+                    continue
+                for row, problem in _python_rows(batch.slice(start, piece)):
                     number += 1
                     try:
                         row = decode(row) if row is not None and decode else row

@@ -1,4 +1,5 @@
-"""Room on the disk for a run's checkpoints and its export, found out before the first step."""
+"""Room on the disk for a run's checkpoints and its export, found out by the configuration before anything is
+read, and before the first step by what is there then."""
 
 import shutil
 from collections import defaultdict
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 
 from experiments.callbacks.upstream import planned_saves
 from experiments.cli.user_errors import UserError
+from experiments.plan.config import Run
 from experiments.plan.units import size
 from modules.averaging import averaging_of
 from modules.export_check import export_bytes
-from strategies.checkpoints.checkpoint_size import checkpoint_bytes
+from strategies.checkpoints.checkpoint_size import Saved, checkpoint_bytes, saved_of
 from strategies.checkpoints.intact import checkpoints
 
 
@@ -48,9 +50,24 @@ class DiskSpace(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        kept = list(kept_checkpoints(trainer, pl_module, state_bytes(pl_module)))
+        trained = next((p for p in pl_module.parameters() if p.requires_grad), torch.zeros(()))
         models = [pl_module.get_submodule(spec.module) for spec in pl_module.exports()]  # type: ignore[operator]
-        kept.append(Kept(self.run, 0, export_bytes(models)))
+        states = state_bytes(pl_module, trained.dtype)
+        self._check(list(kept_checkpoints(trainer, saved_of(pl_module), states)), export_bytes(models))
+
+    def check_plan(self, trainer: L.Trainer, stage: L.LightningModule, plan: Run) -> None:
+        """Refuses the same by what the configuration says of the networks, before any of it is read.
+
+        Raises:
+            UserError: there is no room.
+        """
+        saved = planned(plan)
+        states = state_bytes(stage, torch.bfloat16 if saved.width == 2 else torch.float32)
+        exported = sum(network.sizes.parameters for network in plan.networks if network.trained)
+        self._check(list(kept_checkpoints(trainer, saved, states)), 4 * exported)
+
+    def _check(self, kept: list[Kept], export: int) -> None:
+        kept.append(Kept(self.run, 0, export))
         by_disk: dict[int, list[Kept]] = defaultdict(list)
         for each in kept:
             by_disk[_existing(each.folder).stat().st_dev].append(each)
@@ -67,29 +84,37 @@ class DiskSpace(Callback):
             raise UserError("\n".join(errors))
 
 
-def kept_checkpoints(trainer: L.Trainer, stage: L.LightningModule, states: int) -> Iterator[Kept]:
+def planned(plan: Run) -> Saved:
+    """What a checkpoint will hold of the networks of a configuration."""
+    width = plan.parallelism.bytes_per_param(plan.precision).weights
+    trained = sum(each.sizes.parameters for each in plan.networks if each.trained)
+    return Saved(width * sum(each.sizes.parameters for each in plan.networks), trained, width)
+
+
+def kept_checkpoints(trainer: L.Trainer, saved: Saved, states: int) -> Iterator[Kept]:
     """What each of the trainer's callbacks will keep, and where.
 
     Args:
+        trainer: with its callbacks.
+        saved: of its stage.
         states: bytes that the optimizer keeps for each trained number.
     """
-    whole = checkpoint_bytes(trainer.strategy, stage, states, averages=len(averaging_of(trainer)))
+    whole = checkpoint_bytes(trainer.strategy, saved, states, averages=len(averaging_of(trainer)))
     for callback in trainer.checkpoint_callbacks:
         if not isinstance(callback, ModelCheckpoint) or callback.dirpath is None:
             continue
         saves = planned_saves(callback, trainer)
         top = saves if callback.save_top_k < 0 else min(callback.save_top_k, saves)
         last = 1 if callback.save_last is True or (callback.save_last and not top) else 0
-        each = checkpoint_bytes(trainer.strategy, stage, None) if callback.save_weights_only else whole
+        each = checkpoint_bytes(trainer.strategy, saved, None) if callback.save_weights_only else whole
         if top + last and "://" not in str(callback.dirpath):
             yield Kept(Path(callback.dirpath), top + last, each)
 
 
-def state_bytes(stage: Any) -> int:
-    """Bytes that a stage's optimizer keeps for each number that it trains, found by a step of a small
-    one; what it keeps for rows or for all of a matrix is too little to count."""
-    trained = next((p for p in stage.parameters() if p.requires_grad), torch.zeros(()))
-    small = nn.Parameter(torch.zeros(2, 3, dtype=trained.dtype))
+def state_bytes(stage: Any, dtype: torch.dtype) -> int:
+    """Bytes that a stage's optimizer keeps for each number of a type that it trains, found by a step of a
+    small one; what it keeps for rows or for all of a matrix is too little to count."""
+    small = nn.Parameter(torch.zeros(2, 3, dtype=dtype))
     small.grad = torch.zeros_like(small)
     try:
         optimizer = stage.make_optimizer([{"params": [small], "lr": 0.0}])

@@ -158,6 +158,8 @@ class RunCLI(StageCLI):
             print(f"precision: {self.option('trainer')['precision']} (auto: bf16 where it is in hardware)")
         try:
             with self.overwriting.kept_until_begun() if replaces else nullcontext():
+                if writes:
+                    self._check_disk()
                 super()._run_subcommand(subcommand)
             if self.trainer.interrupted:  # in a notebook `fit` returns, but the command has not ended
                 raise KeyboardInterrupt
@@ -165,6 +167,15 @@ class RunCLI(StageCLI):
             if (refusal := self.explained(error)) is not error:
                 raise refusal from error
             raise
+
+    def _check_disk(self) -> None:
+        """Refuses a disk without room before hours of reading and tokenising, where the networks are known;
+        else, and once more, it is found out before the first step."""
+        plan, trainer = self.forecast, self.trainer
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for callback in callbacks:
+            if isinstance(callback, DiskSpace) and isinstance(plan, Forecast):
+                callback.check_plan(trainer, self.model, plan.run)
 
     def explained(self, error: BaseException) -> BaseException:
         """The error itself, or what a user is told of it."""

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from datamodules import ChatTemplate, InstructionTemplate
 from datamodules.errors import UserError as DataError
+from datamodules.layouts.chats import written_column
 from datamodules.layouts.reader import OURS, Kind, RowReader
 from datamodules.layouts.recognise import Recognised, recognise
 from datamodules.receipt import Receipt, render
@@ -80,6 +81,9 @@ class Beginning:
             self.data, self.val = splits
         self.encoding = self.encoding or likely_encoding_of(self.data)
         seen = self._seen()
+        if asked == "pretrain" and seen.kind == "instructions" and written_column(seen.rows[0]) == "text":
+            self.columns = {"text": "text", **self.columns}  # conversations are documents where that is asked
+            seen = self._seen()
         stage = stage_for(seen.kind, seen.layout, asked)
         check_models(stage, self.models)
         file = self.folder / f"{stage}.yaml"

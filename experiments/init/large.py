@@ -1,5 +1,5 @@
-"""A large source: rows from many places of it in place of all of them, and its files copied but for the rows
-that are held out."""
+"""A large source: rows from many places of it in place of all of them, and files of lines copied but for the
+rows that are held out."""
 
 import shutil
 from bisect import bisect_right
@@ -9,12 +9,13 @@ from pathlib import Path
 from random import Random
 from typing import BinaryIO, NamedTuple
 
-from datamodules.reading.files import ending
+from datamodules.reading.files import TEXT_ENDINGS, ending
 from datamodules.reading.hub import Hub
 from datamodules.reading.json_rows import rows_from
-from datamodules.reading.record import BLOCK, Record
-from datamodules.reading.sources import parts_of
+from datamodules.reading.record import BLOCK, BROKEN_OFF, Record
+from datamodules.reading.sources import parts_of, read_rows
 from datamodules.reading.streams import is_utf8, packing
+from datamodules.reading.tables import SKIPPING_ROWS, table_length
 from experiments.atomic import whole
 from experiments.cli.user_errors import UserError
 
@@ -29,7 +30,7 @@ class Place(NamedTuple):
 
     file: str
     start: int
-    """byte"""
+    """byte; of a row that others are passed over for, its number in the source"""
     end: int
     window: int
     """rows of one window are neighbours"""
@@ -64,6 +65,37 @@ def spread(files: list[str]) -> Iterator[tuple[Place, Record]]:
             read += ends - begins
         if read > MOST_READ:
             return
+
+
+def passed_files(paths: Sequence[str]) -> list[str]:
+    """The files of a large source that must be gone through for its rows; empty where it is a small one, or
+    of the hub."""
+    parts = parts_of(list(paths), "--data")
+    return [] if any(isinstance(part, Hub) for part in parts) or size_of(paths) <= LARGE else parts
+
+
+def passing(files: list[str], encoding: str | None) -> Iterator[tuple[Place, Record | None]]:
+    """Goes through files and gives some of their rows, those in windows of neighbours that are spread evenly,
+    and in the end the place behind all, without a row. Rows between are not looked at.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    every = -(-size_of(files) // (PLACES * WINDOW))
+    number = 0
+    for file in files:
+        if ending(file) not in TEXT_ENDINGS:
+            for record in read_rows(file, "--data", encoding, every=every):
+                row = number + int(record.where.rpartition(" ")[2]) - 1  # FILE, row N
+                yield Place(file, row, row + 1, row // SKIPPING_ROWS), record
+            number += table_length(file)
+            continue
+        for record in read_rows(file, "--data", encoding):
+            breaks_off = record.row is None and BROKEN_OFF in str(record.problem)
+            if number // SKIPPING_ROWS % every == 0 or breaks_off:
+                yield Place(file, number, number + 1, number // SKIPPING_ROWS), record
+            number += 1
+    yield Place("", number, number, -1), None
 
 
 def copy_without(files: list[str], held: Sequence[Place], train: Path, val: Path) -> None:

@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 from datamodules.errors import UserError as DataError
+from datamodules.layouts.chats import written_column
 from datamodules.layouts.kinds import Kind, kind_of
 from datamodules.layouts.reader import RowReader
 from datamodules.reading.record import BROKEN_OFF, Record, Unreadable
@@ -19,7 +20,15 @@ from datamodules.reading.sources import read_rows
 from datamodules.rendering.segments import DropRow, Row
 from experiments.atomic import whole
 from experiments.cli.user_errors import UserError
-from experiments.init.large import Place, copy_without, line_files, size_of, spread
+from experiments.init.large import (
+    Place,
+    copy_without,
+    line_files,
+    passed_files,
+    passing,
+    size_of,
+    spread,
+)
 
 SHARE, MOST = 0.05, 1000  # of the rows that are held out, and how many at most
 SAMPLE, CHARACTERS = 2000, 20_000_000  # rows whose tokens are counted, and characters of them, at most
@@ -43,9 +52,11 @@ class Rows:
     first: dict[str, str] = field(default_factory=dict)
     """reason → where the first such row is"""
     files: list[str] = field(default_factory=list)
-    """those of which some rows alone were read"""
+    """those of lines of which some rows alone were read"""
     places: list[Place] = field(default_factory=list)
-    """of each row of `files` that was read"""
+    """of each row that was looked at, where others were not"""
+    passed: int = 0
+    """rows of a source of other files, where some alone were looked at"""
     bytes: int = 0
     """of the source's files"""
 
@@ -53,12 +64,14 @@ class Rows:
     def readable(self) -> int:
         """Rows that can be read; estimated where some alone were looked at."""
         readable = len(self.asked) - sum(self.left_out.values())
+        if self.passed:
+            return round(readable * self.passed / len(self.asked))
         looked_at = sum(place.end - place.start for place in self.places)
         return round(readable * self.bytes / looked_at) if self.files else readable
 
 
 def look(path: str | list[str], reader: RowReader, kind: Kind) -> Rows:
-    """Reads all rows of a source, or of large files of JSON lines those at some places.
+    """Reads all rows of a source, or looks at those at some places of a large one.
 
     Args:
         path: as of `read_rows`.
@@ -124,10 +137,13 @@ def _characters(record: Record) -> int:
 
 
 def _records(paths: list[str], encoding: str | None, rows: Rows) -> Iterator[Record]:
-    if not rows.files:
+    if not (rows.files or (passed := passed_files(paths))):
         yield from read_rows(paths, "--data", encoding)
         return
-    for place, record in spread(rows.files):
+    for place, record in spread(rows.files) if rows.files else passing(passed, encoding):
+        if record is None:
+            rows.passed = place.start
+            return
         rows.places.append(place)
         yield record
 
@@ -136,6 +152,8 @@ def _check_kind(record: Record, kind: Kind, reader: RowReader, first: str) -> No
     assert record.row is not None
     own = kind_of(record.row, reader.columns)
     if own in (None, kind, "other") or kind == "prompts":
+        return
+    if kind == "documents" and written_column(record.row):  # a text that looks like a conversation is one too
         return
     raise UserError(
         f"--data: {record.where} is a row of {own}, but {first or 'most'} of {kind}: give files of one kind "
@@ -216,13 +234,19 @@ def write_parts(
     path: str | list[str], encoding: str | None, rows: Rows, val: set[int], train: Path, held: Path
 ) -> None:
     """Writes the rows that can be read, as they are, to two files of JSON lines; large files of such lines as
-    they are."""
+    they are. Of rows that nobody has looked at, those of no known layout stay."""
     if rows.files:
         copy_without(rows.files, [rows.places[number] for number in val], train, held)
         return
+    if rows.passed:
+        val = {rows.places[number].start for number in val}
+        zipped = zip(rows.places, rows.asked, strict=True)
+        left_out = {place.start for place, key in zipped if key == LEFT_OUT}
+    else:
+        left_out = {number for number, key in enumerate(rows.asked) if key == LEFT_OUT}
     with whole(train) as one, whole(held) as other, one.open("wb") as first, other.open("wb") as second:
         for number, record in enumerate(read_rows(path, "--data", encoding)):
-            if record.row is not None and rows.asked[number] != LEFT_OUT:
+            if record.row is not None and number not in left_out:
                 (second if number in val else first).write(_line(record.row))
 
 

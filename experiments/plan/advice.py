@@ -65,10 +65,10 @@ def _named(name: str, checkpointing: bool, whole: bool) -> str:
 def _too_little(run: Run, peaks: dict[str, int], memory: int) -> str:
     best = min(peaks, key=peaks.__getitem__)
     text = f"nothing fits {size(memory)}: the least is {best}, {size(peaks[best])}"
-    whole = run.sampling is None
+    whole, sharded = run.sampling is None, not run.averages
     for devices in (2**power for power in range(1, 17)):  # as many as the largest runs have
         wider = FSDP2(devices, gather_to_sample=whole)
-        if devices > run.devices and estimate_memory(run, wider, True).peak <= memory:
+        if sharded and devices > run.devices and estimate_memory(run, wider, True).peak <= memory:
             return f"{text}; {_named(wider.name, True, whole)} fits on {devices} devices"
     return f"{text}, and more devices do not help: lower micro_batch_size or the rows' length"
 

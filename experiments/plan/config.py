@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from transformers import AutoTokenizer, PretrainedConfig
 
 from experiments.cli.parser import ParseOnly, parse
@@ -14,6 +15,7 @@ from experiments.cli.user_errors import UserError
 from experiments.plan.network_sizes import Head, Sizes, read_config, sizes
 from experiments.plan.parallelism import Parallelism
 from experiments.plan.strategies_memory import defaults_of, parallelism_of
+from modules.averaging import AVERAGING
 from modules.hf_config import named
 from modules.stage import NetworkSpec, SamplingSpec
 
@@ -53,6 +55,10 @@ class Run(NamedTuple):
     epochs: int  # passes over the data, where steps do not decide
     sampling: SamplingSpec | None
     notes: tuple[str, ...]  # what was assumed
+    averages: int = 0  # copies of all networks, as callbacks that average weights keep them
+    averages_on_device: int = (
+        0  # those of them that are told to be there; the others are in the machine's memory
+    )
 
     @property
     def step_tokens(self) -> int:
@@ -83,6 +89,7 @@ def run_of(parsed: Any, devices: int | None) -> Run:
     notes: list[str] = []
     parallelism = parallelism_of(trainer["strategy"], ranks, notes)
     notes += [row.note] if row.note else []
+    averages, on_device = _averages(trainer["callbacks"], notes)
     micro_batch_size = sampling.micro_batch_size if sampling else data["micro_batch_size"]
     rows, step_rows = micro_batch_size * row.sequences, data["global_batch_size"] * row.sequences
     return Run(
@@ -104,6 +111,8 @@ def run_of(parsed: Any, devices: int | None) -> Run:
         epochs=max(1, trainer["max_epochs"] or 1),
         sampling=sampling,
         notes=tuple(notes),
+        averages=averages,
+        averages_on_device=on_device,
     )
 
 
@@ -158,6 +167,24 @@ def _vocabulary(tokenizer: str) -> int:
             f"model.config has no vocab_size and data.tokenizer {tokenizer} cannot be read: make it with "
             "`trivium tokenizer`, or add --model.init_args.config.vocab_size N"
         ) from error
+
+
+def _averages(callbacks: Any, notes: list[str]) -> tuple[int, int]:
+    """Callbacks that average weights, and those of them whose copies are on a GPU where the run is: Lightning
+    makes a copy before the stage is there, on the CPU, unless a device is named."""
+    averages = on_device = 0
+    for given in callbacks if isinstance(callbacks, list) else [callbacks]:
+        if not isinstance(given, Mapping):
+            continue
+        kind, arguments = _class_and_arguments(given)
+        if isinstance(kind, type) and issubclass(kind, AVERAGING):
+            averages += 1
+            device = arguments.get("device", "cpu")
+            # one of epochs moves its copy once the run has begun, where it is told no device
+            moves = device is None and issubclass(kind, StochasticWeightAveraging)
+            on_device += moves or not str(device or "cpu").startswith("cpu")
+            notes.append(f"{kind.__name__} keeps a copy of all networks, which counts as weights")
+    return averages, on_device
 
 
 def _moments(optimizer: Any, notes: list[str]) -> int:

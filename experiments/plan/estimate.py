@@ -13,7 +13,7 @@ from experiments.plan.memory import (
 )
 from experiments.plan.network_sizes import saved_activations
 from experiments.plan.parallelism import Parallelism
-from experiments.plan.strategies_memory import STRATEGIES
+from experiments.plan.strategies_memory import DDP, STRATEGIES
 from modules.head import chunk_size
 from modules.stage import SamplingSpec
 
@@ -21,9 +21,10 @@ SAMPLING_LOGITS = 3  # logits, their softmax and its running sum
 
 
 def candidates(run: Run) -> dict[str, Parallelism]:
-    """Every strategy over the run's devices, by name; its own as it is configured."""
+    """Every strategy over the run's devices that it can have, by name; its own as it is configured."""
     sizes = [network.sizes for network in run.networks]
-    made = [strategy.over(run.devices, sizes) for strategy in STRATEGIES.values()]
+    possible = [DDP] if run.averages else STRATEGIES.values()  # an average is of whole networks
+    made = [strategy.over(run.devices, sizes) for strategy in possible]
     return {each.name: each for each in made if each} | {run.parallelism.name: run.parallelism}
 
 
@@ -114,9 +115,13 @@ def _states(run: Run, parallelism: Parallelism, params: Params) -> tuple[States,
         for each in run.networks
     ]
     states = States(*map(sum, zip(*of_networks, strict=True)))
-    if run.on_cpu and not parallelism.to_disk:
-        return states, 0  # a CPU process's device is the machine's memory
-    return parallelism.offloaded(states, params.trained)
+    copy = sum(each.sizes.parameters * frozen.weights + each.sizes.buffers for each in run.networks)
+    here = run.averages if run.on_cpu else run.averages_on_device
+    away = 0
+    if not run.on_cpu or parallelism.to_disk:  # else a CPU process's device is the machine's memory
+        states, away = parallelism.offloaded(states, params.trained)
+    states = states._replace(weights=states.weights + here * copy)
+    return states, away + (run.averages - here) * copy
 
 
 def _logits(run: Run, network: Network, rows: int) -> int:

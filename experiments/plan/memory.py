@@ -104,7 +104,8 @@ class MemoryEstimate(NamedTuple):
     sampling: int = 0  # what else sampling takes at its fullest: a network that is whole, logits
     absent: int = 0  # gradients among the states that are gone while it samples
     host: int = 0
-    """states that are offloaded: bytes in the machine's memory or on its disk, not on the device"""
+    """states that are offloaded, and averages: bytes in the machine's memory or on its disk, not on the
+    device"""
 
     @property
     def states(self) -> int:
