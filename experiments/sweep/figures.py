@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from rich.cells import cell_len, set_cell_size
 
 from experiments.html import charts
 from experiments.html.charts import Inline, number
@@ -97,7 +98,7 @@ class Charts(Inline):
         if len(values) < 2:
             return Markup()
         words = [f"{short(each.values[name])}: {number(each.metric)}" for each in points[:20]]
-        axes = _by_parameter(points, name, self._scale(points, name), label, metric)
+        axes = _by_parameter(points, name, self._scale(points, name), metric)
         return self.inline(axes, f"{metric} by {label}", metric, words)
 
     def importances(self, shares: Mapping[str, float]) -> Markup:
@@ -142,12 +143,12 @@ def _parallel(
             offset = 9 if height == 1 and len(scale.marks) == 2 else below
             axes.annotate(
                 charts.short(text), (place, height), (4 if last or offset else 0, offset), "data",
-                "offset points", ha="left" if last and not offset else "center", va="center",
+                "offset points", ha="left" if place == 0 or (last and not offset) else "center", va="center",
                 fontsize=10.5, color=charts.INK, bbox={"color": charts.PAPER, "alpha": 0.7, "pad": 1},
             )  # fmt: skip
     room = max(3, int(44 / len(labels)) if len(labels) <= MANY else 6)
     shown = [label if len(label) <= room else "…" + label[1 - room :] for label in labels]
-    axes.set_xticks(range(len(labels)), ["\n" * (place % 2) + name for place, name in enumerate(shown)])
+    _name_ticks(axes, range(len(labels)), shown)
     axes.set_yticks([])
     axes.set_ylim(-0.1, 1.1)
     axes.spines["bottom"].set_visible(False)
@@ -155,7 +156,7 @@ def _parallel(
 
 
 @rc_context(charts.STYLE)
-def _by_parameter(points: Sequence[Point], name: str, scale: Scale, label: str, metric: str) -> Axes:
+def _by_parameter(points: Sequence[Point], name: str, scale: Scale, metric: str) -> Axes:
     most = number(max(abs(each.metric) for each in points))
     axes = charts.data_axes(charts.LINES, max(44, 14 + charts.CHARACTER * len(most)), 14, metric, below=42)
     for each in sorted(points, key=lambda each: list(COLOURS).index(each.look), reverse=True):
@@ -165,12 +166,24 @@ def _by_parameter(points: Sequence[Point], name: str, scale: Scale, label: str, 
         axes.plot(place, each.metric, "o", color=colour, markersize=6, alpha=0.85)
     values = sorted({each.values[name] for each in points}) if _are_numbers(points, name) else []
     marks = [(scale.place(value), short(value)) for value in values] if 0 < len(values) <= 5 else scale.marks
-    axes.set_xticks([place for place, _ in marks], [charts.short(text) for _, text in marks])
+    room = 34 // len(marks) if len(marks) < 3 else 60 // len(marks)
+    shown = [text if cell_len(text) <= room else set_cell_size(text, room - 1) + "…" for _, text in marks]
+    _name_ticks(axes, [place for place, _ in marks], shown)
     axes.set_xlim(-0.06, 1.06)
-    axes.set_xlabel(label + (", logarithmic" if scale.is_logarithmic else ""), loc="right")
+    axes.set_xlabel("logarithmic" if scale.is_logarithmic else "", loc="right")
     axes.grid(axis="y")
     charts.ticks(axes.yaxis, 5)
     return axes
+
+
+def _name_ticks(axes: Axes, places: Sequence[float], names: Sequence[str]) -> None:
+    """Names below the axes, within their width; of more than two each second one a line further down."""
+    lower = len(names) > 2 and sum(map(cell_len, names)) > 30
+    axes.set_xticks(places, ["\n" * (lower and place % 2) + name for place, name in enumerate(names)])
+    first, *_, last = axes.get_xticklabels() if len(names) > 1 else [None, None]
+    for label, side in ((first, "left"), (last, "right")):
+        if label is not None and cell_len(label.get_text()) > 6:
+            label.set_ha(side)
 
 
 def window(runs: Sequence[Sequence[float]]) -> tuple[float, float]:
