@@ -111,3 +111,11 @@ def test_an_axis_is_logarithmic_where_its_distribution_is(tmp_path):
     assert scale_of(values, uniform.is_logarithmic).place(0.5) == pytest.approx(0.4995, abs=1e-3)
     assert scale_of(values, log.is_logarithmic).place(0.001**0.5) == pytest.approx(0.5)
     assert scale_of([0.001, 0.002, 0.004], listed.is_logarithmic).is_logarithmic
+
+
+def test_a_result_as_text_is_no_second_table_in_a_notebook(tmp_path, monkeypatch):
+    result = swept({"lr": RATES}, tmp_path)
+    text = repr(result)
+    assert "best" in text
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)  # where rich displays what it prints
+    assert repr(result) == text

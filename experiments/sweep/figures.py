@@ -180,10 +180,10 @@ def _name_ticks(axes: Axes, places: Sequence[float], names: Sequence[str]) -> No
     """Names below the axes, within their width; of more than two each second one a line further down."""
     lower = len(names) > 2 and sum(map(cell_len, names)) > 30
     axes.set_xticks(places, ["\n" * (lower and place % 2) + name for place, name in enumerate(names)])
-    first, *_, last = axes.get_xticklabels() if len(names) > 1 else [None, None]
-    for label, side in ((first, "left"), (last, "right")):
-        if label is not None and cell_len(label.get_text()) > 6:
-            label.set_ha(side)
+    if len(names) > 1 and cell_len(names[0]) > 6:
+        axes.get_xticklabels()[0].set_horizontalalignment("left")
+    if len(names) > 1 and cell_len(names[-1]) > 6:
+        axes.get_xticklabels()[-1].set_horizontalalignment("right")
 
 
 def window(runs: Sequence[Sequence[float]]) -> tuple[float, float]:

@@ -205,7 +205,7 @@ def _marks(axes: Axes, given: Sequence[Any], scale: Scale, is_listed: bool) -> N
     is_tight = max(map(len, marks.values()), default=0) + 1 > gap * MARKS
     if is_tight and are_numbers:
         marks, is_tight = _spaced(marks), False
-    slant = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if is_tight else {}
+    slant: dict[str, Any] = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if is_tight else {}
     axes.set_xticks(list(marks), list(marks.values()), color=MUTED, **slant)
 
 
