@@ -2,6 +2,8 @@
 that are none, and conversations for a model that has no chat template."""
 
 import json
+import socket
+import struct
 from pathlib import Path
 
 import httpx
@@ -24,6 +26,7 @@ HEEDED = {
     "prompt": ["", *TEXTS, [""]],
     "seed": [-1],
     "temperature": [0.5, 10**30],
+    **dict.fromkeys(("presence_penalty", "frequency_penalty"), [-1, 0.5]),
     "top_p": [0.5],
     **dict.fromkeys(("max_tokens", "max_completion_tokens"), [10**30]),
     "stop": [*TEXTS, []],
@@ -114,3 +117,19 @@ def test_a_conversation_that_cannot_be_told_without_a_template_says_what_to_do(a
         assert error["message"].startswith(
             "this model has no chat template: send turns of user and assistant"
         )
+
+
+def test_clients_that_hang_up_while_much_is_written_leave_the_log_quiet(plain, caplog):
+    body = {"model": "plain", "prompt": "a", "stream": True, "max_tokens": 100, "n": 16, "seed": 1}
+    content = json.dumps(body).encode()
+    with serving(plain, "--waiting", "400") as url:
+        host, _, port = url.removeprefix("http://").partition(":")
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+        for _ in range(12):
+            with socket.create_connection((host, int(port))) as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # no farewell
+                client.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+                assert client.recv(12) == b"HTTP/1.1 200"
+        last = httpx.post(f"{url}/v1/completions", json=body, timeout=60)  # takes its turn behind them
+        assert last.text.endswith("data: [DONE]\n\n")
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []

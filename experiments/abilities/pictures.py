@@ -48,7 +48,7 @@ def _mean(values: Sequence[float]) -> float:
 @rc_context(charts.STYLE)
 def _curves(series: Mapping[str, Points], unit: str, x: str, logarithmic: bool) -> Axes:
     labels = [charts.short(name) for name in series]
-    axes = charts.data_axes(charts.LINES, 44, 12 + charts.CHARACTER * max(map(len, labels)), unit, below=42)
+    axes = charts.data_axes(charts.LINES, 44, 12 + charts.room(labels), unit, below=42)
     places = list(dict.fromkeys(place for points in series.values() for place in points))
     even = not logarithmic and len(places) <= 8
     at = {place: (index if even else place) for index, place in enumerate(places)}

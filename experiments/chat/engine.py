@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from experiments.chat.shift import Shift
 from experiments.chat.writing import Writing, Written
 from experiments.cli.user_errors import UserError
 from experiments.evaluation.engine import Model
@@ -35,6 +36,18 @@ class Settings(NamedTuple):
     stops: tuple[str, ...] = ()
     top_logprobs: int | None = None
     """how many of the likeliest tokens are told at each place; None = no log-probabilities at all"""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """these three as `Shift` has them"""
+
+    def shift(self, model: Model) -> Shift | None:
+        """What is added to the logits of a reply; None where nothing is."""
+        if not (self.presence_penalty or self.frequency_penalty or self.logit_bias):
+            return None
+        bias = dict(self.logit_bias)
+        device = model.network.model.device
+        return Shift(self.presence_penalty, self.frequency_penalty, bias, model.vocabulary, device)
 
 
 class Piece(NamedTuple):
@@ -78,6 +91,7 @@ class Request:
         self.room = room
         self.cancelled = False
         self.writing = Writing(model.tokenizer, settings.stops)
+        self.shift = settings.shift(model)
         self.noise: Tensor | None = None
         if settings.temperature > 0:
             seed = secrets.randbelow(SEEDS) if settings.seed is None else settings.seed % (2 * SEEDS)
@@ -92,6 +106,8 @@ class Request:
             self.tell(Piece(text, tokens, "stop", written, last))
             return True
         self.writing.add(token, logprob, top)
+        if self.shift is not None:
+            self.shift.count(token)
         ended = self.writing.stopped or written == self.room
         finish = None if not ended else "stop" if self.writing.stopped else "length"
         text, tokens = self.writing.take(finished=ended)
@@ -202,6 +218,10 @@ class Engine:
 def choose(logits: Tensor, requests: Sequence[Request]) -> Tensor:
     """The next token (B,) of each row of logits (B, V)."""
     known = logits[:, : requests[0].model.vocabulary].float()
+    shifts = {row: request.shift.values for row, request in enumerate(requests) if request.shift is not None}
+    if shifts:
+        known = known.clone()  # the log-probabilities that are told are the model's own
+        known[list(shifts)] += torch.stack(list(shifts.values()))
     drawn = [row for row, request in enumerate(requests) if request.noise is not None]
     chosen = known.argmax(-1)
     if drawn:

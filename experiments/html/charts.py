@@ -7,7 +7,8 @@ quickstart's report and `trivium data inspect` draw with it.
 import io
 import itertools
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from rich.cells import cell_len, set_cell_size
 
 INK, MUTED, RULE, PAPER = "#000001", "#000002", "#000003", "#000004"  # stand for CSS variables, as SERIES do
 SERIES = [f"#0000a{n}" for n in range(1, 7)]
@@ -30,7 +32,7 @@ STYLE: dict[str, Any] = {
 }  # fmt: skip
 # px at scale 1, a phone's: a chart, the space above its axes, the height of lines, a row, a mean character.
 WIDTH, ABOVE, LINES, LINE, CHARACTER = 360, 28, 160, 26, 6.9
-LONGEST = 20  # characters of a name in a chart
+LONGEST = 20  # characters of a name in a chart, wide ones twice
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -49,7 +51,12 @@ def number(value: float | None, decimals: int | None = None) -> str:
 
 def short(name: str) -> str:
     """A name that leaves room for the chart beside it."""
-    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+    return name if cell_len(name) <= LONGEST else set_cell_size(name, LONGEST - 1).rstrip() + "…"
+
+
+def room(names: Iterable[str]) -> float:
+    """What the widest of these names fills, in px at scale 1; a wide character is as wide as two."""
+    return CHARACTER * max(map(cell_len, names))
 
 
 class Inline:
@@ -63,7 +70,8 @@ class Inline:
         in words for who cannot see it: its title, its unit and its values."""
         file, figure = io.StringIO(), axes.get_figure(root=True)
         assert figure is not None
-        with rc_context(STYLE):
+        with rc_context(STYLE), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # that its font lacks: the browser's writes the text
             figure.savefig(file, format="svg", transparent=True)
         inner = file.getvalue().partition("<svg")[2].partition(">")[2]
         inner = re.sub(
@@ -97,7 +105,7 @@ def ticks(axis: Any, count: int, whole: bool = False) -> None:
 def row_axes(labels: Sequence[str], right: float, unit: str) -> Axes:
     """Axes with one row a label, the first at the top."""
     labels = [short(label) for label in labels]
-    axes = data_axes(LINE * len(labels) + 6, 14 + CHARACTER * max(map(len, labels)), right, unit, below=26)
+    axes = data_axes(LINE * len(labels) + 6, 14 + room(labels), right, unit, below=26)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_yticks(range(len(labels)), labels, color=INK)
     axes.grid(axis="x")

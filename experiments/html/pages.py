@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from rich.cells import cell_len
 
 from experiments.html.charts import number, visible
 
+LINES, COLUMNS = 16, 60  # of a text that is shown whole; a wide character fills two columns
+
 
 def page_template(file: Path, *folders: Path, **functions: Any) -> Template:
-    """The template of a page, which may call `functions`, as functions or as filters, beside `number`, and
-    include `page.css` and what is in `folders`."""
+    """The template of a page, which may call `functions`, as functions or as filters, beside `number` and
+    `is_long`, and include `page.css`, `text.html.j2` and what is in `folders`."""
     environment = Environment(
         loader=FileSystemLoader([file.parent, *folders, Path(__file__).parent]),
         autoescape=True,
@@ -21,9 +24,16 @@ def page_template(file: Path, *folders: Path, **functions: Any) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, **functions}
+    environment.filters |= {"number": number, "is_long": is_long, **functions}
     environment.globals |= functions
     return environment.get_template(file.name)
+
+
+def is_long(text: str) -> bool:
+    """Whether a text would push what comes after it off the screen: it fills more than 16 lines."""
+    if len(text) > LINES * COLUMNS:
+        return True
+    return sum(1 + max(cell_len(line) - 1, 0) // COLUMNS for line in text.splitlines()) > LINES
 
 
 def finite(value: Any) -> Any:

@@ -115,7 +115,7 @@ def _lines(series: Mapping[str, Curve], unit: str, step: str) -> Axes:
     ends = [(charts.short(name), float(f"{mean[-1]:.3g}")) for name, mean in smooth.items()]
     labels = [f"{name} {number(end)}".strip() for name, end in ends]
     most = number(max(abs(value) for curve in series.values() for _, value in curve), 0)
-    left, right = max(44, 12 + charts.CHARACTER * len(most)), 12 + charts.CHARACTER * max(map(len, labels))
+    left, right = max(44, 12 + charts.CHARACTER * len(most)), 12 + charts.room(labels)
     axes = charts.data_axes(charts.LINES, left, right, unit, below=42)
     for colour, (name, curve) in zip(itertools.cycle(charts.SERIES), series.items(), strict=False):
         steps, values = np.array(curve, dtype=float).T

@@ -44,6 +44,13 @@ class Parameter(NamedTuple):
         return None
 
     @property
+    def is_logarithmic(self) -> bool | None:
+        """Whether its values are spread over magnitudes; None where they are listed, so that they tell."""
+        if self.distribution == "constant" or self.distribution.startswith("categorical"):
+            return None
+        return "log" in self.distribution
+
+    @property
     def is_constant(self) -> bool:
         return self.distribution == "constant"
 

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from rich.cells import cell_len, set_cell_size
 
 from experiments.html import charts
 from experiments.html.charts import Inline, number
+from experiments.sweep.distributions import Parameter
 from experiments.sweep.table import short
 
 LOGARITHMIC = 20  # how many times the least the greatest value must be, for an axis to be logarithmic
@@ -42,11 +44,13 @@ COLOURS = {"best": charts.SERIES[0], "equal": charts.SERIES[1], "other": charts.
 WIDTHS = {"best": 2.5, "equal": 1.5, "other": 1.0}
 
 
-def scale_of(values: Sequence[Any]) -> Scale:
-    """A scale for observed values: linear or logarithmic for numbers, a place each for anything else."""
+def scale_of(values: Sequence[Any], is_logarithmic: bool | None = None) -> Scale:
+    """A scale for observed values: linear or logarithmic for numbers, as is told or as they are spread; a
+    place each for anything else."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         low, high = min(values), max(values)
         logs = low > 0 and (high / low >= LOGARITHMIC or _are_geometric(sorted(set(values))))
+        logs = logs if is_logarithmic is None else is_logarithmic and low > 0
         f: Callable[[float], float] = math.log if logs else float
         if low == high:
             return Scale(lambda value: 0.5, [(0.5, short(low))], False)
@@ -67,14 +71,26 @@ def _are_geometric(values: Sequence[float]) -> bool:
 
 
 class Charts(Inline):
-    """Draws for one page; an empty text where there is nothing to draw."""
+    """Draws for one page; an empty text where there is nothing to draw.
+
+    Args:
+        parameters: of the sweep.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter]) -> None:
+        super().__init__()
+        self.logarithmic = {each.name: each.is_logarithmic for each in parameters}
+
+    def _scale(self, points: Sequence[Point], name: str) -> Scale:
+        return scale_of([each.values[name] for each in points], self.logarithmic.get(name))
 
     def parallel(self, points: Sequence[Point], names: Mapping[str, str], metric: str) -> Markup:
         """A line a configuration through its parameters to its metric."""
         if len(points) < 2 or not names:
             return Markup()
         words = [f"{each.name}: {metric} {number(each.metric)}" for each in points[:20]]
-        return self.inline(_parallel(points, names, metric), "Configurations", metric, words)
+        scales = [self._scale(points, name) for name in names]
+        return self.inline(_parallel(points, names, scales, metric), "Configurations", metric, words)
 
     def by_parameter(self, points: Sequence[Point], name: str, label: str, metric: str) -> Markup:
         """The metric of each configuration by one of its parameters."""
@@ -82,7 +98,8 @@ class Charts(Inline):
         if len(values) < 2:
             return Markup()
         words = [f"{short(each.values[name])}: {number(each.metric)}" for each in points[:20]]
-        return self.inline(_by_parameter(points, name, label, metric), f"{metric} by {label}", metric, words)
+        axes = _by_parameter(points, name, self._scale(points, name), metric)
+        return self.inline(axes, f"{metric} by {label}", metric, words)
 
     def importances(self, shares: Mapping[str, float]) -> Markup:
         """How much of what differs comes from which parameter."""
@@ -107,10 +124,11 @@ class Charts(Inline):
 
 
 @rc_context(charts.STYLE)
-def _parallel(points: Sequence[Point], names: Mapping[str, str], metric: str) -> Axes:
+def _parallel(
+    points: Sequence[Point], names: Mapping[str, str], scales: Sequence[Scale], metric: str
+) -> Axes:
     axes = charts.data_axes(HEIGHT, 26, 34, "", below=BELOW)
-    scales = [scale_of([each.values[name] for each in points]) for name in names]
-    scales.append(scale_of([each.metric for each in points]))
+    scales = [*scales, scale_of([each.metric for each in points])]
     for each in sorted(points, key=lambda each: list(COLOURS).index(each.look), reverse=True):
         row = [*(each.values[name] for name in names), each.metric]
         heights = [scale.place(value) for scale, value in zip(scales, row, strict=True)]
@@ -125,12 +143,12 @@ def _parallel(points: Sequence[Point], names: Mapping[str, str], metric: str) ->
             offset = 9 if height == 1 and len(scale.marks) == 2 else below
             axes.annotate(
                 charts.short(text), (place, height), (4 if last or offset else 0, offset), "data",
-                "offset points", ha="left" if last and not offset else "center", va="center",
+                "offset points", ha="left" if place == 0 or (last and not offset) else "center", va="center",
                 fontsize=10.5, color=charts.INK, bbox={"color": charts.PAPER, "alpha": 0.7, "pad": 1},
             )  # fmt: skip
     room = max(3, int(44 / len(labels)) if len(labels) <= MANY else 6)
     shown = [label if len(label) <= room else "…" + label[1 - room :] for label in labels]
-    axes.set_xticks(range(len(labels)), ["\n" * (place % 2) + name for place, name in enumerate(shown)])
+    _name_ticks(axes, range(len(labels)), shown)
     axes.set_yticks([])
     axes.set_ylim(-0.1, 1.1)
     axes.spines["bottom"].set_visible(False)
@@ -138,10 +156,9 @@ def _parallel(points: Sequence[Point], names: Mapping[str, str], metric: str) ->
 
 
 @rc_context(charts.STYLE)
-def _by_parameter(points: Sequence[Point], name: str, label: str, metric: str) -> Axes:
+def _by_parameter(points: Sequence[Point], name: str, scale: Scale, metric: str) -> Axes:
     most = number(max(abs(each.metric) for each in points))
     axes = charts.data_axes(charts.LINES, max(44, 14 + charts.CHARACTER * len(most)), 14, metric, below=42)
-    scale = scale_of([each.values[name] for each in points])
     for each in sorted(points, key=lambda each: list(COLOURS).index(each.look), reverse=True):
         place, colour = scale.place(each.values[name]), COLOURS[each.look]
         if len(each.seeds) > 1:
@@ -149,12 +166,39 @@ def _by_parameter(points: Sequence[Point], name: str, label: str, metric: str) -
         axes.plot(place, each.metric, "o", color=colour, markersize=6, alpha=0.85)
     values = sorted({each.values[name] for each in points}) if _are_numbers(points, name) else []
     marks = [(scale.place(value), short(value)) for value in values] if 0 < len(values) <= 5 else scale.marks
-    axes.set_xticks([place for place, _ in marks], [charts.short(text) for _, text in marks])
+    room = 34 // len(marks) if len(marks) < 3 else 60 // len(marks)
+    shown = [text if cell_len(text) <= room else set_cell_size(text, room - 1) + "…" for _, text in marks]
+    _name_ticks(axes, [place for place, _ in marks], shown)
     axes.set_xlim(-0.06, 1.06)
-    axes.set_xlabel(label + (", logarithmic" if scale.is_logarithmic else ""), loc="right")
+    axes.set_xlabel("logarithmic" if scale.is_logarithmic else "", loc="right")
     axes.grid(axis="y")
     charts.ticks(axes.yaxis, 5)
     return axes
+
+
+def _name_ticks(axes: Axes, places: Sequence[float], names: Sequence[str]) -> None:
+    """Names below the axes, within their width; of more than two each second one a line further down."""
+    lower = len(names) > 2 and sum(map(cell_len, names)) > 30
+    axes.set_xticks(places, ["\n" * (lower and place % 2) + name for place, name in enumerate(names)])
+    if len(names) > 1 and cell_len(names[0]) > 6:
+        axes.get_xticklabels()[0].set_horizontalalignment("left")
+    if len(names) > 1 and cell_len(names[-1]) > 6:
+        axes.get_xticklabels()[-1].set_horizontalalignment("right")
+
+
+def window(runs: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The least and the greatest value to show: what flies off is left out, as it would press all others into
+    a line at the edge.
+
+    Args:
+        runs: the values of each, one at least.
+    """
+    low, high = (statistics.median([f(values) for values in runs]) for f in (min, max))
+    ends = [values[-1] for values in runs]
+    middle = statistics.median(ends)
+    reach = 3 * (high - low) + 40 * statistics.median([abs(end - middle) for end in ends])
+    shown = [v for values in runs for v in values if not reach or low - reach <= v <= high + reach]
+    return min(shown), max(shown)
 
 
 def _are_numbers(points: Sequence[Point], name: str) -> bool:
@@ -185,16 +229,9 @@ def _curves(series: Sequence[tuple[str, str, Sequence[int], Sequence[float]]], m
         name, _, steps, values = best
         offset, colour = (6, 0), COLOURS["best"]
         axes.annotate(name[:4], (steps[-1], values[-1]), offset, "data", "offset points", color=colour)
-    ends = [values[-1] for _, _, _, values in series]
-    # a run that flies off would leave the others a line at the bottom
-    middle, spread = (
-        statistics.median(every),
-        statistics.median([abs(v - statistics.median(ends)) for v in ends]),
-    )
-    high = max(middle, statistics.median(ends) + 40 * spread) if spread else max(every)
-    if max(every) > high > min(every):
-        low = min(every)
-        axes.set_ylim(low - 0.05 * (high - low), high)
+    low, high = window([values for _, _, _, values in series])
+    if low < high:
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     axes.grid(axis="y")
     axes.set_xlabel("step", loc="right")
     charts.ticks(axes.xaxis, 4, whole=True)

@@ -17,7 +17,7 @@ FEWEST = 5  # configurations from which importances are told
 
 def write_page(result: SweepResult) -> None:
     """Writes it into the sweep's folder."""
-    charts, names = Charts(), short_names(result)
+    charts, names = Charts(result.spec.parameters), short_names(result)
     metric = result.spec.metric
     points = points_of(result)
     figures = []

@@ -1,7 +1,10 @@
 """`sweep.png`: a sweep in one picture, for a page or a message: learning curves, and the metric by each
 parameter that it searches."""
 
-from collections.abc import Sequence
+import math
+import textwrap
+import warnings
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,123 +13,228 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 from PIL import Image
 
 from experiments.atomic import whole
 from experiments.html.pictures import COLOURS, MUTED, STYLE
-from experiments.sweep.figures import Scale, scale_of
+from experiments.sweep.figures import Scale, scale_of, window
 from experiments.sweep.metrics import history
 from experiments.sweep.outcome import SweepResult
 from experiments.sweep.ranking import Row
 from experiments.sweep.table import short, short_names, summary
 
 PANEL, HEIGHT, DPI = 3.3, 3.5, 130  # inches, inches, pixels an inch
+LETTER, BOLD = 0.075, 0.1  # inches of a character in a legend, in the picture's title
+ROOM, MARKS = 32, 40  # characters above a panel, and below it
 PARAMETERS = 3  # panels of them at most
 LINES = 6  # values of the other parameter that are a line each
-FEW = 5  # values of a parameter that are marked each
+FEW = 6  # values of a parameter that are marked each
 BEST, OTHERS = "#111827", "#9ca3af"
 
 
 def draw(result: SweepResult, file: Path) -> bool:
     """Writes the picture as PNG; False where no run has a metric to show."""
+    figure = figure_of(result)
+    if figure is None:
+        return False
+    drawn = BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of a value, in a script that no font here has
+        figure.savefig(drawn, format="png")
+    with whole(file) as part:  # in 128 colours, which halves the file
+        Image.open(drawn).convert("RGB").quantize(128).save(part, format="png", optimize=True)
+    return True
+
+
+@rc_context(STYLE | {"font.size": 9, "axes.titlesize": 10, "text.parse_math": False})
+def figure_of(result: SweepResult) -> Figure | None:
+    """The picture: curves, and a panel for each of the first parameters."""
     rows = [row for row in result.rows if row.metric is not None]
     names = short_names(result)
     searched = [name for name in names if len({short(row.configuration.values[name]) for row in rows}) > 1]
     if result.spec.metric is None or result.best is None:
-        return False
+        return None
     shown = searched[:PARAMETERS]
-    with rc_context(STYLE | {"font.size": 9, "axes.titlesize": 10, "text.parse_math": False}):
-        figure = Figure(figsize=(PANEL * (1 + max(1, len(shown))), HEIGHT), dpi=DPI, layout="constrained")
-        figure.suptitle(_title(result), x=0.01, ha="left", fontsize=11, fontweight="bold")
-        panels = figure.subplots(1, 1 + len(shown), squeeze=False)[0]
-        _curves(panels[0], result)
-        for axes, name in zip(panels[1:], shown, strict=True):
-            others = [each for each in searched if each != name]
-            listed = {each.name for each in result.spec.searched if each.choices is not None}
-            paths = (name, *others) if len(searched) == 2 else (name,)
-            _by_parameter(axes, rows, paths, names, name in listed)
-        drawn = BytesIO()
-        figure.savefig(drawn, format="png")
-    with whole(file) as part:  # in 64 colours, which halves the file
-        Image.open(drawn).convert("RGB").quantize(64).save(part, format="png", optimize=True)
-    return True
+    lines = {name: _lines(rows, [other for other in searched if other != name]) for name in shown}
+    width = PANEL * (1 if shown else 2)
+    width += sum(PANEL + _legend_width(names, *each) for each in lines.values())
+    figure = Figure(figsize=(width, HEIGHT), dpi=DPI, layout="constrained")
+    title = _title(result, int(width / BOLD))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    panels = figure.subplots(1, 1 + len(shown), squeeze=False)[0]
+    _curves(panels[0], result)
+    for axes, (name, (other, groups)) in zip(panels[1:], lines.items(), strict=True):
+        _by_parameter(axes, rows, groups, name, result)
+        axes.set_title(f"by {_end(names[name], ROOM)}")
+        if other:
+            _legend(axes, groups, _end(names[other], ROOM // 2))
+    return figure
 
 
-def _title(result: SweepResult) -> str:
+def _title(result: SweepResult, width: int) -> str:
+    """Two lines of at most `width` characters, or four."""
     best, names, metric = result.best, short_names(result), result.spec.metric
     assert best is not None
     assert metric is not None
     values = ", ".join(f"{label} {short(best.configuration.values[name])}" for name, label in names.items())
-    return f"{result.spec.name}: {summary(result)}\nbest {metric.name} {best.metric:.4g}: {values}"
+    lines = f"{result.spec.name}: {summary(result)}", f"best {metric.name} {best.metric:.4g}: {values}"
+    wrap = textwrap.TextWrapper(width, max_lines=2, placeholder=" …", break_on_hyphens=False)
+    return "\n".join(wrap.fill(line) for line in lines)
+
+
+def _end(name: str, room: int) -> str:
+    """A name, or the end of it, which tells more than its beginning."""
+    return name if len(name) <= room else "…" + name[1 - room :]
 
 
 def _curves(axes: Axes, result: SweepResult) -> None:
     """The metric of each run over its steps, the best configuration's in front; the runs one after the other
     where each has logged it once."""
     assert result.spec.metric is not None
-    name, most = result.spec.metric.name, 0
-    for row in reversed(result.rows):  # the best last, on top
-        is_best = row is result.best
-        looks: dict[str, Any] = {"color": BEST if is_best else OTHERS, "linewidth": 2 if is_best else 1}
-        for run in row.configuration.runs:
-            logged = history(result.folder_of(run.name), name)
-            most = max(most, len(logged.values))
-            marker = "o" if len(logged.values) == 1 else None
-            axes.plot(logged.steps, logged.values, marker=marker, **looks)
-    if most == 1:
-        axes.clear()
-        for row in result.rows:
-            if row.metric is not None:
-                colour = BEST if row is result.best else OTHERS
-                axes.plot(row.configuration.number, row.metric, "o", color=colour)
-    axes.set(title=f"{name}; black: the best", xlabel="run" if most == 1 else "step")
+    name = result.spec.metric.name
+    logged = [
+        (row, history(result.folder_of(run.name), name))
+        for row in reversed(result.rows)  # the best last, on top
+        for run in row.configuration.runs
+    ]
+    logged = [(row, curve) for row, curve in logged if curve.values]
+    once = all(len(curve.values) == 1 for _, curve in logged)
+    limits = _limits(axes, [curve.values for _, curve in logged])
+    for row, (steps, values, *_) in logged:
+        looks: dict[str, Any] = (
+            {"color": OTHERS, "lw": 1} if row is not result.best else {"color": BEST, "lw": 2}
+        )
+        if once:
+            _dot(axes, row.configuration.number, values[0], limits, **looks)
+        else:
+            axes.plot(steps, values, marker="o" if len(values) == 1 else None, **looks)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set(title=f"{_end(name, ROOM - 17)}; black: the best", xlabel="run" if once else "step")
+
+
+def _limits(axes: Axes, runs: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Sets and gives the least and the greatest value that is shown."""
+    low, high = window(runs) if runs else (0.0, 1.0)
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    axes.set_ylim(low - margin, high + margin)
+    axes.ticklabel_format(axis="y", useOffset=False)
+    return low, high
+
+
+def _dot(
+    axes: Axes, x: float, y: float, limits: tuple[float, float], marker: str = "o", **looks: Any
+) -> None:
+    """A value; at the edge, and pointing beyond it, where it is not shown."""
+    low, high = limits
+    marker = "^" if y > high else "v" if y < low else marker
+    axes.plot(x, min(max(y, low), high), marker, **looks)
+
+
+def _lines(rows: Sequence[Row], others: Sequence[str]) -> tuple[str, dict[str, list[Row]]]:
+    """The one other parameter, where its values are few, and the configurations that have each of them; else
+    no name, and all of them together."""
+    if len(others) == 1:
+        groups: dict[str, list[Row]] = {}
+        for row in rows:
+            groups.setdefault(short(row.configuration.values[others[0]]), []).append(row)
+        if len(groups) <= LINES:
+            return others[0], dict(sorted(groups.items(), key=lambda group: _order(group[0])))
+    return "", {"": list(rows)}
 
 
 def _by_parameter(
-    axes: Axes, rows: Sequence[Row], paths: Sequence[str], names: dict[str, str], is_listed: bool
+    axes: Axes, rows: Sequence[Row], groups: Mapping[str, Sequence[Row]], name: str, result: SweepResult
 ) -> None:
-    """The metric by a parameter; where there is one other of few values, a line for each of these. A cross is
-    what was stopped early."""
-    name, *others = paths
-    scale = scale_of([row.configuration.values[name] for row in rows])
-    values = {short(row.configuration.values[each]): None for row in rows for each in others}
-    groups = {value: [row for row in rows if short(row.configuration.values[others[0]]) == value]
-              for value in values} if 0 < len(values) <= LINES else {"": list(rows)}  # fmt: skip
-    ordered = sorted(groups.items(), key=lambda group: _order(group[0]))
-    for place, (value, members) in enumerate(ordered):
-        colour = COLOURS[place % len(COLOURS)]
-        points = sorted((scale.place(row.configuration.values[name]), row.metric or 0.0) for row in members)
-        if value:
-            axes.plot(*zip(*points, strict=True), "-" if place < len(COLOURS) else "--", color=colour, lw=1.2)
-        for row in members:
-            at = scale.place(row.configuration.values[name])
-            marker = "x" if row.configuration.state == "stopped" else "o"
-            axes.plot(at, row.metric or 0.0, marker, color=colour, markersize=5)
+    """The metric by a parameter, a line for each group where there are several. A cross is what was stopped
+    early; a line leaves it out, as it might have come further; a triangle is beyond the edge."""
+    parameter = next(each for each in result.spec.parameters if each.name == name)
+    values = [row.configuration.values[name] for row in rows]
+    scale = scale_of(values, parameter.is_logarithmic)
+    metrics = [[run.metric for run in row.configuration.runs if run.metric is not None] for row in rows]
+    limits = _limits(axes, metrics)
+    for place, members in enumerate(groups.values()):
+        looks = _looks(place)
+        at = [scale.place(row.configuration.values[name]) for row in members]
+        ended = [(x, row.metric) for x, row in zip(at, members, strict=True) if not _is_stopped(row)]
+        if len(groups) > 1 and ended:
+            axes.plot(*zip(*sorted(ended), strict=True), lw=1.2, **looks)
+        for x, row in zip(at, members, strict=True):
+            marker = "x" if _is_stopped(row) else "o"
+            _dot(axes, x, row.metric or 0.0, limits, marker, color=looks["color"], markersize=5)
             seeds = [run.metric for run in row.configuration.runs if run.metric is not None]
-            axes.vlines(at, min(seeds), max(seeds), color=colour, linewidth=1)
+            axes.vlines(x, min(seeds), max(seeds), color=looks["color"], linewidth=1)
     best = rows[0]
-    axes.plot(
-        scale.place(best.configuration.values[name]), best.metric or 0.0, "o", mfc="none", mec=BEST, ms=10
-    )
-    _marks(axes, [row.configuration.values[name] for row in rows], scale, is_listed)
-    if groups.keys() != {""}:
-        lines = [
-            Line2D([], [], color=COLOURS[place % len(COLOURS)], label=value, marker="o", markersize=4)
-            for place, (value, _) in enumerate(ordered)
-        ]
-        axes.legend(handles=lines, title=names[others[0]], fontsize=8, title_fontsize=8)
-    logarithmic = ", logarithmic" if scale.is_logarithmic else ""
-    axes.set(title=f"by {names[name]}", xlabel=names[name] + logarithmic, xlim=(-0.06, 1.06))
+    ring: dict[str, Any] = {"mfc": "none", "mec": BEST, "ms": 10}
+    _dot(axes, scale.place(best.configuration.values[name]), best.metric or 0.0, limits, **ring)
+    _marks(axes, values, scale, parameter.choices is not None)
+    axes.set(xlim=(-0.06, 1.06), xlabel="logarithmic" if scale.is_logarithmic else "")
+
+
+def _is_stopped(row: Row) -> bool:
+    return row.configuration.state == "stopped"
+
+
+def _looks(place: int) -> dict[str, Any]:
+    return {"color": COLOURS[place % len(COLOURS)], "linestyle": "-" if place < len(COLOURS) else "--"}
+
+
+def _legend(axes: Axes, groups: Mapping[str, Sequence[Row]], title: str) -> None:
+    """Beside the panel, where it hides nothing."""
+    lines = [Line2D([], [], label=value, **_looks(place)) for place, value in enumerate(groups)]
+    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0}
+    axes.legend(handles=lines, title=title, fontsize=8, title_fontsize=8, alignment="left", **beside)
+
+
+def _legend_width(names: Mapping[str, str], other: str, groups: Mapping[str, Sequence[Row]]) -> float:
+    """Inches."""
+    if not other:
+        return 0.0
+    return LETTER * max(len(_end(names[other], ROOM // 2)), *(6 + len(value) for value in groups)) + 0.2
 
 
 def _marks(axes: Axes, given: Sequence[Any], scale: Scale, is_listed: bool) -> None:
-    """The values themselves where the YAML lists a few, else the ends and what is between them."""
-    marks = {scale.place(value): short(value) for value in given}
-    if len(scale.marks) < len(marks) and not (is_listed and len(marks) <= FEW):  # numbers
-        low, high = min(given), max(given)
-        middle = (low * high) ** 0.5 if scale.is_logarithmic else (low + high) / 2
-        marks = {place: f"{value:.2g}" for place, value in ((0.0, low), (0.5, middle), (1.0, high))}
-    axes.set_xticks(list(marks), list(marks.values()), color=MUTED)
+    """The values themselves where the YAML lists a few or they are no numbers, else round numbers; where
+    there is no room names are slanted, and some of the numbers are left out."""
+    marks = {scale.place(value): _written(value) for value in given}
+    are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in given)
+    if are_numbers and not (is_listed and len(marks) <= FEW):
+        marks = {scale.place(value): _written(value) for value in _round(min(given), max(given), scale)}
+    places = sorted(marks)
+    gap = min((b - a for a, b in zip(places, places[1:], strict=False)), default=1.0)
+    is_tight = max(map(len, marks.values()), default=0) + 1 > gap * MARKS
+    if is_tight and are_numbers:
+        marks, is_tight = _spaced(marks), False
+    slant: dict[str, Any] = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if is_tight else {}
+    axes.set_xticks(list(marks), list(marks.values()), color=MUTED, **slant)
+
+
+def _round(low: float, high: float, scale: Scale) -> list[float]:
+    """Round numbers between two, the two themselves where there are fewer than two."""
+    if scale.is_logarithmic:
+        for subs in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)):
+            ticks = [t for t in LogLocator(10, subs, numticks=99).tick_values(low, high) if low <= t <= high]
+            if len(ticks) > 2:
+                return ticks[:: math.ceil(len(ticks) / 5)]
+    ticks = [tick for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
+    return ticks if len(ticks) > 1 else [low, high]
+
+
+def _spaced(marks: Mapping[float, str]) -> dict[float, str]:
+    """Marks from the left, without those that would touch the one before."""
+    kept: dict[float, str] = {}
+    for place, text in sorted(marks.items()):
+        last = max(kept, default=-math.inf)
+        if (place - last) * MARKS > (len(text) + len(kept.get(last, ""))) / 2 + 1:
+            kept[place] = text
+    return kept
+
+
+def _written(value: Any) -> str:
+    """A value, large numbers with a letter: 16M."""
+    is_large = isinstance(value, int | float) and abs(value) >= 10_000
+    text = EngFormatter(sep="").format_eng(value) if is_large else short(value)
+    return text if len(text) <= ROOM // 2 else text[: ROOM // 2 - 1] + "…"
 
 
 def _order(text: str) -> tuple[bool, float, str]:

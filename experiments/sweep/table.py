@@ -84,7 +84,7 @@ def as_table(result: Ranking) -> Table:
 
 def as_text(result: Ranking) -> str:
     """As a terminal of 120 columns shows it."""
-    console = Console(file=io.StringIO(), width=120)
+    console = Console(file=io.StringIO(), width=120, force_jupyter=False)
     console.print(as_table(result))
     return console.file.getvalue()  # type: ignore[attr-defined]
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from experiments.chat import engine as chat
 from experiments.chat.engine import Piece, Settings
 from experiments.chat.prompts import prompt_ids
+from experiments.chat.shift import BIAS
 from experiments.chat.thread import EngineThread
 from experiments.cli.user_errors import USER_ERRORS
 from experiments.evaluation.engine import Model
@@ -81,6 +82,7 @@ class Completions:
         settings = wanted.settings(self.default_tokens, top)
         prompt = await self.compute(lambda: chat_ids(model, messages, prefix))
         check_length(model, prompt, "messages")
+        check_bias(model, settings)
         shape = ChatShape(*self._heading(wanted, model), top is not None)
         return await self._respond(request, wanted, model, [prompt], settings, shape)
 
@@ -88,6 +90,7 @@ class Completions:
         model = self.model(wanted.model)
         wanted.check()
         settings = wanted.settings(self.default_tokens, wanted.logprobs)
+        check_bias(model, settings)
         given = wanted.prompts()
         prompts = await self.compute(lambda: [text_ids(model, prompt) for prompt in given])
         shape = Shape(*self._heading(wanted, model), wanted.logprobs is not None)
@@ -231,8 +234,12 @@ class Stream(StreamingResponse):
         self.replies = replies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_one(message: Message) -> None:
+            await send(message)
+            await asyncio.sleep(0)  # a hang-up is told between two writes; asyncio warns of many after it
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send_one)
         finally:
             self.replies.cancel()
 
@@ -300,3 +307,17 @@ def check_length(model: Model, prompt: Sequence[int], param: str, wanted: int = 
     if model.positions is not None and len(prompt) + min(wanted, 1) > model.positions:
         message = f"the prompt's {len(prompt)} tokens fill the {model.positions} positions of the model"
         raise Refusal(message, param=param, code="context_length_exceeded")
+
+
+def check_bias(model: Model, settings: Settings) -> None:
+    """Refuses a `logit_bias` that is not for this model's tokens, or leaves none of them.
+
+    Raises:
+        Refusal: it is.
+    """
+    bias = dict(settings.logit_bias)
+    if max(bias, default=0) >= model.vocabulary:
+        message = f"`logit_bias` has token {max(bias)}: the model's are 0 to {model.vocabulary - 1}"
+        raise Refusal(message, param="logit_bias")
+    if list(bias.values()).count(-BIAS) == model.vocabulary:
+        raise Refusal("`logit_bias` bans every token", param="logit_bias")

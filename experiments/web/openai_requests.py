@@ -1,20 +1,19 @@
 """What OpenAI's clients may ask, checked: every option is heeded or refused by its name, none passed over."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from experiments.chat.engine import SEEDS, Settings
+from experiments.chat.shift import BIAS
 from experiments.web.replies import Refusal
 
 CHOICES = 16  # replies to one prompt, and prompts of one request, at most
 STOPS = 4  # as OpenAI has it
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 MEANS_NOTHING: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
     "best_of": (1,),
     "store": (False,),
     "tools": ([],),
@@ -28,6 +27,7 @@ MEANS_NOTHING: dict[str, tuple[Any, ...]] = {
 ABOUT_THE_CLIENT = ("user", "metadata", "safety_identifier", "prompt_cache_key")
 PARTS_OF_A_REPLY = ("refusal", "annotations", "audio", "function_call", "tool_calls", "reasoning_content")
 """what OpenAI's clients send back with a reply; empty, since none came"""
+TOKEN = re.compile("0|[1-9][0-9]{0,17}")
 
 
 class StreamOptions(BaseModel):
@@ -47,6 +47,9 @@ class Wanted(BaseModel):
     temperature: float | None = Field(None, ge=0, allow_inf_nan=False)
     top_p: float | None = Field(None, ge=0, le=1)
     n: int | None = Field(None, ge=1, le=CHOICES)
+    presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    logit_bias: dict[str, float] | None = None
     seed: int | None = Field(None, ge=-SEEDS, lt=2 * SEEDS)
     stop: Any = None
     stream: bool | None = None
@@ -82,6 +85,9 @@ class Wanted(BaseModel):
             seed=self.seed,
             stops=stops_of(self.stop),
             top_logprobs=top_logprobs,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=bias_of(self.logit_bias or {}),
         )
 
 
@@ -146,6 +152,21 @@ class CompletionRequest(Wanted):
         if not 1 <= len(several) <= CHOICES:
             raise Refusal(f"`prompt` has {len(several)} prompts: give 1 to {CHOICES}", param="prompt")
         return several
+
+
+def bias_of(given: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
+    """Token ids, and what is added to their logits.
+
+    Raises:
+        Refusal: a key is no token id, or a value beyond ± 100.
+    """
+    for token, value in given.items():
+        if not TOKEN.fullmatch(token):
+            raise Refusal(f"`logit_bias` has {token!r}, which is no token id", param="logit_bias")
+        if not -BIAS <= value <= BIAS:
+            message = f"`logit_bias` is {value} for token {token}: give −100 to 100"
+            raise Refusal(message, param="logit_bias")
+    return tuple((int(token), value) for token, value in given.items())
 
 
 def stops_of(stop: Any) -> tuple[str, ...]:
