@@ -104,6 +104,9 @@ def _grouped(
         else:
             causal, gqa = group.causal(window), q.shape[1] != k.shape[1]
             mask = None if causal else group.mask(window)
+            if gqa and q.is_cuda:  # there, only a kernel that holds all scores takes fewer heads in fp32
+                k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
+                gqa = False
             output = F.scaled_dot_product_attention(
                 q, k, v, mask, options["dropout"], causal, scale=options["scaling"], enable_gqa=gqa
             )

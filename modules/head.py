@@ -11,7 +11,8 @@ from transformers import PretrainedConfig
 
 from modules.linear_cross_entropy import linear_cross_entropy
 
-CHUNK = 512  # tokens whose logits exist at the same time
+CHUNK = 512  # tokens whose logits exist at the same time, at least
+GPU_LOGITS = 2**28  # logits that a GPU may hold at the same time (1 GiB in fp32), which keep it busy
 MULTIPLIERS = ("logit_scale", "lm_head_multiplier")
 DIVISORS = ("logits_scaling",)
 SOFT_CAPS = ("final_logit_softcapping",)
@@ -58,11 +59,18 @@ class Head(NamedTuple):
             factor = self.scale / temperature
             bias = bias if bias is None or factor == 1 else bias * factor
             hidden = hidden if factor == 1 else hidden * factor
-            return linear_cross_entropy(hidden, weight, labels, bias, CHUNK).float()
+            chunk = chunk_size(len(weight), hidden.is_cuda)
+            return linear_cross_entropy(hidden, weight, labels, bias, chunk).float()
 
         def part(hidden: Tensor, labels: Tensor) -> Tensor:
             logits = self.logits(hidden, weight, bias).float() / temperature
             return F.cross_entropy(logits, labels, reduction="none")
 
-        chunks = zip(hidden.split(CHUNK), labels.split(CHUNK), strict=True)
-        return torch.cat([checkpoint(part, *chunk, use_reentrant=False) for chunk in chunks])
+        chunk = chunk_size(len(weight), hidden.is_cuda)
+        chunks = zip(hidden.split(chunk), labels.split(chunk), strict=True)
+        return torch.cat([checkpoint(part, *each, use_reentrant=False) for each in chunks])
+
+
+def chunk_size(vocabulary: int, on_gpu: bool) -> int:
+    """Tokens whose logits exist at the same time: so many that a GPU's kernels are worth their launch."""
+    return max(CHUNK, GPU_LOGITS // vocabulary) if on_gpu else CHUNK

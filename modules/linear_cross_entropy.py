@@ -47,47 +47,39 @@ def chunked_linear_cross_entropy(
 
 
 class _ChunkedLinearCrossEntropy(torch.autograd.Function):
-    """Keeps the log-normaliser of every token and computes the logits again in the backward pass."""
+    """Computes the logits again in the backward pass."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, chunk: int
     ) -> Tensor:
-        normalisers = hidden.new_empty(len(hidden), dtype=_sum_dtype(hidden))
-        losses = torch.empty_like(normalisers)
+        losses = hidden.new_empty(len(hidden), dtype=_sum_dtype(hidden))
         for part in _parts(len(hidden), chunk):
-            logits = _logits(hidden[part], weight, bias)
-            target = labels[part].clamp(min=0)  # −100 is no index; its loss is set to 0 below
-            normalisers[part] = logits.logsumexp(-1)
-            losses[part] = normalisers[part] - logits.gather(1, target[:, None]).squeeze(1)
-        ctx.save_for_backward(hidden, weight, labels, bias, normalisers)
+            losses[part] = _losses(_logits(hidden[part], weight, bias), labels[part])
+        ctx.save_for_backward(hidden, weight, labels, bias)
         ctx.chunk = chunk
         return losses.masked_fill_(labels == IGNORED, 0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, labels, bias, normalisers = ctx.saved_tensors
+        hidden, weight, labels, bias = ctx.saved_tensors
         wants_hidden, wants_weight, _, wants_bias, _ = ctx.needs_input_grad
-        dtype = normalisers.dtype
+        dtype = _sum_dtype(hidden)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=dtype) if wants_weight else None
         grad_bias = torch.zeros_like(bias, dtype=dtype) if wants_bias else None
         grad_losses = grad_losses.masked_fill(labels == IGNORED, 0)
         for part in _parts(len(hidden), ctx.chunk):
-            # ∂loss/∂logits = softmax(logits) − onehot(label), times the gradient of the token's loss
-            grads = _logits(hidden[part], weight, bias).sub_(normalisers[part, None]).exp_()
-            target = labels[part].clamp(min=0)[:, None]
-            grads.scatter_add_(1, target, torch.full_like(target, -1, dtype=dtype))
-            grads.mul_(grad_losses[part, None])
-            if grad_bias is not None:
-                grad_bias += grads.sum(0)
-            grads = grads.to(hidden.dtype)
+            grads = _gradients(_logits(hidden[part], weight, bias), labels[part], grad_losses[part])
             with torch.autocast(hidden.device.type, enabled=False):
+                if grad_bias is not None:
+                    grad_bias += grads.sum(0, dtype=dtype)
                 if grad_hidden is not None:
                     grad_hidden[part] = grads @ weight
                 if grad_weight is not None:
                     grad_weight += grads.T @ hidden[part]
+            del grads  # before the next part's
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
@@ -97,9 +89,25 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         )
 
 
+# functions, so that a part's fp32 numbers are gone before the next part's logits come; given `dtype`, a GPU
+# reads half-precision logits and writes fp32 in one kernel
+def _losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N, V) and (N,) → (N,); of a label of −100, whichever: it is no index, and set to 0 later."""
+    logprobs = logits.log_softmax(-1, dtype=_sum_dtype(logits))
+    return -logprobs.gather(1, labels.clamp(min=0)[:, None]).squeeze(1)
+
+
+def _gradients(logits: Tensor, labels: Tensor, grad_losses: Tensor) -> Tensor:
+    """(N, V) of the logits, in their place: softmax(logits) − onehot(label), times that of the loss."""
+    grads = logits.softmax(-1, dtype=_sum_dtype(logits))
+    target = labels.clamp(min=0)[:, None]
+    grads.scatter_add_(1, target, torch.full_like(target, -1, dtype=grads.dtype))
+    return torch.mul(grads, grad_losses[:, None], out=logits)
+
+
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
-        return F.linear(hidden, weight, bias).to(_sum_dtype(hidden))
+        return F.linear(hidden, weight, bias)
 
 
 def _sum_dtype(tensor: Tensor) -> torch.dtype:

@@ -344,7 +344,7 @@ class Stage(InterruptibleModule):
 
     def total_tokens(self) -> int:
         """Tokens that all ranks have trained on in the whole run; every rank must ask."""
-        seen = torch.as_tensor(self.tokens_seen, device=self.device).clone()
+        seen = torch.as_tensor(self.tokens_seen).to(self.trainer.strategy.root_device, copy=True)
         total = self.trainer.strategy.reduce(seen, self.data_group, reduce_op="sum")
         return self.tokens_before + int(total)
 

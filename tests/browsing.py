@@ -7,17 +7,26 @@ from typing import Any
 from experiments.docs import browsing
 from experiments.docs.browsing import served
 
-__all__ = ["chromium", "findings", "served"]
+__all__ = ["chromium", "findings", "new_page", "served"]
+
+PATIENCE = 60_000  # ms for what takes fifty on a machine with nothing else to do
 
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """The browser; a test makes its pages with `browser.new_page(…)`."""
+    """The browser; a test makes its pages with `new_page`."""
     from playwright.sync_api import expect
 
-    expect.set_options(timeout=60_000)  # ms for what takes fifty on a machine with nothing else to do
+    expect.set_options(timeout=PATIENCE)
     with browsing.chromium() as browser:
         yield browser
+
+
+def new_page(browser: Any, **options: Any) -> Any:
+    """A page of its own, with playwright's `options`."""
+    page = browser.new_page(**options)
+    page.set_default_timeout(PATIENCE)
+    return page
 
 
 def findings(page: Any) -> list[str]:

@@ -159,11 +159,13 @@ def test_an_average_that_never_began_loses_nothing_and_may_be_left_behind(fit, t
     assert curve(run) == curve(plain)
 
 
-def test_a_run_without_a_step_left_exports_the_average(fit):
+def test_a_run_without_a_step_left_exports_the_average(fit, capsys):
     run = fit("sft", "ended", [EMA])
     before = weights(run)
     (run / "export/model.safetensors").unlink()  # as one that was killed while it exported
+    capsys.readouterr()
     fit("sft", "ended", [EMA], "--ckpt_path=newest")
+    assert f"SFTModule: no step was left after the {STEPS} before\n" in capsys.readouterr().out
     assert all(before[name].equal(tensor) for name, tensor in weights(run).items())
 
 

@@ -12,13 +12,14 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-# the card's items are few here: what each task measures is for its own tests
+# few rows and few items of the card: what is in the data and what each task measures is for their own tests
 TRIVIUM = """
 import sys
 from pathlib import Path
 from experiments.cli.program import main
-from experiments.quickstart import abilities, collect, stages
+from experiments.quickstart import abilities, collect, data, stages
 abilities.LIMIT = 4
+data.CODE_BYTES, data.WORD_PROBLEMS, data.SUMS = 600_000, 800, 1_200
 stages.CONFIGS = collect.CONFIGS = Path("configs")
 sys.exit(main(sys.argv[1:]))
 """

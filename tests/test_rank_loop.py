@@ -22,7 +22,7 @@ from experiments.web.rank.command import check, items_of, parser
 from experiments.web.rank.ledger import Ledger, read
 from experiments.web.rank.report import report_of
 from experiments.web.rank.session import Session
-from tests.browsing import chromium, served
+from tests.browsing import chromium, new_page, served
 
 QUICKSTART = os.environ.get("TRIVIUM_QUICKSTART")
 
@@ -57,7 +57,7 @@ def ranked_on_the_page(browser, folder, name, *options):
     items = items_of(asked)
     people = Session(items, Ledger(file), asked.overlap, asked.seed)
     with served(rank_app(people, Access(port=0))) as url:
-        page = browser.new_page(viewport={"width": 900, "height": 700})
+        page = new_page(browser, viewport={"width": 900, "height": 700})
         page.goto(url)
         page.fill("#person", "Ann")
         page.keyboard.press("Enter")
@@ -130,7 +130,7 @@ def loop(folder, sft, train, val, fit_reward, fit_ppo, sizes):
             browser, folder, "blind", "--prompts", asked, "--models", *models, *sampling
         )
         assert main(["rank", "report", str(blind), "--output", str(folder / "rank.html")]) == 0
-        page = browser.new_page(viewport={"width": 900, "height": 640})
+        page = new_page(browser, viewport={"width": 900, "height": 640})
         page.goto((folder / "rank.html").as_uri())
         page.screenshot(path=folder / "report.png")
     scores = values(folder / "ppo", "ppo/score")

@@ -15,7 +15,7 @@ from experiments.web.rank.ledger import Ledger, read
 from experiments.web.rank.position import position
 from experiments.web.rank.report import report_of
 from experiments.web.rank.session import Session
-from tests.browsing import chromium, findings
+from tests.browsing import chromium, findings, new_page
 from tests.ranking import item, rank, session
 
 EVIL = "<script>document.title='run'</script>"
@@ -181,7 +181,7 @@ def test_the_command_shows_a_table_json_and_a_page(people, tmp_path, capsys):
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line)["answers"] == {"ranked": 60, "cannot say": 0, "flagged": 1, "skipped": 0}
     with chromium() as browser:
-        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page = new_page(browser, viewport={"width": 390, "height": 800})
         page.goto((tmp_path / "rank.html").as_uri())
         assert page.title() == "What people ranked"
         assert EVIL in page.inner_text("#flags")

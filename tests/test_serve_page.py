@@ -15,7 +15,7 @@ from experiments.retrieval.passages import Passage
 from experiments.web.hosted import Hosted, check, load
 from experiments.web.judge import reply_logprobs
 from modules.hf_load import read_provenance
-from tests.browsing import chromium, findings
+from tests.browsing import chromium, findings, new_page
 from tests.serving import Saying, random_model, serving
 
 EVIL = "<script>document.title='run'</script><img src=x onerror=document.title='run'>\u202e&lt;"
@@ -42,9 +42,7 @@ def url(hosted):
 
 @pytest.fixture
 def page(browser, url):
-    context = browser.new_context(locale="en-GB")
-    page = context.new_page()
-    page.set_default_timeout(60_000)
+    page = new_page(browser, locale="en-GB")
     problems = []
     page.on("console", lambda message: problems.append(message.text))
     page.on("pageerror", lambda error: problems.append(str(error)))
@@ -53,7 +51,7 @@ def page(browser, url):
     page.uncheck("#documents")
     page.fill("#temperature", "0")
     yield page
-    context.close()
+    page.close()
     refused = "Failed to load resource: the server responded with a status of 400"
     assert [problem for problem in problems if not problem.startswith(refused)] == []
 
@@ -241,8 +239,7 @@ def sayer(tmp_path_factory, tiny_tokenizer, tiny_config):
 def test_no_text_is_ever_read_as_html(browser, sayer):
     reading = Reading(BM25([Passage(f"film {EVIL}", f"{EVIL}.txt:1")]), 1, False)
     with serving(sayer, "--max-new-tokens", "200", reading=reading) as url:
-        page = browser.new_page(locale="en-GB")
-        page.set_default_timeout(60_000)
+        page = new_page(browser, locale="en-GB")
         page.goto(url)
         page.click("#settings summary")
         page.select_option("#colour", "logprob")
@@ -269,7 +266,7 @@ def test_a_reply_that_is_stopped_is_kept_as_far_as_it_was(browser, sayer, monkey
     monkeypatch.setattr(model.network, "ids", [300] * 900)
     model.network.going_on.clear()
     with serving(sayer, "--max-new-tokens", "900") as url:
-        page = browser.new_page(locale="en-GB")
+        page = new_page(browser, locale="en-GB")
         page.goto(url)
         page.fill("#message", "go")
         page.press("#message", "Enter")
@@ -285,7 +282,7 @@ def test_a_reply_that_is_stopped_is_kept_as_far_as_it_was(browser, sayer, monkey
 def test_a_saved_conversation_is_read_by_instruction_data(browser, sayer, tmp_path, tiny_tokenizer):
     file = tmp_path / "saved.jsonl"
     with serving(sayer, "--max-new-tokens", "200", "--save", str(file)) as url:
-        page = browser.new_page(locale="en-GB")
+        page = new_page(browser, locale="en-GB")
         page.goto(url)
         page.click("#settings summary")
         page.fill("#system", "be good")

@@ -12,7 +12,7 @@ from experiments.web.guard import host_name
 from experiments.web.page import Page
 from experiments.web.replies import Refusal
 from experiments.web.server import create_app, listen
-from tests.browsing import chromium, findings, served
+from tests.browsing import chromium, findings, new_page, served
 
 EVIL = "</script><script>document.title='run'</script><img src=x onerror=\"document.title='run'\">"
 
@@ -206,7 +206,7 @@ def page_url(tmp_path_factory):
 
 def test_a_page_speaks_two_languages_and_runs_nothing_that_a_text_brings(page_url):
     with chromium() as browser:
-        page = browser.new_page(locale="zh-CN", viewport={"width": 360, "height": 640})
+        page = new_page(browser, locale="zh-CN", viewport={"width": 360, "height": 640})
         problems = []
         page.on("console", lambda message: problems.append(message.text))
         page.goto(f"{page_url}/?token=t")

@@ -45,6 +45,9 @@ PARTS = {
     "packed": Part("gpu_networks", 40),
     "memory": Part("gpu_stages", 110),
     "ppo": Part("gpu_stages", 110),
+    "resume": Part("gpu_runs", 70),
+    "averages": Part("gpu_runs", 40),
+    "replies": Part("gpu_runs", 40),
     "speed": Part("gpu_networks", 150),
 }
 

@@ -46,13 +46,14 @@ def stages(report: Report) -> None:
 
 
 def strategies(report: Report) -> None:
-    """Strategies that shard, on one rank, beside none; of DeepSpeed's, one that offloads."""
+    """Strategies of several ranks, on one, beside none; of DeepSpeed's, one that offloads too."""
     write_data(report.folder)
-    deepspeed = {"stage": 2, "offload": "optimizer"}
     given: dict[str, tuple[str, dict[str, Any]]] = {
+        "DDP": ("ddp", {}),
         "FSDP2": ("fsdp", {}),
         "FSDP2, cpu_offload": ("fsdp", {"cpu_offload": True}),
-        "ZeRO-2, offload": ("deepspeed", deepspeed),
+        "ZeRO-3": ("deepspeed", {"stage": 3}),
+        "ZeRO-2, offload": ("deepspeed", {"stage": 2, "offload": "optimizer"}),
     }
     with report.guarded("no strategy"):
         alone = fit(report, "pretrain", report.device.type, "32-true", run="alone")
@@ -77,7 +78,7 @@ def memory(report: Report) -> None:
             if name == "1 B" and precision == "32-true":
                 continue
             with report.guarded(title):
-                options = _line(report, "pretrain", "auto", precision, f"{name}-{precision}")[2:]
+                options = fit_line(report, "pretrain", "auto", precision, f"{name}-{precision}")[2:]
                 config_file, options = options[0], options[1:]
                 rows = 4 if report.tiny else 8
                 options += [
@@ -91,7 +92,7 @@ def memory(report: Report) -> None:
                 run = read_run([config_file], options, 1)._replace(on_cpu=report.device.type == "cpu")
                 forecast = estimate_memory(run, run.parallelism).peak
                 started = _peak(report)
-                _run(["fit", "--config", config_file, *options, "--trainer.fast_dev_run=3"])
+                run_program(["fit", "--config", config_file, *options, "--trainer.fast_dev_run=3"])
                 if report.device.type != "cuda":
                     report.add(f"{title}: forecast", f"{forecast / 1e6:.1f} MB", forecast / 1e6)
                     continue
@@ -153,7 +154,9 @@ def ppo(report: Report) -> None:
     )
     prompts, updates, tokens = (8, 4, 4) if report.tiny else (128, 16, 128)
     with report.guarded("split of time"):
-        line = _line(report, "ppo", report.device.type, "bf16-mixed", "ppo-timed", actor, reward, updates * 3)
+        line = fit_line(
+            report, "ppo", report.device.type, "bf16-mixed", "ppo-timed", actor, reward, updates * 3
+        )
         more: dict[str, Any] = {
             "model.class_path": "experiments.benchmarks.gpu_stages.TimedPPO",
             "model.init_args.max_new_tokens": tokens,
@@ -166,7 +169,7 @@ def ppo(report: Report) -> None:
         where = next(index for index, word in enumerate(line) if word.startswith("--model."))
         line[where:where] = [f"--model.class_path={more.pop('model.class_path')}"]
         more["trainer.limit_val_batches"] = 0
-        _run([*line, *(f"--{key}={value}" for key, value in more.items())])
+        run_program([*line, *(f"--{key}={value}" for key, value in more.items())])
         seconds = {name: sum(times[len(times) // 3 :]) / 2 for name, times in TimedPPO.seconds.items()}
         seconds["scoring"] = seconds.pop("sampling and scoring") - seconds["sampling"]
         total = seconds.pop("iteration")
@@ -186,7 +189,7 @@ def fit(
     more: list[str] = [],  # noqa: B006
 ) -> list[float]:
     """Trains a stage from the CPU run's exports and gives its curve, a value a step (PPO: an iteration)."""
-    _run([*_line(report, stage, accelerator, precision, run), *more])
+    run_program([*fit_line(report, stage, accelerator, precision, run), *more])
     values: dict[int, float] = {}
     with (report.folder / run / "metrics/version_0/metrics.csv").open() as lines:
         for row in csv.DictReader(lines):
@@ -201,7 +204,7 @@ def farthest(curve: list[float], expected: list[float]) -> float:
     return max(abs(value - right) / abs(right) for value, right in pairs)
 
 
-def _run(line: list[str]) -> None:
+def run_program(line: list[str]) -> None:
     with contextlib.redirect_stderr(io.StringIO()) as errors:
         code = program(line)
     print(errors.getvalue(), file=sys.stderr)
@@ -210,7 +213,7 @@ def _run(line: list[str]) -> None:
         raise RuntimeError(said[-1] if said else f"`trivium {line[0]}` ended with {code}")
 
 
-def _line(
+def fit_line(
     report: Report,
     stage: str,
     accelerator: str,

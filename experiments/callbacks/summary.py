@@ -36,7 +36,7 @@ class Summary(Callback):
 
     def __init__(self, run: str):
         self.run = Path(run)
-        self.since = 0.0  # seconds of the clock
+        self.since: float | None = None  # seconds of the clock; None where no step was left
         self.steps = self.tokens = 0  # before this fit
         self.measured: list[tuple[int, float]] = []  # the stage's goal, by optimizer steps
         self.lines: list[str] = []  # of a fit that has ended
@@ -52,24 +52,29 @@ class Summary(Callback):
             self.measured.append((trainer.global_step, float(trainer.callback_metrics[goal.metric])))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        tokens = pl_module.total_tokens() - self.tokens  # type: ignore[operator]
+        total = pl_module.total_tokens()  # type: ignore[operator]
         if trainer.is_global_zero:
-            self.lines = self.summary(trainer, pl_module, tokens, time.perf_counter() - self.since)
+            ended = f"no step was left after the {trainer.global_step} before"
+            if self.since is not None:
+                ended = self.done(trainer, total - self.tokens, time.perf_counter() - self.since)
+            self.lines = self.summary(trainer, pl_module, ended)
+        self.since = None
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Prints when the progress bar is no more."""
         print(*self.lines, sep="\n", end="\n" if self.lines else "", flush=True)
         self.lines = []
 
-    def summary(self, trainer: L.Trainer, stage: Any, tokens: int, seconds: float) -> list[str]:
-        """What was trained, what it reached, where that lies, and what comes next."""
+    def done(self, trainer: L.Trainer, tokens: int, seconds: float) -> str:
+        """How much was trained."""
         steps = trainer.global_step - self.steps
         after = f" after the {self.steps} before" if self.steps else ""
         rate = f", {tokens / seconds:,.0f} a second" if steps else ""
-        lines = [
-            f"{type(stage).__name__}: {steps} optimizer steps{after} in {duration(seconds)}, "
-            f"{tokens:,} tokens{rate}"
-        ]
+        return f"{steps} optimizer steps{after} in {duration(seconds)}, {tokens:,} tokens{rate}"
+
+    def summary(self, trainer: L.Trainer, stage: Any, ended: str) -> list[str]:
+        """What was trained, what it reached, where that lies, and what comes next."""
+        lines = [f"{type(stage).__name__}: {ended}"]
         if self.measured:
             lines.append(self.reached(stage))
         lines.append(f"export: {self.run / 'export'}")

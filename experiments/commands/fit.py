@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 
 from experiments.callbacks.checkpoints import LastIsNewest, Requeue, StepCheckpoint
+from experiments.callbacks.device import OnDevice
 from experiments.callbacks.disk_space import DiskSpace
 from experiments.callbacks.due_validation import DueValidation
 from experiments.callbacks.loggers import Curves, default_loggers, finish_wandb
@@ -81,7 +82,7 @@ class RunCLI(StageCLI):
         if self.subcommand != "fit":  # they would take a network that is not there yet for the average
             config["callbacks"] = [each for each in config["callbacks"] if not isinstance(each, AVERAGING)]
         agreement = Agreement(self.settings, self.explained)
-        callbacks = [*callbacks, *self._default_callbacks(config)]
+        callbacks = [OnDevice(), *callbacks, *self._default_callbacks(config)]
         self.overwriting = Overwriting(Path(run))
         callbacks += [
             DueValidation(),

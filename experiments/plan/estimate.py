@@ -14,7 +14,7 @@ from experiments.plan.memory import (
 from experiments.plan.network_sizes import saved_activations
 from experiments.plan.parallelism import Parallelism
 from experiments.plan.strategies_memory import DDP, STRATEGIES
-from modules.head import CHUNK
+from modules.head import chunk_size
 from modules.stage import SamplingSpec
 
 SAMPLING_LOGITS = 3  # logits, their softmax and its running sum
@@ -126,4 +126,6 @@ def _states(run: Run, parallelism: Parallelism, params: Params) -> tuple[States,
 
 def _logits(run: Run, network: Network, rows: int) -> int:
     vocabulary = network.sizes.vocabulary if network.head == "language" else 0
-    return logits_bytes(rows * run.tokens, vocabulary, CHUNK)
+    chunk = chunk_size(max(1, vocabulary), not run.on_cpu)
+    # a GPU's kernels write fp32 beside the products' own logits; a CPU works in place
+    return logits_bytes(rows * run.tokens, vocabulary, chunk) * (1 if run.on_cpu else 2)
