@@ -132,5 +132,6 @@ def test_a_small_disk_is_refused_in_a_line_and_one_of_the_size_that_it_names_is_
         assert main(line) == 0
         # those that are there are replaced: their room counts
         assert main([*line, "--trainer.max_steps=3", "--ckpt_path=newest"]) == 0
+        assert main([*line, "--overwrite=true"]) == 0  # and where they are to go
     finally:
         subprocess.run(["umount", run], check=True)

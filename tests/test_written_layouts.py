@@ -2,14 +2,18 @@
 choices: read as what they say, or one line that says why not."""
 
 import json
+from contextlib import suppress
 
 import pytest
 
 from datamodules import ChatTemplate, InstructionData, PreferenceData
+from datamodules.errors import UserError
 from datamodules.layouts.comparison import comparison
+from datamodules.layouts.joined import Joined
 from datamodules.layouts.kinds import kind_of
 from datamodules.layouts.reader import RowReader
 from datamodules.layouts.recognise import recognise
+from datamodules.rendering.messages import conversation
 from datamodules.rendering.segments import BadRow
 
 S = {"role": "system", "content": "S"}
@@ -164,8 +168,8 @@ TOOLS = {
         },
     ),
     "MOSS's commands that nobody declared": (
-        {"chat": {"turn_1": moss("Draw('x', n=2)", "r")}},
-        {"messages": [U, calls(call("Draw", argument_1="x", n=2)), tool("r"), A]},
+        {"chat": {"turn_1": moss("Draw('x', n=1 + y)", "r")}},
+        {"messages": [U, calls(call("Draw", argument_1="x", n="1 + y")), tool("r"), A]},
     ),
     "Anthropic": (
         {
@@ -255,6 +259,18 @@ READ = {
     "ARC": (
         {"question": "Hi", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"},
         {"instruction": "Hi\n1. x\n2. y", "output": "2"},
+    ),
+    "MedQA": (
+        {"question": "Hi", "options": {"A": "x", "B": "y"}, "answer": "y", "answer_idx": "B"},
+        {"instruction": "Hi\nA. x\nB. y", "output": "B"},
+    ),
+    "RACE": (
+        {"article": "P", "question": "Hi", "options": ["x", "y"], "answer": "B"},
+        {"instruction": "Hi\nA. x\nB. y", "input": "P", "output": "B"},
+    ),
+    "a choice by its text": (
+        {"question": "Hi", "choices": ["x", "y"], "answer": "y"},
+        {"instruction": "Hi\nA. x\nB. y", "output": "B"},
     ),
     "a passage": ({"passage": "P", "question": "Hi", "answer": "Yo"}, {**PAIR, "input": "P"}),
     "TriviaQA": ({"question": "Hi", "answer": {"value": "Yo", "aliases": ["yo"]}}, PAIR),
@@ -350,6 +366,31 @@ def test_a_rejected_conversation_beside_messages_is_the_worse_one(rows, tmp_path
 def test_a_row_is_what_it_is_meant_for(row, kind):
     assert kind_of(row) == kind
     RowReader(kind).read(row)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"turns": [{"role": {}, "content": "x"}]},
+        {"messages": [{"type": {"a": 1}, "role": "user"}]},
+        {"label": True, "messages": []},
+        {"conversations": {}},
+        {"messages": {"from": ["human"], "value": []}},
+        {"chat": {"turn_1": {"Human": 1, "MOSS": [], "Commands": "f(*a, **b)"}}},
+        {"question": "Hi", "choices": ["a", "b"], "answer": {"a": 1}},
+        {"input": {"messages": [{}]}, "output": [None]},
+    ],
+)
+@pytest.mark.parametrize("kind", ["documents", "instructions", "preferences", "prompts"])
+def test_odd_values_are_refused_and_break_nothing(row, kind):
+    kind_of(row)
+    Joined(kind).takes(row)
+    with pytest.raises(UserError) if kind != "prompts" else suppress(UserError):
+        comparison(RowReader(kind).read(row).row) if kind == "preferences" else conversation_of(kind, row)
+
+
+def conversation_of(kind, row):
+    return conversation(RowReader(kind).read(row).row, whole=kind == "instructions")
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,8 @@ def _read_chat(layout: Layout, column: str) -> None:
         turns, other = messages_of(turns)
     layout.take(column, "messages", turns)
     layout.name = "ShareGPT" if other or column != "messages" else "OpenAI messages"
-    if column == "plain_text" or (isinstance(given, dict) and isinstance(next(iter(given.values())), dict)):
+    a_turn = next(iter(given.values()), None) if isinstance(given, dict) else None
+    if column == "plain_text" or isinstance(a_turn, dict):
         layout.name = "MOSS"
     elif isinstance(given, str):
         layout.name = "a conversation in one text"

@@ -120,7 +120,7 @@ def has_turns(value: Any) -> bool:
     """Whether a value is a list of turns of which each says who speaks."""
     if not isinstance(value, list) or not value:
         return False
-    messages, known = messages_of(value)[0], {*ROLES.values()}
+    messages, known = messages_of(value)[0], [*ROLES.values()]  # a role may be no text at all
     return all(isinstance(message, dict) and message.get("role") in known for message in messages)
 
 

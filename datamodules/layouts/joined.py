@@ -68,7 +68,7 @@ def _scored_reply(row: Row, columns: Mapping[str, str]) -> tuple[Row, str, float
     except (BadRow, DropRow):
         return None
     messages = layout.row.get("messages")
-    if isinstance(messages, list):
+    if isinstance(messages, list) and messages:
         *before, last = messages
         layout.row["messages"], reply = before, last.get("content") if isinstance(last, dict) else None
     else:

@@ -58,11 +58,21 @@ def _function(node: ast.expr, apis: Mapping[str, str]) -> dict[str, Any] | None:
     """A call's name and arguments; None where it is no call."""
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
         return None
+    if any(isinstance(each, ast.Starred) for each in node.args) or not all(key.arg for key in node.keywords):
+        return None  # of how many arguments nobody knows
     names = [name.strip() for name in apis.get(node.func.id, "").split(",") if name.strip()]
     names += [f"argument_{place + 1}" for place in range(len(names), len(node.args))]
-    given = zip(names, map(ast.literal_eval, node.args), strict=False)
-    named = {key.arg: ast.literal_eval(key.value) for key in node.keywords if key.arg}
+    given = zip(names, map(_value, node.args), strict=False)
+    named = {key.arg: _value(key.value) for key in node.keywords if key.arg}
     return {"name": node.func.id, "arguments": {**dict(given), **named}}
+
+
+def _value(node: ast.expr) -> Any:
+    """What an argument says; of a sum, or a name, its text."""
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return ast.unparse(node)
 
 
 def _said(text: Any) -> str:

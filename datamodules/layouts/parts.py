@@ -5,7 +5,7 @@ import json
 from contextlib import suppress
 from typing import Any
 
-CALLED = {"function_call", "function_call_output"}
+CALLED = ("function_call", "function_call_output")
 """items of OpenAI's Responses that are no message"""
 
 

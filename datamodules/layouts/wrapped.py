@@ -7,6 +7,8 @@ from datamodules.layouts.layout import Layout
 from datamodules.rendering.segments import BadRow, Row
 
 LETTERS = "ABCDEFGHIJ"
+ANSWERS = ("answerKey", "answer_idx", "answer")
+"""columns that say which of several choices is right"""
 PICTURES = ("image", "images", "video", "videos", "audio", "audios")
 PLACES = ("<image>", "<video>", "<audio>")
 COIG = ("textbox_q_instruction", "textbox_q_context", "textbox_question", "textbox_answer")
@@ -61,16 +63,23 @@ def _read_exam(layout: Layout) -> None:
 
 def _read_choices(layout: Layout) -> None:
     """The choices of a question under it, a letter each, and the letter of the right one as its answer:
-    `choices` and a number (MMLU), `choices` of text and label (ARC), a column a letter (C-Eval)."""
+    `choices` and a number (MMLU), `choices` of text and label (ARC), `options` (RACE, MedQA), a column a
+    letter (C-Eval).
+
+    Raises:
+        BadRow: the answer is none of them.
+    """
     row = layout.row
     if not isinstance(row.get("question"), str):
         return
-    answer = next((row[name] for name in ("answer", "answerKey") if row.get(name) is not None), None)
-    choices = row.get("choices")
+    answer = next((row[name] for name in ANSWERS if row.get(name) is not None), None)
+    column = "choices" if row.get("choices") is not None else "options"
+    choices, used = row.get(column), [column]
     labels: list[Any] = [*LETTERS]
     if isinstance(choices, dict) and isinstance(choices.get("text"), list):
         labels, choices = choices.get("label") or labels, choices["text"]
-    used = ["choices"]
+    elif isinstance(choices, dict):
+        labels, choices = [*choices], [*choices.values()]
     if choices is None and answer in (*"ABCDE",) and all(row.get(letter) is not None for letter in "ABCD"):
         used = [letter for letter in "ABCDE" if row.get(letter) is not None]
         choices = [str(row[letter]) for letter in used]
@@ -78,11 +87,13 @@ def _read_choices(layout: Layout) -> None:
         return
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
         answer = labels[answer]
+    if answer in choices and answer not in labels:
+        answer = labels[choices.index(answer)]
     if answer is not None and answer not in labels[: len(choices)]:
         raise BadRow(f"the answer {answer!r} is none of the {len(choices)} choices")
     listed = "\n".join(f"{label}. {text}" for label, text in zip(labels, choices, strict=False))
     row["question"] = f"{row['question']}\n{listed}"
-    layout.drop(*used, "answerKey")
+    layout.drop(*used, *ANSWERS)
     if answer is not None:
         row["answer"] = answer
     layout.changes.append("choices written under the question")
