@@ -84,6 +84,19 @@ def test_every_distribution_of_the_schema_is_known_and_no_other():
     assert {name: set(known) for name, known in DISTRIBUTIONS.items()} == fields
 
 
+@pytest.mark.parametrize(("low", "high", "q"), [(0.3, 9.7, 0.5), (1, 10, 2), (0, 1, 0.1), (-2.0, 2.0, 1e-3)])
+def test_a_grids_quantised_values_are_numpys_range(low, high, q):
+    values = parameter_of({"distribution": "q_uniform", "min": low, "max": high, "q": q}).choices
+    assert list(values) == np.arange(low, high, q).tolist()
+
+
+def test_a_wide_range_in_small_steps_takes_no_memory_and_one_without_end_is_refused():
+    fields = {"distribution": "q_uniform", "min": 0, "max": 2**40, "q": 0.5}
+    values = parameter_of(fields).choices
+    assert (len(values), values[2**41 - 1]) == (2**41, 2**40 - 0.5)
+    refused(document({**fields, "q": 1e-9}), "parameters.p.q is 1e-09: that is too small")
+
+
 def test_every_key_of_the_schema_is_taken():
     document_of_all = document(
         apiVersion="1", kind="sweep", controller={"type": "local"}, description="d", entity="e", project="p",

@@ -40,7 +40,7 @@ class Parameter(NamedTuple):
         if self.distribution == "int_uniform":
             return range(fields["min"], fields["max"] + 1)
         if self.distribution == "q_uniform":  # W&B's grid ends before `max`
-            return np.arange(fields["min"], fields["max"], fields["q"]).tolist()
+            return Steps(fields["min"], fields["max"], fields["q"])
         return None
 
     @property
@@ -53,6 +53,26 @@ class Parameter(NamedTuple):
     @property
     def is_constant(self) -> bool:
         return self.distribution == "constant"
+
+
+class Steps(Sequence[Any]):
+    """The values of `numpy.arange(low, high, step)`, each made when it is asked for: they may be many.
+
+    Args:
+        low: the first.
+        high: what all are below.
+        step: from one to the next, above 0.
+    """
+
+    def __init__(self, low: float, high: float, step: float):
+        self.low, self.step = low, low + step - low  # as rounded as arange's
+        self.count = math.ceil((high - low) / step)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.low + range(self.count)[index] * self.step
 
 
 def searched(parameter: Parameter) -> "BaseDistribution":

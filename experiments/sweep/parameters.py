@@ -11,6 +11,7 @@ from experiments.sweep.distributions import Parameter
 from experiments.sweep.numbers import is_int, is_number, text_hint
 from experiments.sweep.vocabulary import DISTRIBUTIONS, EXPONENTS, FIELDS
 
+MOST_VALUES = 2**53  # a list's length is a whole number that a double holds
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
@@ -107,6 +108,8 @@ def _value_errors(kind: str, fields: Mapping[str, Any]) -> Iterator[str]:
         yield f": min and max of {kind} are exponents of e, and these overflow: see {EXPONENTS[kind]}"
     if fields.get("q", 1) <= 0:
         yield f".q is {fields['q']}: give a number above 0"
+    elif kind == "q_uniform" and (fields["max"] - fields["min"]) / fields["q"] > MOST_VALUES:
+        yield f".q is {fields['q']}: that is too small for a range up to {fields['max']}"
     if fields.get("sigma", 1) < 0:
         yield f".sigma is {fields['sigma']}: give 0 or more"
     for key in ("a", "b"):
