@@ -66,13 +66,13 @@ class Steps(Sequence[Any]):
 
     def __init__(self, low: float, high: float, step: float):
         self.low, self.step = low, low + step - low  # as rounded as arange's
-        self.count = math.ceil((high - low) / step)
+        self.length = math.ceil((high - low) / step)
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, index: Any) -> Any:
-        return self.low + range(self.count)[index] * self.step
+        return self.low + range(self.length)[index] * self.step
 
 
 def searched(parameter: Parameter) -> "BaseDistribution":

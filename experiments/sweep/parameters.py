@@ -108,7 +108,7 @@ def _value_errors(kind: str, fields: Mapping[str, Any]) -> Iterator[str]:
         yield f": min and max of {kind} are exponents of e, and these overflow: see {EXPONENTS[kind]}"
     if fields.get("q", 1) <= 0:
         yield f".q is {fields['q']}: give a number above 0"
-    elif kind == "q_uniform" and (fields["max"] - fields["min"]) / fields["q"] > MOST_VALUES:
+    elif kind == "q_uniform" and (fields["max"] - fields["min"]) / fields.get("q", 1) > MOST_VALUES:
         yield f".q is {fields['q']}: that is too small for a range up to {fields['max']}"
     if fields.get("sigma", 1) < 0:
         yield f".sigma is {fields['sigma']}: give 0 or more"
