@@ -252,6 +252,13 @@ READ = {
     "a Chinese header": ({"问题": "Hi", "回答": "Yo"}, PAIR),
     "a context alone": ({"Context": "Hi", "Response": "Yo"}, PAIR),
     "MMLU": ({"question": "Hi", "choices": [*"abcd"], "answer": 2}, {"instruction": CHOICES, "output": "C"}),
+    "MMLU-Pro": (
+        {"question": "Hi", "options": [*"abcdefghijk"], "answer": "K", "answer_index": 10},
+        {
+            "instruction": "\n".join(["Hi", *(f"{one.upper()}. {one}" for one in "abcdefghijk")]),
+            "output": "K",
+        },
+    ),
     "C-Eval": (
         {"question": "Hi", "A": "a", "B": "b", "C": "c", "D": "d", "answer": "A"},
         {"instruction": CHOICES, "output": "A"},
@@ -403,6 +410,7 @@ def conversation_of(kind, row):
         ({"chat": "USER: Hi\nASSISTANT: <functioncall> {name: f}"}, "a <functioncall> is no JSON of name"),
         ({"system": SYSTEM + "{broken", "chat": GLAIVE}, "a function in the text of `system` is no JSON"),
         ({"question": "Hi", "choices": ["a", "b"], "answer": "C"}, "the answer 'C' is none of the 2 choices"),
+        ({"question": "Hi", "choices": [*"ab"] * 14, "answer": 1}, "28 choices, but 26 labels for them"),
     ],
 )
 def test_what_cannot_be_read_says_why_in_a_line(row, message):

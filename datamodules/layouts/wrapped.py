@@ -1,12 +1,13 @@
 """Rows whose question, choices or answer lie in an object, or under names of one dataset's own → columns as
 `read_asked` and `read_answer` know them."""
 
+import string
 from typing import Any
 
 from datamodules.layouts.layout import Layout
 from datamodules.rendering.segments import BadRow, Row
 
-LETTERS = "ABCDEFGHIJ"
+LETTERS = string.ascii_uppercase
 ANSWERS = ("answerKey", "answer_idx", "answer")
 """columns that say which of several choices is right"""
 PICTURES = ("image", "images", "video", "videos", "audio", "audios")
@@ -67,7 +68,7 @@ def _read_choices(layout: Layout) -> None:
     letter (C-Eval).
 
     Raises:
-        BadRow: the answer is none of them.
+        BadRow: the answer is none of them, or they have not a label each.
     """
     row = layout.row
     if not isinstance(row.get("question"), str):
@@ -85,6 +86,8 @@ def _read_choices(layout: Layout) -> None:
         choices = [str(row[letter]) for letter in used]
     if not isinstance(choices, list) or not choices or not all(isinstance(text, str) for text in choices):
         return
+    if len(choices) > len(labels):
+        raise BadRow(f"{len(choices)} choices, but {len(labels)} labels for them")
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
         answer = labels[answer]
     if answer in choices and answer not in labels:

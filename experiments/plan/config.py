@@ -56,9 +56,8 @@ class Run(NamedTuple):
     sampling: SamplingSpec | None
     notes: tuple[str, ...]  # what was assumed
     averages: int = 0  # copies of all networks, as callbacks that average weights keep them
-    averages_on_device: int = (
-        0  # those of them that are told to be there; the others are in the machine's memory
-    )
+    averages_on_device: int = 0
+    """those of them that are told to be there; the others are in the machine's memory"""
 
     @property
     def step_tokens(self) -> int:
