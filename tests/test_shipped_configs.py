@@ -68,3 +68,13 @@ def test_a_name_that_is_not_shipped_is_refused_with_the_nearest(tmp_path, monkey
         assert main(line) == 2
         assert "did you mean `sft`, which is shipped?" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["pretrain", "sft", "reward", "ppo"])
+def test_where_its_files_come_from_is_told_and_nothing_is_left(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config", name]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1].startswith("trivium: runs/quickstart is what `trivium quickstart` makes: run it here, or")
+    assert sum("`trivium quickstart`" in line for line in told) == 1
+    assert list(tmp_path.iterdir()) == []

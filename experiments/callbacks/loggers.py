@@ -23,7 +23,6 @@ WANDB_FOLDER = re.compile(r"run-\d{8}_\d{6}-(.+)")
 def default_loggers(run: str, goes_on: bool) -> list[Logger]:
     """`metrics/version_N/metrics.csv`, where N counts how often the run went on, and a W&B run, both in the
     run's folder; W&B's is the one before where the run `goes_on`."""
-    Path(run).mkdir(parents=True, exist_ok=True)
     if folder := os.environ.get("TRIVIUM_SWEEP_RUN"):  # a sweep wants to know where to look
         with open(Path(folder) / "folders.txt", "a", encoding="utf-8") as file:
             file.write(f"{Path(run).resolve()}\n")

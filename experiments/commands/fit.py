@@ -1,5 +1,6 @@
 """`trivium fit|validate|test|predict`: Lightning's own command line with Trivium's defaults."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -140,7 +141,7 @@ class RunCLI(StageCLI):
         """Runs a command once nothing speaks against it. A run that goes on keeps what is there, although the
         config that it began with may say `overwrite: true`."""
         if errors := self.errors():
-            raise UserError("\n".join(errors))
+            raise UserError("\n".join([*errors, *quickstart_hint(errors)]))
         if self.trainer.world_size > 1:
             ranks.agree(versions_and_settings(self.settings(), self.trainer.world_size))
         self.config_init[subcommand]["ckpt_path"] = self.checkpoint
@@ -268,6 +269,14 @@ class RunCLI(StageCLI):
             f"run: {run} already holds {', '.join(results)}: go on with `--ckpt_path newest`, give another "
             "`--run`, or begin again with `--overwrite true`"
         ]
+
+
+def quickstart_hint(errors: Sequence[str]) -> list[str]:
+    """A line on where the files of the shipped YAMLs come from, where some are missed and none is there."""
+    made = Path("runs/quickstart")
+    if (made / "data").exists() or not any(f" {made}/" in error for error in errors):
+        return []
+    return [f"{made} is what `trivium quickstart` makes: run it here, or name files and models of your own"]
 
 
 def main(argv: list[str]) -> int:

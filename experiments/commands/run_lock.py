@@ -5,7 +5,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -47,12 +47,13 @@ os.register_at_fork(after_in_child=_let_go)  # a data worker would go on holding
 def locked(run: Path) -> Iterator[None]:
     """Holds a run's folder while it lasts, by the system's lock on a file that says who does: it ends with
     this process, however that ends. Where a file system has no such locks, which is told, the file alone
-    speaks for its process.
+    speaks for its process. Folders that it made and nothing was written to are gone again.
 
     Raises:
         UserError: another process holds it, or it cannot be made.
     """
     file = run / ".lock"
+    made = [folder for folder in (run, *run.parents) if not folder.exists()]
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -70,6 +71,9 @@ def locked(run: Path) -> Iterator[None]:
     finally:
         file.unlink(missing_ok=True)  # before another process can hold it
         os.close(_held.pop())
+        with suppress(OSError):  # the first that holds something, or is another process's too
+            for folder in made:
+                folder.rmdir()
 
 
 def _lock(file: Path) -> None:
