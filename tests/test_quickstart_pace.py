@@ -6,6 +6,7 @@ import math
 import pytest
 
 from experiments.cli.program import main
+from experiments.quickstart import run
 from experiments.quickstart.collect import read_curves
 from experiments.quickstart.pace import BUDGETS, EVALUATION, choose, fixed_steps, least_minutes, slowness
 
@@ -104,3 +105,23 @@ def test_other_steps_are_refused_in_a_line(text, capsys, tmp_path, monkeypatch):
     assert main(["quickstart", "--steps", text]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"trivium: --steps is {text}: give four numbers, PPO's a multiple of 8")
+
+
+@pytest.mark.parametrize(
+    ("given", "slower", "taken"),
+    [(None, 0.9, 10), (None, 1.5, 12), (None, 5.0, 20), (10.0, 1.5, 10), (3.0, 0.9, 3)],
+)
+def test_without_minutes_a_slower_machine_takes_what_its_bars_want_up_to_twenty(
+    tmp_path, monkeypatch, given, slower, taken
+):
+    """Where the budgets were set, 429 × 0.23 + 240 × 0.31 + 225 × 0.36 + 152 × 0.53 + 48 + 82 = 465 s are to
+    come after pretraining's first steps; what comes before takes no time here. 1.5 × 465 s = 11.6 minutes."""
+    monkeypatch.chdir(tmp_path)
+    run.FOLDER.mkdir(parents=True)
+    monkeypatch.setattr(run, "train", lambda name, steps: None)
+    monkeypatch.setattr(run, "measure", lambda budget: slower * budget.seconds)
+    state = run.State.begin(given, {}, resume=False, overwrite=False)
+    state.seconds.clear()  # this process has been there for longer
+    for budget in BUDGETS:
+        run.run_stage(budget, state)
+    assert state.minutes == taken

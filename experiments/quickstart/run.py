@@ -19,6 +19,8 @@ from experiments.quickstart.pace import BUDGETS, StageBudget, choose, fixed_step
 from experiments.quickstart.stages import FOLDER, measure, train, trivium
 
 STATE = "quickstart.json"
+SHORTEST, LONGEST = 10.0, 20.0
+"""minutes, where none are given"""
 
 
 def main(argv: list[str]) -> int:
@@ -28,21 +30,22 @@ def main(argv: list[str]) -> int:
         description="Takes a small language model through pretraining, SFT, a reward model and PPO on real "
         f"data, and writes {FOLDER}/report.html.",
     )
-    minutes = "how long all of it takes; how many steps fit in is measured on this machine (10)"
-    parser.add_argument("--minutes", type=float, default=10, help=minutes)
+    minutes = "how long all of it takes; how many steps fit in is measured on this machine"
+    unset = f"without it: {SHORTEST:g}, or on a slower machine as many as its bars want, up to {LONGEST:g}"
+    parser.add_argument("--minutes", type=float, help=f"{minutes} ({unset})")
     number = "of the four stages, to repeat a run exactly: as PRETRAIN,SFT,REWARD,PPO; instead of --minutes"
     parser.add_argument("--steps", help=number)
     parser.add_argument("--resume", action="store_true", help="go on where the last run stopped")
     parser.add_argument("--overwrite", action="store_true", help="begin again where there is a run already")
     options = parser.parse_args(argv)
-    if not options.minutes > 0:
+    if options.minutes is not None and not options.minutes > 0:
         raise UserError(f"--minutes is {options.minutes}: give a number above 0")
     steps = {} if options.steps is None else fixed_steps(options.steps)
     quickstart(options.minutes, steps, options.resume, options.overwrite)
     return 0
 
 
-def quickstart(minutes: float, steps: dict[str, int], resume: bool, overwrite: bool) -> None:
+def quickstart(minutes: float | None, steps: dict[str, int], resume: bool, overwrite: bool) -> None:
     """Runs what is not done yet and writes the report. Steps that are not given follow from the minutes.
 
     Raises:
@@ -82,13 +85,15 @@ def run_stage(budget: StageBudget, state: "State") -> None:
     name, console = budget.name, Console()
     if name not in state.steps:
         state.pace[name] = measure(budget)
+        least = math.ceil(least_minutes(state.pace, state.spent()))
+        if state.stretches:
+            state.minutes = min(max(least, state.minutes), LONGEST)
         left = 60 * state.minutes - state.spent()
         state.steps[name] = choose(budget, state.pace, left)
         state.save()
         text = f"{name}: {state.steps[name]} steps, at {state.pace[name]:.3g} s each on this machine"
         console.print(f"{text}, so that all takes {state.minutes:g} minutes", highlight=False)
         if state.steps[name] < budget.enough:
-            least = math.ceil(least_minutes(state.pace, state.spent()))
             console.print(
                 f"{name}: its bars want {budget.enough} steps or more; all bars are expected to be met from "
                 f"`--minutes {least}` on",
@@ -106,9 +111,10 @@ class State:
     done: list[str] = field(default_factory=list)
     steps: dict[str, int] = field(default_factory=dict)  # of each stage, once they are chosen
     pace: dict[str, float] = field(default_factory=dict)  # seconds of a step, where it was measured
+    stretches: bool = False  # the budget, to what the bars want on this machine
 
     @classmethod
-    def begin(cls, minutes: float, steps: dict[str, int], resume: bool, overwrite: bool) -> "State":
+    def begin(cls, minutes: float | None, steps: dict[str, int], resume: bool, overwrite: bool) -> "State":
         """The state of the run to go on with, or a new one."""
         file = FOLDER / STATE
         if file.is_file() and resume:
@@ -121,7 +127,8 @@ class State:
         for budget in BUDGETS:
             shutil.rmtree(FOLDER / budget.name, ignore_errors=True)
         # the program's own start is part of the minutes
-        state = cls(minutes, {"start": round(time.time() - psutil.Process().create_time(), 1)}, steps=steps)
+        start = {"start": round(time.time() - psutil.Process().create_time(), 1)}
+        state = cls(minutes or SHORTEST, start, steps=steps, stretches=minutes is None)
         state.save()
         return state
 
