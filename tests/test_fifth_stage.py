@@ -59,6 +59,13 @@ def test_it_fits_and_exports(run):
     assert read_provenance(str(run / "export"))["stage"] == "focal"
 
 
+def test_its_hyperparameters_are_kept_as_its_configuration_says_them(run, tiny_stages):
+    kept = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
+    said = {"pretrained": tiny_stages.export("pretrain"), "gamma": 2.0, "lr": 1e-3}
+    assert {name: kept[name] for name in said} == said
+    assert kept["_class_path"] == "tests.toy_stage.FocalModule"
+
+
 def test_it_is_planned(config, capsys):
     assert main(["plan", "--config", str(config)]) == 0
     printed = capsys.readouterr().out

@@ -12,28 +12,49 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-# few rows and few items of the card: what is in the data and what each task measures is for their own tests
+# few rows, steps and items of the card: what is in the data and what each task measures is for their own tests
 TRIVIUM = """
 import sys
 from pathlib import Path
 from experiments.cli.program import main
-from experiments.quickstart import abilities, collect, data, stages
+from experiments.quickstart import abilities, data, pace
+shorter = {"pretrain": (21, 24), "sft": (5, 6), "reward": (5, 6), "ppo": (16, 24)}
+pace.BUDGETS = tuple(
+    each._replace(first=first, fewest=fewest)
+    for each, (first, fewest) in zip(pace.BUDGETS, shorter.values(), strict=True)
+)
+from experiments.quickstart import collect, run, stages
 abilities.LIMIT = 4
 data.CODE_BYTES, data.WORD_PROBLEMS, data.SUMS = 600_000, 800, 1_200
+data.VALIDATION_BYTES, data.PREFERENCE_PASSES = 15_000, 1
+data.TRAIN_ROWS = {name: rows // 4 for name, rows in data.TRAIN_ROWS.items()}
+data.VALIDATION_ROWS = {name: 16 for name in data.VALIDATION_ROWS}
 stages.CONFIGS = collect.CONFIGS = Path("configs")
 sys.exit(main(sys.argv[1:]))
 """
+SMALLER = {
+    "pretrain": {"sequence_length": 128},
+    "sft": {"global_batch_size": 8},
+    "reward": {"global_batch_size": 4},
+    "ppo": {"global_batch_size": 32, "eval_batch_size": 32},
+}
 
 
 def write_smaller_configs(folder: Path) -> None:
-    """The quickstart's own, of a network that is a tenth, and with shorter replies."""
+    """The quickstart's own, of a network that is a tenth, with shorter replies and smaller batches."""
     shipped = ROOT / "experiments/configs"
     shutil.copytree(shipped / "trainer", folder / "trainer")
-    for stage in ("pretrain", "sft", "reward", "ppo"):
+    for stage, data in SMALLER.items():
         document = yaml.safe_load((shipped / f"{stage}.yaml").read_text())
         options = document["model"]["init_args"]
+        document["data"]["init_args"] |= data
         if stage == "pretrain":
             options["config"] |= {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2}
+            options["warmup_steps"] = 20
+        elif stage == "ppo":
+            options |= {"rollout_batch_size": 32, "micro_batch_size": 8}
+        else:
+            options["warmup_steps"] = 4
         if "max_new_tokens" in options:
             options["max_new_tokens"] = 16
         (folder / f"{stage}.yaml").write_text(yaml.safe_dump(document))

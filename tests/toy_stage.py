@@ -22,6 +22,7 @@ class FocalModule(Stage):
 
     def __init__(self, pretrained: str, gamma: float = 2.0, lr: float = 1e-3):
         super().__init__(lambda groups: AdamW(groups, lr), warmup_steps=0, min_lr_ratio=1.0)
+        self.save_hyperparameters()
         self.pretrained, self.gamma = pretrained, gamma
         self.network: LanguageModel | None = None
 

@@ -1,5 +1,6 @@
 """A command line of a stage → its configuration, or the stage and the data it names; nothing runs here."""
 
+import json
 from typing import Any, Literal, TypeVar
 
 import lightning as L
@@ -76,6 +77,14 @@ class StageCLI(LightningCLI):
         trainer = self.config[self.subcommand]["trainer"]
         self.precision_is_auto = trainer["precision"] == "auto"
         trainer["precision"] = precision_of(trainer["precision"], trainer["accelerator"])
+
+    def _dump_config(self) -> None:
+        """Lightning's hook for what `save_hyperparameters` of a stage of one's own keeps. Its own validates
+        all options once more and goes through YAML, which takes a third as long as parsing them."""
+        if not hasattr(self, "config_dump"):
+            options = {"skip_link_targets": False, "skip_none": False, "skip_validation": True}
+            text = self.parser.dump(self.config, format="json", **options)
+            self.config_dump = json.loads(text)[self.subcommand]
 
     def instantiate_classes(self) -> None:
         try:

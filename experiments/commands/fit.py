@@ -57,7 +57,8 @@ class SaveConfig(SaveConfigCallback):
         if stage == "fit":
             file = Path(self.config["run"]) / "config.yaml"
             file.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, file, skip_none=False, overwrite=True, multifile=False)
+            options = {"skip_none": False, "skip_validation": True}  # it was valid when it was parsed
+            self.parser.save(self.config, file, overwrite=True, multifile=False, **options)
 
 
 class RunCLI(StageCLI):
