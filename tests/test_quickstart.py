@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-# few rows, steps and items of the card: what is in the data and what each task measures is for their own tests
+# few rows, steps and items of the card: what the data holds and each task measures is for their own tests
 TRIVIUM = """
 import sys
 from pathlib import Path

@@ -82,11 +82,23 @@ def forecast(config: Any, trainer: Any) -> Forecast | str:
     try:
         run = run_of(config, trainer.world_size)._replace(on_cpu=not on_gpu)
         plan = Forecast(run, *machine_memory(trainer.num_devices, on_gpu))
-        plan.lines()  # what cannot be counted is found out here
+    except Exception as error:
+        return no_plan(error)
+    return counted(plan) if trainer.is_global_zero else plan  # the others count when they run out
+
+
+def counted(plan: Forecast) -> Forecast | str:
+    """The plan, or a line that says why it cannot be counted."""
+    try:
+        plan.lines()
     except Exception as error:  # networks are anybody's: whatever they raise, the run may still work
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        return f"memory: no plan for this run: {first}"
+        return no_plan(error)
     return plan
+
+
+def no_plan(error: Exception) -> str:
+    """Says why there is none."""
+    return f"memory: no plan for this run: {(str(error).splitlines() or [type(error).__name__])[0]}"
 
 
 def tell(plan: Forecast | str) -> None:
@@ -118,6 +130,8 @@ def explained(plan: Forecast | str | None, trainer: Any, error: BaseException) -
     if plan is None or not ran_out(error):
         return error
     clear_frames(error.__traceback__)  # what the step has held is free again: the plan needs memory too
+    if isinstance(plan, Forecast):
+        plan = counted(plan)
     rank = f"rank {trainer.global_rank} ran " if trainer.world_size > 1 else ""
     message = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     text = f"{rank}out of memory after {trainer.global_step} steps: {message[:200]}"

@@ -78,13 +78,17 @@ class StageCLI(LightningCLI):
         self.precision_is_auto = trainer["precision"] == "auto"
         trainer["precision"] = precision_of(trainer["precision"], trainer["accelerator"])
 
+    def resolved(self) -> dict[str, Any]:
+        """The configuration as a run's YAML has it, defaults filled in. It was valid when it was parsed, and
+        as JSON it is there and back many times sooner."""
+        text = self.parser.dump(self.config, format="json", skip_none=False, skip_validation=True)
+        return json.loads(text)[self.subcommand]
+
     def _dump_config(self) -> None:
-        """Lightning's hook for what `save_hyperparameters` of a stage of one's own keeps. Its own validates
-        all options once more and goes through YAML, which takes a third as long as parsing them."""
+        """Lightning's hook for what `save_hyperparameters` of a stage of one's own keeps. Its own takes a
+        third as long as parsing."""
         if not hasattr(self, "config_dump"):
-            options = {"skip_link_targets": False, "skip_none": False, "skip_validation": True}
-            text = self.parser.dump(self.config, format="json", **options)
-            self.config_dump = json.loads(text)[self.subcommand]
+            self.config_dump = self.resolved()
 
     def instantiate_classes(self) -> None:
         try:

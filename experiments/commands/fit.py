@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
@@ -183,11 +182,6 @@ class RunCLI(StageCLI):
         """The error itself, or what a user is told of it."""
         refusal = callback_complaint(error) if isinstance(error, Exception) else None
         return refusal or explained(self.forecast, self.trainer, error)
-
-    def resolved(self) -> dict[str, Any]:
-        """The configuration as a run's YAML has it, defaults filled in."""
-        text = self.parser.dump(self.config, skip_none=False, skip_check=True)
-        return yaml.safe_load(text)[self.subcommand]
 
     def settings(self) -> dict[str, Any]:
         """What must be the same on every rank: field → value."""
