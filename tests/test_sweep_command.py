@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from experiments.cli.parser import ParseOnly, parse
 from experiments.cli.user_errors import UserError
@@ -21,6 +20,9 @@ OPTIONS = {
 
 def as_the_agent(command: list[str], program: str, options: dict, json_file: str) -> list[str]:
     """`wandb agent`'s words: its own functions, and the loop in which it puts them together."""
+    # two seconds, which every worker would take to collect the tests
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
     filled = create_sweep_command(copy.copy(command))
     macros = create_sweep_command_args({"args": {name: {"value": value} for name, value in options.items()}})
     macros |= {
