@@ -180,7 +180,7 @@ TOOLS = {
         {
             "messages": [
                 U,
-                calls(call("f", "t1", x=1), content="Look."),
+                calls(call("f", "t1", x=1), content="Look.") | {"reasoning_content": "hm"},
                 tool("12", tool_call_id="t1"),
                 U2,
                 {"role": "assistant", "content": [{"type": "text", "text": "a"}]},
