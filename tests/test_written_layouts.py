@@ -385,6 +385,7 @@ def test_a_row_is_what_it_is_meant_for(row, kind):
         {"messages": {"from": ["human"], "value": []}},
         {"chat": {"turn_1": {"Human": 1, "MOSS": [], "Commands": "f(*a, **b)"}}},
         {"question": "Hi", "choices": ["a", "b"], "answer": {"a": 1}},
+        {"question": "Hi", "choices": {"text": ["a", "b"], "label": 7}, "answer": 1},
         {"input": {"messages": [{}]}, "output": [None]},
     ],
 )

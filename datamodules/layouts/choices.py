@@ -5,7 +5,7 @@ import string
 from typing import Any
 
 from datamodules.layouts.layout import Layout
-from datamodules.layouts.vocabulary import REPLIES
+from datamodules.layouts.vocabulary import RATINGS, REPLIES
 from datamodules.rendering.segments import BadRow, Row
 
 LETTERS = string.ascii_uppercase
@@ -65,7 +65,7 @@ def _given(row: Row) -> tuple[list[str], Any]:
         return columns, [row[column] for column in columns]
     if (column := next((name for name in CHOICES if row.get(name) is not None), None)) is not None:
         return [column], row[column]
-    several = row.get("answers")
+    several = None if any(isinstance(row.get(name), list) for name in RATINGS) else row.get("answers")
     if isinstance(several, list) and _answer_column(row, [*LETTERS], several) in ALSO_ANSWERS:
         return ["answers"], several
     columns = [letter for letter in "ABCDE" if row.get(letter) is not None]
@@ -103,6 +103,8 @@ def _labelled(given: Any) -> tuple[list[Any], list[str] | None]:
         isinstance(each, dict) and {"key", "value"} <= {*each} for each in given
     ):
         labels, given = [each["key"] for each in given], [each["value"] for each in given]
+    if not (isinstance(labels, list) and all(isinstance(label, str | int) for label in labels)):
+        return [*LETTERS], None
     if not isinstance(given, list) or not given or not all(isinstance(text, str) for text in given):
         return labels, None
     return labels, given

@@ -6,8 +6,8 @@ from functools import lru_cache
 from datamodules.layouts.chats import ALSO_CHATS, CHATS, TURNS, WRITTEN
 from datamodules.layouts.choices import CHOICES
 from datamodules.layouts.duels import NAMED, SIDES
-from datamodules.layouts.ranked import LISTS, PAIRS, RATINGS
-from datamodules.layouts.vocabulary import CONTEXTS, PASSAGES, QUESTIONS, REPLIES, SYSTEMS
+from datamodules.layouts.ranked import LISTS, PAIRS
+from datamodules.layouts.vocabulary import CONTEXTS, PASSAGES, QUESTIONS, RATINGS, REPLIES, SYSTEMS
 from datamodules.rendering.segments import Row
 
 CHINESE = {

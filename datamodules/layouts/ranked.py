@@ -17,7 +17,7 @@ from datamodules.layouts.chats import (
 )
 from datamodules.layouts.duels import duel_of
 from datamodules.layouts.layout import Layout
-from datamodules.layouts.vocabulary import QUESTIONS, REPLIES
+from datamodules.layouts.vocabulary import QUESTIONS, RATINGS, REPLIES
 from datamodules.rendering.segments import BadRow, Row, present_in
 
 PAIRS = {
@@ -37,7 +37,6 @@ PAIR_SCORES = (
     ("rating_chosen", "rating_rejected"),
 )
 LISTS = ("replies", "completions", "generations", "responses", "answers")
-RATINGS = ("ratings", "scores", "rating", "ranks", "rank")
 RANKS = ("ranks", "rank")
 """of RATINGS those of which 1 is the best"""
 SCORES = ("overall_score", "rating", "score", "fine-grained_score", "pm_score")

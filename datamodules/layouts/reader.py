@@ -12,8 +12,8 @@ from datamodules.layouts.duels import duel_columns
 from datamodules.layouts.kinds import DOCUMENTS, Kind, of_another_kind
 from datamodules.layouts.layout import Layout
 from datamodules.layouts.names import spellings, spelt
-from datamodules.layouts.ranked import LISTS, PAIR_SCORES, PAIRS, RATINGS, is_summaries, read_ranked
-from datamodules.layouts.vocabulary import QUESTIONS, REPLIES
+from datamodules.layouts.ranked import LISTS, PAIR_SCORES, PAIRS, is_summaries, read_ranked
+from datamodules.layouts.vocabulary import QUESTIONS, RATINGS, REPLIES
 from datamodules.reading.record import Unreadable
 from datamodules.reading.streams import encoding_errors
 from datamodules.rendering.segments import BadRow, Row, present_in

@@ -15,3 +15,5 @@ REPLIES = (
     *("targets", "target", "output_text", "targets_pretokenized", "generated_solution", "generation"),
     *("correction", "corrected"),
 )
+RATINGS = ("ratings", "scores", "rating", "ranks", "rank")
+"""columns of how good each of a list of replies is"""
