@@ -228,6 +228,9 @@ class InstructionEncoder(RowEncoder):
     def changes(self, row: Row, number: int) -> list[str]:
         return self.template.changes(row, number, asked=False)
 
+    def unread(self, row: Row, number: int) -> list[str]:
+        return self.template.unread(row, number, self.tokenizer)
+
     def finish(self, row: Row, tokens: list[Tokens]) -> Row:
         group = group_of(row, self.group_by)
         conversation, ended = self.policies.with_eos(tokens[0], self.tokenizer, self.turn_end)

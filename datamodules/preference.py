@@ -161,6 +161,10 @@ class PreferenceEncoder(RowEncoder):
     def changes(self, row: Comparison, number: int) -> list[str]:
         return self.template.changes(row.prompt, number, asked=True)
 
+    def unread(self, row: Comparison, number: int) -> list[str]:
+        replies = (self.template.unread(row.prompt, number, self.tokenizer, reply) for reply in row.replies)
+        return [key for keys in replies for key in keys]
+
     def finish(self, row: Comparison, tokens: list[Tokens]) -> Row:
         replies: dict[int, Tokens] = {}
         changed: dict[str, None] = {}

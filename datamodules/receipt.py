@@ -38,7 +38,7 @@ class Receipt(Shown):
     layout_first: dict[str, str] = field(default_factory=dict)
     """layout → the first such row, where it is"""
     not_read: list[str] = field(default_factory=list)
-    """columns that say something and that nobody reads"""
+    """columns, and keys of messages, that say something and that nobody reads"""
     sample: list[tuple[str, bool]] = field(default_factory=list)
     """one row as (text of a token, whether it is trained)"""
 

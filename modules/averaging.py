@@ -167,11 +167,22 @@ class KeptWeights(Callback):
                     copy.copy_(current)
 
 
-def take_current_weights(stage: Any, checkpoint: dict[str, Any]) -> None:
-    """Lets a run without `WeightAveraging` go on from the weights that it trained, where its checkpoint has
-    averages in their place."""
-    if "current_model_state" not in checkpoint:
-        return
-    if not any(isinstance(callback, WeightAveraging) for callback in averaging_of(stage.trainer)):
+def leave_averages_behind(stage: Any, checkpoint: dict[str, Any]) -> None:
+    """Lets a run without an averaging callback go on from what its checkpoint has beside the averages: after
+    `WeightAveraging` the weights that were trained; after `StochasticWeightAveraging`, which has a
+    schedule of its own, the learning rates of the configuration."""
+    own = averaging_of(stage.trainer)
+    if "current_model_state" in checkpoint and not any(isinstance(each, WeightAveraging) for each in own):
         checkpoint["state_dict"] = checkpoint["current_model_state"]
         rank_zero_info("ckpt_path: trainer.callbacks has no WeightAveraging: its averages are left behind")
+    name = StochasticWeightAveraging.__name__
+    if not any(key.startswith(name) for key in checkpoint.get("callbacks", ())) or any(
+        isinstance(each, StochasticWeightAveraging) for each in own
+    ):
+        return
+    steps = checkpoint["global_step"]
+    for place, state in enumerate(schedules := checkpoint.get("lr_schedulers", [])):
+        if "lr_lambdas" not in state:  # SWALR's
+            groups = len(state["base_lrs"])
+            schedules[place] = {"lr_lambdas": [None] * groups, "last_epoch": steps, "_step_count": steps + 1}
+            rank_zero_info(f"ckpt_path: trainer.callbacks has no {name}: its learning rates are left behind")

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from modules.averaging import begin_averages, take_current_weights
+from modules.averaging import begin_averages, leave_averages_behind
 from modules.errors import UserError
 from modules.optim import set_rates
 from modules.settings import (
@@ -94,7 +94,7 @@ class Continuation:
         refuse_another_vocabulary(checkpoint, stage.data)
         if stage.trainer.state.fn == "fit":
             refuse_another_run(checkpoint, self.record, stage.full_exports(), stage.make_optimizer)
-            take_current_weights(stage, checkpoint)
+            leave_averages_behind(stage, checkpoint)
         count_batches_anew(checkpoint, stage.trainer.accumulate_grad_batches)
         self.before, self.refused = checkpoint.get("settings", {}), False
 

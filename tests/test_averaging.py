@@ -184,6 +184,11 @@ def test_an_average_of_epochs_is_exported_and_goes_on_amid_an_epoch(fit):
     Seen.strikes = 0
     run = fit("sft", "epochs_struck", [BY_EPOCH], *epochs, "--ckpt_path=newest", steps=None)
     assert_same_run(run, whole)
+    # taken further without it, at the rate of the configuration, which is constant
+    before = list(curve(whole, "train/learning_rate").values())
+    assert before[-1] < before[0]
+    fit("sft", "epochs", [], *epochs, "--trainer.max_epochs=5", "--ckpt_path=newest", steps=None)
+    assert list(curve(whole, "train/learning_rate").values()) == [*before, before[0], before[0]]
 
 
 class Counted(L.Callback):

@@ -50,7 +50,11 @@ def receipt(tmp_path: Path) -> dict:
     [
         ({**GOOD, "output": None}, f"no `output` (it has `instruction`, `task`, `language`){NAME_OUTPUT}"),
         ({**GOOD, "output": 3}, "`output` is int, not text"),
-        ({**GOOD, "instruction": ["Write."]}, "`instruction` is list, not text"),
+        (
+            {**GOOD, "instruction": ["Write."]},
+            "`instruction` is list, not text: name the part of it that is meant, as in `columns: "
+            "{instruction: instruction.0}`",
+        ),
         ({**GOOD, "input": 3}, "`input` is int, not text"),
     ],
     ids=["null", "a number", "a list", "a number where text is optional"],

@@ -180,7 +180,7 @@ TOOLS = {
         {
             "messages": [
                 U,
-                calls(call("f", "t1", x=1), content="Look."),
+                calls(call("f", "t1", x=1), content="Look.") | {"reasoning_content": "hm"},
                 tool("12", tool_call_id="t1"),
                 U2,
                 {"role": "assistant", "content": [{"type": "text", "text": "a"}]},
@@ -385,6 +385,7 @@ def test_a_row_is_what_it_is_meant_for(row, kind):
         {"messages": {"from": ["human"], "value": []}},
         {"chat": {"turn_1": {"Human": 1, "MOSS": [], "Commands": "f(*a, **b)"}}},
         {"question": "Hi", "choices": ["a", "b"], "answer": {"a": 1}},
+        {"question": "Hi", "choices": {"text": ["a", "b"], "label": 7}, "answer": 1},
         {"input": {"messages": [{}]}, "output": [None]},
     ],
 )

@@ -3,7 +3,7 @@
 import json
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from datamodules.caching.code_key import code_key
 from datamodules.layouts.layout import Layout
 from datamodules.layouts.reader import RowReader
 from datamodules.reading.record import Record
+from datamodules.rendering.message_keys import LOST, THOUGHTS
 from datamodules.rendering.segments import BadRow, DropRow, Row, Segment
 from datamodules.rendering.whole_text import Tokens, encode_batch
 
@@ -46,7 +47,7 @@ class EncodedBatch:
     layouts: dict[str, list[str]] = field(default_factory=dict)
     """layout → where the rows are that have it"""
     not_read: dict[str, int] = field(default_factory=dict)
-    """column → rows that say something there, which nobody reads"""
+    """column, or key of messages → rows that say something there, which nobody reads"""
 
     def attempt(self, number: int, where: str, work: Callable[[], T]) -> T | None:
         """What `work` makes of a row; None where it cannot, which is noted with the reason."""
@@ -59,11 +60,11 @@ class EncodedBatch:
             self.left_out.append(LeftOut(number, BadRow, reason, f"{where}: {reason}"))
         return None
 
-    def note(self, where: str, layout: Layout, reader: RowReader) -> None:
-        """Notes how a row that is kept was read."""
+    def note(self, where: str, layout: Layout, not_read: Iterable[str]) -> None:
+        """Notes how a row that is kept was read, and what of it was not."""
         if layout.name:
             self.layouts.setdefault(layout.told, []).append(where)
-        for column in reader.not_used(layout):
+        for column in not_read:
             self.not_read[column] = self.not_read.get(column, 0) + 1
 
 
@@ -129,6 +130,10 @@ class RowEncoder(ABC):
         """What the texts of a row leave out or do not train, in words for the receipt; nothing here."""
         return []
 
+    def unread(self, row: Any, number: int) -> list[str]:
+        """Keys of a row's messages that are in none of its texts, as of `Template.unread`; nothing here."""
+        return []
+
     def tokenize(self, texts: list[list[Segment]]) -> list[Tokens]:
         """The tokens of many texts at once, so that the tokenizer's threads share them."""
         return encode_batch(self.tokenizer, texts)
@@ -148,8 +153,9 @@ class RowEncoder(ABC):
             if number in tokens:
                 work = partial(self._columns, layout, parsed, number, tokens[number])
                 if columns := batch.attempt(number, where, work):
+                    unread = columns.pop("unread")
                     batch.rows.append(columns)
-                    batch.note(where, layout, self.reader)
+                    batch.note(where, layout, [*self.reader.not_used(layout), *unread])
         batch.left_out.sort(key=lambda row: row.number)
         return batch
 
@@ -173,5 +179,8 @@ class RowEncoder(ABC):
 
     def _columns(self, layout: Layout, parsed: Any, number: int, tokens: list[Tokens]) -> Row:
         columns = self.finish(parsed, tokens)
-        changed = [*layout.changes, *columns.get("changed", ()), *self.changes(parsed, number)]
-        return {**columns, "changed": changed, "number": number}
+        unread = self.unread(parsed, number)
+        thoughts = [LOST.format(key=key) for key in unread if key in THOUGHTS]
+        changed = [*layout.changes, *columns.get("changed", ()), *self.changes(parsed, number), *thoughts]
+        other = {f"messages.{key}" for key in unread if key not in THOUGHTS}
+        return {**columns, "changed": changed, "number": number, "unread": sorted(other)}

@@ -20,26 +20,18 @@ from datamodules.layouts.chats import (
     turns_of,
     written_column,
 )
+from datamodules.layouts.choices import FROM_ONE, UNSURE
 from datamodules.layouts.gemini import system_text
 from datamodules.layouts.layout import Layout
+from datamodules.layouts.vocabulary import ALTERNATIVES, CONTEXTS, PASSAGES, QUESTIONS, REPLIES, SYSTEMS
 from datamodules.layouts.wrapped import refuse_pictures, unwrap
 from datamodules.layouts.written import functions_of
 from datamodules.rendering.segments import BadRow, DropRow, content_of, present_in
 
-QUESTIONS = (
-    *("instruction", "prompt", "query", "question", "problem", "inputs"),
-    *("input_text", "orig_instruction", "inputs_pretokenized"),
-)
-CONTEXTS = ("input", "context")
-PASSAGES = ("passage", "article", "document", "paragraph")
-"""columns of a text that a question beside them is about"""
-SYSTEMS = ("system", "system_prompt", "systemInstruction", "system_instruction", "meta_instruction")
-REPLIES = (
-    *("output", "response", "completion", "answer", "answers", "solution"),
-    *("targets", "target", "output_text", "targets_pretokenized", "generated_solution", "generation"),
-)
-MARKS = ("label", "kto_tag")
-"""columns that say, where they are true or false, whether a reply is one to learn"""
+MARKS = ("label", "kto_tag", "is_safe", "is_correct", "correct", "response_label", "response_harm_label")
+"""columns that say whether a reply is one to learn, in these words"""
+NOT_LEARNT = ("false", "0", "0.0", "unsafe", "harmful")
+LEARNT = ("true", "1", "1.0", "safe", "unharmful")
 TRANSCRIPT = "HH-RLHF transcript"
 NAMES = {
     ("instruction", "output"): "Alpaca",
@@ -91,8 +83,11 @@ def read_asked(layout: Layout) -> None:
         _read_question(layout, question)
         _read_history(layout)
     elif alone := [column for column in CONTEXTS if layout.has(column)]:  # beside a reply alone
+        alone = [column for column in alone if layout.row[column] != ""] or alone
         layout.take(alone[0], "instruction")
         layout.name = alone[0]
+        if alone[1:]:  # LongBench's
+            layout.take(alone[1], "input")
     elif "messages" in layout.row and layout.row["messages"] is not None:
         layout.name = "OpenAI messages"  # an empty list: whoever reads it says so
     else:
@@ -199,11 +194,19 @@ def _read_question(layout: Layout, column: str) -> None:
     layout.take(column, "instruction", question)
     contexts = [c for c in layout.present(*CONTEXTS) if layout.row[c] != ""]
     if not contexts and column in ("question", "query"):
-        contexts = [c for c in PASSAGES if isinstance(layout.row.get(c), str)][:1]
+        contexts = [c for c in PASSAGES if passage_of(layout.row.get(c))][:1]
     context = layout.only(contexts, "add to it", "input")
     if context:
-        layout.take(context, "input")
+        layout.take(context, "input", passage_of(layout.row[context]))
     layout.used |= {"input", "context", "reply_prefix"}  # an empty one is no loss
+
+
+def passage_of(value: Any) -> Any:
+    """A text that a question is about, which may come as a list of lines (DREAM's dialogues); of anything
+    else None."""
+    if isinstance(value, list) and value and all(isinstance(line, str) for line in value):
+        return "\n".join(value)
+    return value if isinstance(value, str) else None
 
 
 def _read_history(layout: Layout) -> None:
@@ -237,11 +240,16 @@ def read_answer(layout: Layout) -> None:
     if messages is not None and (not isinstance(messages, list) or _is_answered(messages)):
         return
     question = layout.name
-    present = layout.present(*REPLIES)
+    present = layout.present(*REPLIES) or layout.present("content")
     own = "output" if "output" in present else "solution" if question in ("problem", "question") else ""
     column = layout.only([own] if own in present else present, "answer", "output")
     if column is None and messages is not None:
         return  # whoever reads the messages says that they have no answer
+    if column is None and layout.has(UNSURE):
+        raise BadRow(
+            f"`{UNSURE}` counts the choices from 0 (as on the hub) or from 1 (as in its authors' files): "
+            f"say which with `columns: {{answer_idx: {UNSURE}}}` or `columns: {{{FROM_ONE}: {UNSURE}}}`"
+        )
     if column is None:
         raise BadRow(
             f"no `output` (it has {present_in(layout.file_row)}): name it with `columns: {{output: …}}`"
@@ -265,17 +273,20 @@ def read_answer(layout: Layout) -> None:
 
 
 def refuse_marked(layout: Layout) -> None:
-    """Leaves out a row whose reply is marked as one that is not to be learned, as KTO's are.
+    """Leaves out a row whose reply is marked as one that is not to be learned, as KTO's and BeaverTails' are.
 
     Raises:
         DropRow: with the column.
     """
     for column in MARKS:
-        mark = layout.row.get(column)
-        if isinstance(mark, bool) or str(mark).strip().lower() in ("true", "false"):
+        mark = str(layout.row.get(column)).strip().lower()
+        if mark in (*LEARNT, *NOT_LEARNT):
             layout.used.add(column)
-            if str(mark).strip().lower() == "false":
-                raise DropRow(f"`{column}` is false: a reply that is not to be learned")
+        if mark in NOT_LEARNT:
+            raise DropRow(
+                f"`{column}` is {mark}: a reply that is not to be learned (leave the column out if it says "
+                "something else)"
+            )
 
 
 def _calls(layout: Layout, column: str) -> list[dict[str, Any]]:
@@ -306,13 +317,14 @@ def _first(layout: Layout, column: str) -> Any:
         return str(value)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         return value[0]
-    if column in ("answer", "answers"):
+    named = layout.named.get(column, column)
+    if named in ALTERNATIVES or layout.moves.get("definition"):
         # SQuAD's: texts and where they start; TriviaQA's: a text and other ways to say it
         value = value.get("text", value.get("value")) if isinstance(value, dict) else value
         if isinstance(value, list):
             if not value:
-                raise DropRow(f"empty `{column}`")
+                raise DropRow(f"empty `{named}`")
             if len(value) > 1:
-                layout.changes.append(f"the first of several `{column}`")
+                layout.changes.append(f"the first of several `{named}`")
             return value[0]
     return value

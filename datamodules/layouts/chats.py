@@ -9,6 +9,7 @@ from typing import Any
 from datamodules.layouts.gemini import gemini_messages, gemini_tools
 from datamodules.layouts.moss import moss_turns
 from datamodules.layouts.parts import CALLED, declared, item_messages, part_messages
+from datamodules.layouts.vocabulary import QUESTIONS, REPLIES
 from datamodules.layouts.written import without_speakers, written_turns
 from datamodules.rendering.segments import BadRow, Row
 
@@ -77,7 +78,8 @@ def turns_of(row: Row, column: str) -> Any:
     value = from_json(row.get(column))
     if turns := moss_turns(value, row):
         return turns
-    if isinstance(value, str) and column in (*CHATS, *WRITTEN):
+    alone = column == "input" and not any(row.get(name) is not None for name in (*QUESTIONS, *REPLIES))
+    if isinstance(value, str) and (alone or column in (*CHATS, *WRITTEN)):
         return written_turns(value) or value
     if isinstance(value, dict):
         return _transposed(value)

@@ -13,13 +13,14 @@ def gemini_messages(turn: dict[str, Any], role: str) -> list[dict[str, Any]]:
         BadRow: a part is something else, such as a picture.
     """
     texts: list[str] = []
+    thoughts: list[str] = []
     calls: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     parts = turn["parts"]
     for part in parts if isinstance(parts, list) else [parts]:
         match part:
             case {"thought": True}:
-                continue
+                thoughts.append(str(part.get("text") or ""))
             case str(text) | {"text": str(text)}:
                 texts.append(text)
             case {"functionCall": {"name": str(name)} as call} | {
@@ -37,6 +38,8 @@ def gemini_messages(turn: dict[str, Any], role: str) -> list[dict[str, Any]]:
     if results and not (texts or calls):
         return results
     said = {"role": role, "content": "".join(texts)}
+    if any(thoughts):
+        said["reasoning_content"] = "".join(thoughts)
     return [*results, said | {"tool_calls": calls} if calls else said]
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from datamodules.layouts.asked import CONTEXTS, QUESTIONS, REPLIES
 from datamodules.layouts.chats import (
     asked_and_answered,
     chat_columns,
@@ -13,11 +12,13 @@ from datamodules.layouts.chats import (
     turns_of,
     written_column,
 )
+from datamodules.layouts.choices import UNSURE
 from datamodules.layouts.columns import mapped
 from datamodules.layouts.duels import duel_columns
 from datamodules.layouts.layout import Layout
 from datamodules.layouts.names import spelt
 from datamodules.layouts.ranked import LISTS, PAIRS, WORSE, is_ranked_list, is_summaries
+from datamodules.layouts.vocabulary import CONTEXTS, QUESTIONS, REPLIES
 from datamodules.layouts.wrapped import unwrap
 from datamodules.rendering.segments import BadRow, Row
 
@@ -65,8 +66,8 @@ def kind_of(row: Row, columns: Mapping[str, str] | None = None) -> Kind | None:
         return "instructions" if _is_answered(row, chats[0]) or present & {*REPLIES} else "prompts"
     if present & {*QUESTIONS} == {"prompt"} and "text" in present and not present & {*REPLIES}:
         return "documents"  # Cosmopedia's: what was written, and what asked for it
-    if present & {*QUESTIONS} or (present & {*CONTEXTS} and present & {*REPLIES}):
-        return "instructions" if present & {*REPLIES} else "prompts"
+    if present & {*QUESTIONS} or (present & {*CONTEXTS} and present & {*REPLIES, "content"}):
+        return "instructions" if present & {*REPLIES, "content", UNSURE} else "prompts"
     if asked_and_answered(row) or (written_column(row) and "text" not in (columns or {})):
         return "instructions"
     return "documents" if present & {*DOCUMENTS} else None

@@ -3,24 +3,25 @@
 from collections.abc import Collection
 from functools import lru_cache
 
-from datamodules.layouts.asked import CONTEXTS, PASSAGES, QUESTIONS, REPLIES, SYSTEMS
 from datamodules.layouts.chats import ALSO_CHATS, CHATS, TURNS, WRITTEN
+from datamodules.layouts.choices import CHOICES
 from datamodules.layouts.duels import NAMED, SIDES
-from datamodules.layouts.ranked import LISTS, PAIRS, RATINGS
+from datamodules.layouts.ranked import LISTS, PAIRS
+from datamodules.layouts.vocabulary import CONTEXTS, PASSAGES, QUESTIONS, RATINGS, REPLIES, SYSTEMS
 from datamodules.rendering.segments import Row
 
 CHINESE = {
     **dict.fromkeys(("指令",), "instruction"),
-    **dict.fromkeys(("问题", "提问"), "question"),
+    **dict.fromkeys(("问题", "提问", "问"), "question"),
     **dict.fromkeys(("输入",), "input"),
     **dict.fromkeys(("上下文",), "context"),
     **dict.fromkeys(("输出",), "output"),
-    **dict.fromkeys(("回答", "答案", "答复"), "answer"),
+    **dict.fromkeys(("回答", "答案", "答复", "答"), "answer"),
     **dict.fromkeys(("回复",), "response"),
     **dict.fromkeys(("文本", "正文", "内容"), "text"),
 }
 KNOWN = {
-    *("text", "content", "messages", "tools", "history"),
+    *("text", "content", "messages", "tools", "history", "definition", *CHOICES),
     *(*CHATS, *ALSO_CHATS, *WRITTEN, *QUESTIONS, *CONTEXTS, *PASSAGES, *SYSTEMS, *REPLIES),
     *(*LISTS, *RATINGS, *PAIRS, *PAIRS.values(), *(key for pair in TURNS for key in pair)),
     *(*NAMED, *(side for sides in SIDES for side in sides[:2])),

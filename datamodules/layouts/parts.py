@@ -20,12 +20,17 @@ def part_messages(message: dict[str, Any]) -> list[dict[str, Any]] | None:
     ):
         return None
     texts: list[str] = []
+    thoughts: list[str] = []
     calls: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     for part in parts:
         match part:
-            case {"type": "thinking" | "redacted_thinking"} | {"reasoningContent": dict()}:
-                continue
+            case {"type": "thinking", "thinking": str(thought)} | {
+                "reasoningContent": {"reasoningText": {"text": str(thought)}}
+            }:
+                thoughts.append(thought)
+            case {"type": "redacted_thinking"} | {"reasoningContent": dict()}:
+                continue  # encrypted
             case {"type": "tool_use", "id": key, "name": name, "input": given} | {
                 "toolUse": {"toolUseId": key, "name": name, "input": given}
             }:
@@ -39,6 +44,8 @@ def part_messages(message: dict[str, Any]) -> list[dict[str, Any]] | None:
             case _:
                 return None
     said = {**message, "content": "".join(texts)}
+    if thoughts:
+        said["reasoning_content"] = "".join(thoughts)
     if calls:
         return [*results, said | {"tool_calls": calls}]
     return [*results, said] if texts or not results else results

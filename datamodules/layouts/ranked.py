@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from datamodules.layouts.asked import QUESTIONS, REPLIES, read_asked, stripped
+from datamodules.layouts.asked import read_asked, stripped
 from datamodules.layouts.chats import (
     CHATS,
     chat_columns,
@@ -17,6 +17,7 @@ from datamodules.layouts.chats import (
 )
 from datamodules.layouts.duels import duel_of
 from datamodules.layouts.layout import Layout
+from datamodules.layouts.vocabulary import QUESTIONS, RATINGS, REPLIES
 from datamodules.rendering.segments import BadRow, Row, present_in
 
 PAIRS = {
@@ -36,14 +37,23 @@ PAIR_SCORES = (
     ("rating_chosen", "rating_rejected"),
 )
 LISTS = ("replies", "completions", "generations", "responses", "answers")
-RATINGS = ("ratings", "scores", "rating", "ranks", "rank")
 RANKS = ("ranks", "rank")
 """of RATINGS those of which 1 is the best"""
 SCORES = ("overall_score", "rating", "score", "fine-grained_score", "pm_score")
 """of one of the completions of UltraFeedback"""
 TEXTS = ("response", "text", "content", "answer")
 """of one of the completions, its text"""
-SCORED = ("label", "kto_tag", "helpfulness", "score", "rating", "reward", "overall_score")
+SCORED = (
+    "label",
+    "kto_tag",
+    "is_safe",
+    "is_correct",
+    "helpfulness",
+    "score",
+    "rating",
+    "reward",
+    "overall_score",
+)
 """columns that rate the one reply of a row"""
 
 
@@ -215,6 +225,8 @@ def _read_pair(layout: Layout, way: str) -> None:
     layout.take(way, "chosen", sides[0])
     layout.take(PAIRS[way], "rejected", sides[1])
     layout.name = name
+    if isinstance(layout.row.get("initial_reason_steps"), str):  # Math-Step-DPO's, which both go on
+        layout.take("initial_reason_steps", "reply_prefix")
     layout.used |= {"agreement"}
     _read_pair_scores(layout)
 

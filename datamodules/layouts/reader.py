@@ -4,14 +4,16 @@ encoding."""
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from datamodules.layouts.asked import QUESTIONS, REPLIES, read_answer, read_asked, refuse_marked
+from datamodules.layouts.asked import read_answer, read_asked, refuse_marked
 from datamodules.layouts.chats import ALSO_CHATS, CHATS, chat_columns
+from datamodules.layouts.choices import ANSWERS, FROM_ONE
 from datamodules.layouts.columns import mapped
 from datamodules.layouts.duels import duel_columns
 from datamodules.layouts.kinds import DOCUMENTS, Kind, of_another_kind
 from datamodules.layouts.layout import Layout
 from datamodules.layouts.names import spellings, spelt
-from datamodules.layouts.ranked import LISTS, PAIR_SCORES, PAIRS, RATINGS, is_summaries, read_ranked
+from datamodules.layouts.ranked import LISTS, PAIR_SCORES, PAIRS, is_summaries, read_ranked
+from datamodules.layouts.vocabulary import QUESTIONS, RATINGS, REPLIES
 from datamodules.reading.record import Unreadable
 from datamodules.reading.streams import encoding_errors
 from datamodules.rendering.segments import BadRow, Row, present_in
@@ -19,7 +21,7 @@ from datamodules.rendering.segments import BadRow, Row, present_in
 ASKED = {*CHATS, *ALSO_CHATS, *QUESTIONS, "input", "system", "tools", "reply_prefix", "history"}
 OURS: dict[Kind, set[str]] = {
     "documents": {"text"},
-    "instructions": {*ASKED, *REPLIES, "steps"},
+    "instructions": {*ASKED, *REPLIES, *ANSWERS, FROM_ONE, "steps"},
     "preferences": {
         *ASKED,
         *{side for pair in (*PAIRS.items(), *PAIR_SCORES) for side in pair},
@@ -31,6 +33,7 @@ OURS: dict[Kind, set[str]] = {
     "tokens": {"input_ids", "labels"},
 }
 """kind of data → the columns that `columns` may name"""
+TEXTS = {"instruction", "input", "output"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,22 @@ class RowReader:
         moved = {names.get(t, t): o for t, o in layout.moves.items() if t not in self.columns}
         own = {their: our for our, their in names.items() if our in layout.used and layout.row.get(our)}
         layout.moves = given | own | moved
+        self._refuse_nested(layout)
         return layout
+
+    def _refuse_nested(self, layout: Layout) -> None:
+        """Refuses objects and lists where a text is read, by the name that they have in the file."""
+        for column in () if self.any_column or layout.has("messages") else TEXTS & {*layout.used}:
+            value = layout.row.get(column)
+            if isinstance(value, dict | list):
+                theirs = next((their for their, our in layout.moves.items() if our == column), column)
+                part = next(iter(value), "…") if isinstance(value, dict) else 0
+                if isinstance(value, dict) and isinstance(layout.file_row.get(theirs), list):
+                    part = f"0.{part}"  # the first of several
+                raise BadRow(
+                    f"`{theirs}` is {type(value).__name__}, not text: name the part of it that is meant, as "
+                    f"in `columns: {{{column}: {theirs}.{part}}}`"
+                )
 
     def _read(self, layout: Layout) -> None:
         match self.kind:

@@ -1,17 +1,15 @@
 """Rows whose question, choices or answer lie in an object, or under names of one dataset's own → columns as
 `read_asked` and `read_answer` know them."""
 
-import string
 from typing import Any
 
+from datamodules.layouts.choices import read_choices
 from datamodules.layouts.layout import Layout
 from datamodules.rendering.segments import BadRow, Row
 
-LETTERS = string.ascii_uppercase
-ANSWERS = ("answerKey", "answer_idx", "answer")
-"""columns that say which of several choices is right"""
 PICTURES = ("image", "images", "video", "videos", "audio", "audios")
 PLACES = ("<image>", "<video>", "<audio>")
+INSTANCES = ("Instances", "instances", "Instance", "instance")
 COIG = ("textbox_q_instruction", "textbox_q_context", "textbox_question", "textbox_answer")
 
 
@@ -30,14 +28,40 @@ def unwrap(layout: Layout) -> None:
             row["output"] = [message]
     if row.get("inputs_pretokenized") is not None:
         layout.drop("inputs", "targets")  # the same as ids of another model's tokens
-    if isinstance(row.get("definition"), str) and row.get("inputs") is not None:
-        layout.take("definition", "instruction")
-        layout.take("inputs", "input")
+    _read_task(layout)
     if COIG[2] in row:
         _read_exam(layout)
     if not str(row.get("instruction", "x")).strip() and str(row.get("input") or "").strip():
         layout.take("input", "instruction")
-    _read_choices(layout)
+    read_choices(layout)
+
+
+def _read_task(layout: Layout) -> None:
+    """Natural Instructions: a `definition` of what is to be done and one of the task's instances, in columns
+    or in an object; Self-Instruct's `instruction` with its instance.
+
+    Raises:
+        BadRow: there are several instances, of which each is to be a row.
+    """
+    row = layout.row
+    column = next((name for name in INSTANCES if row.get(name) is not None), None)
+    asks = any(row.get(name) is not None for name in ("definition", "instruction"))
+    if column is not None and asks:
+        instance = row[column][0] if isinstance(row[column], list) and len(row[column]) == 1 else row[column]
+        if not isinstance(instance, dict):
+            raise BadRow(
+                f"`{column}` are several, and a row has one: give each task a `.json` file of its own, or "
+                f"name one with `columns: {{input: {column}.0.input, output: {column}.0.output}}`"
+            )
+        layout.drop(column)
+        row |= {name: value for name, value in instance.items() if name not in row}
+    definition = row.get("definition")
+    if isinstance(definition, list) and all(isinstance(text, str) for text in definition):
+        definition = "\n".join(definition)
+    asked = next((name for name in ("inputs", "input") if row.get(name) is not None), None)
+    if isinstance(definition, str) and asked and not layout.has("instruction"):
+        layout.take("definition", "instruction", definition)
+        layout.take(asked, "input")
 
 
 def _completed(row: Row, column: str) -> dict[str, Any] | None:
@@ -60,46 +84,6 @@ def _read_exam(layout: Layout) -> None:
     first = [task] if isinstance(task, str) and task.strip() else [asked.pop(0)] if asked else []
     row |= {"instruction": "".join(first), "input": "\n".join(asked), "output": "\n".join(reply)}
     layout.moves |= {COIG[0]: "instruction", COIG[2]: "input", COIG[3]: "output"}
-
-
-def _read_choices(layout: Layout) -> None:
-    """The choices of a question under it, a letter each, and the letter of the right one as its answer:
-    `choices` and a number (MMLU), `choices` of text and label (ARC), `options` (RACE, MedQA), a column a
-    letter (C-Eval).
-
-    Raises:
-        BadRow: the answer is none of them, or they have not a label each.
-    """
-    row = layout.row
-    if not isinstance(row.get("question"), str):
-        return
-    answer = next((row[name] for name in ANSWERS if row.get(name) is not None), None)
-    column = "choices" if row.get("choices") is not None else "options"
-    choices, used = row.get(column), [column]
-    labels: list[Any] = [*LETTERS]
-    if isinstance(choices, dict) and isinstance(choices.get("text"), list):
-        labels, choices = choices.get("label") or labels, choices["text"]
-    elif isinstance(choices, dict):
-        labels, choices = [*choices], [*choices.values()]
-    if choices is None and answer in (*"ABCDE",) and all(row.get(letter) is not None for letter in "ABCD"):
-        used = [letter for letter in "ABCDE" if row.get(letter) is not None]
-        choices = [str(row[letter]) for letter in used]
-    if not isinstance(choices, list) or not choices or not all(isinstance(text, str) for text in choices):
-        return
-    if len(choices) > len(labels):
-        raise BadRow(f"{len(choices)} choices, but {len(labels)} labels for them")
-    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
-        answer = labels[answer]
-    if answer in choices and answer not in labels:
-        answer = labels[choices.index(answer)]
-    if answer is not None and answer not in labels[: len(choices)]:
-        raise BadRow(f"the answer {answer!r} is none of the {len(choices)} choices")
-    listed = "\n".join(f"{label}. {text}" for label, text in zip(labels, choices, strict=False))
-    row["question"] = f"{row['question']}\n{listed}"
-    layout.drop(*used, *ANSWERS)
-    if answer is not None:
-        row["answer"] = answer
-    layout.changes.append("choices written under the question")
 
 
 def refuse_pictures(layout: Layout) -> None:

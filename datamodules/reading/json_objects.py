@@ -11,6 +11,9 @@ from datamodules.reading.record import Record
 from datamodules.reading.streams import CANNOT_UNPACK, open_unpacked
 
 # what a row itself may hold a list of objects in
+TASK, INSTANCES = "Definition", "Instances"
+"""keys of a task of Natural Instructions: what is to be done, which belongs to each row, and the rows"""
+EXAMPLES = ("Positive Examples", "Negative Examples")
 IN_ROWS = {
     "messages",
     "conversations",
@@ -36,6 +39,8 @@ def is_object(file: str, encoding: str | None = None) -> bool:
         except (ValueError, RecursionError):
             return _begins_with_array(line + stream.read(MAX_LINE))  # its end is on another line
         lists = [key for key, value in first.items() if _is_rows(value)]
+        if TASK in first and INSTANCES in lists:
+            lists = [INSTANCES]
         return len(lists) == 1 and lists[0] not in IN_ROWS and not stream.read(MAX_LINE).strip()
     return False
 
@@ -74,8 +79,10 @@ def _next(text: str, place: int) -> int:
 
 def object_rows(file: str, encoding: str | None = None) -> Iterator[Record]:
     """A row for each value of the array, of which a window of a few values is in memory at a time; what else
-    the object holds is passed over, but not a second array of rows."""
+    the object holds is passed over, but not a second array of rows. A task's `Definition`, which is before
+    its instances, is put into each of them; its examples are passed over."""
     parser, number, rows_in = Json(), 0, ""
+    task: dict[str, Any] = {}
     with open_unpacked(file, encoding) as stream:
         window = Window(file, stream, encoding)
         window.skip("\ufeff")
@@ -85,14 +92,20 @@ def object_rows(file: str, encoding: str | None = None) -> Iterator[Record]:
             try:
                 key, _ = window.value(parser)
                 window.skip(":")
-                if not rows_in and window.peek() == "[" and key not in IN_ROWS:
+                is_other = key in IN_ROWS or (task and key in EXAMPLES)
+                if not (rows_in or is_other) and window.begins_rows():
                     rows_in = key
-                    count = yield from items(window, parser)
+                    count = yield from items(window, parser, task if key == INSTANCES else {})
                     if count is None:
                         return
                     number = count
-                elif _is_rows(window.value(parser)[0]):
+                elif not rows_in and key == TASK:
+                    task[TASK] = window.value(parser)[0]
+                elif _is_rows(window.value(parser)[0]) and key not in EXAMPLES:
                     problem = f"holds rows in `{rows_in}` and in `{key}`: make two files of them"
+                    yield Record(f"{file}, row {number + 1}", None, problem)
+                elif key == TASK and rows_in == INSTANCES:
+                    problem = f"holds `{TASK}` after its `{INSTANCES}`: put it before them"
                     yield Record(f"{file}, row {number + 1}", None, problem)
             except json.JSONDecodeError as error:
                 yield broken(file, number + 1, window, error.msg)

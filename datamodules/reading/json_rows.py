@@ -5,7 +5,7 @@ import codecs
 import contextlib
 import json
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from datamodules.reading.record import BLOCK, BROKEN_OFF, Record, has_nul
@@ -219,6 +219,15 @@ class Window:
         self.position += is_next
         return is_next
 
+    def begins_rows(self) -> bool:
+        """Whether what comes next is an array whose first value is an object."""
+        if self.peek() != "[":
+            return False
+        self.position += 1
+        first = self.peek()
+        self.text, self.position = "[" + self.text[self.position :], 0
+        return first == "{"
+
     def value(self, parser: Json) -> tuple[Any, str | None]:
         """The next value and what is wrong with it; moves past it.
 
@@ -277,8 +286,11 @@ def array_rows(file: str, encoding: str | None = None) -> Iterator[Record]:
             yield broken(file, number + 1, window, "Extra data after the array")
 
 
-def items(window: Window, parser: Json) -> Generator[Record, None, int | None]:
-    """A row for each value of the array that begins next; gives their number, or None where it breaks off."""
+def items(
+    window: Window, parser: Json, shared: Mapping[str, Any] | None = None
+) -> Generator[Record, None, int | None]:
+    """A row for each value of the array that begins next, with what the rows share; gives their number, or
+    None where it breaks off."""
     file, number = window.file, 0
     window.skip("[")
     more = not window.skip("]")
@@ -289,6 +301,8 @@ def items(window: Window, parser: Json) -> Generator[Record, None, int | None]:
         except json.JSONDecodeError as error:
             yield broken(file, number, window, error.msg)
             return None
+        if problem is None and shared:
+            row = {**shared, **row}
         yield Record(f"{file}, row {number}", None if problem else row, problem)
         more = window.skip(",")
         if not more and not window.skip("]"):

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.rendering.conversation import Conversation, writes_a_date
+from datamodules.rendering.message_keys import extra_keys
 from datamodules.rendering.messages import (
     Message,
     checked,
@@ -97,8 +98,7 @@ class ChatTemplate(Template):
 
     def answered(self, row: Row, reply_text: Reply, number: int, tokenizer: Any) -> list[Segment]:
         asked = conversation(row, whole=False)
-        message = {"role": "assistant", "content": reply_text} if isinstance(reply_text, str) else reply_text
-        messages = [*asked, checked(message)]
+        messages = [*asked, self._message(reply_text)]
         return self._replies(row, messages, [len(asked)], optional_text(row, "reply_prefix"), tokenizer)
 
     def changes(self, row: Row, number: int, asked: bool) -> list[str]:
@@ -111,6 +111,25 @@ class ChatTemplate(Template):
         changes = ["an assistant's turn of weight 0 not trained"] if not all(map(weight, replies)) else []
         begins = row["messages"][0]["role"] == "assistant" and self.train_on == "all"
         return changes + (["an assistant's turn that begins a chat not trained"] if begins else [])
+
+    def unread(self, row: Row, number: int, tokenizer: Any, reply_text: Reply | None = None) -> list[str]:
+        if not extra_keys(
+            [*(row.get("messages") or []), *([reply_text] if isinstance(reply_text, dict) else [])]
+        ):
+            return []
+        messages = conversation(row, whole=reply_text is None)
+        if reply_text is None:
+            turns = self._trained(messages)
+        else:
+            messages, turns = [*messages, self._message(reply_text)], [len(messages)]
+        chat = self._conversation(row, messages[: turns[-1] + 1], "", tokenizer)
+        before = len(chat.messages) - turns[-1] - 1  # a system message of ours
+        return chat.unread([turn + before for turn in turns])
+
+    def _message(self, reply_text: Reply) -> Message:
+        return checked(
+            {"role": "assistant", "content": reply_text} if isinstance(reply_text, str) else reply_text
+        )
 
     def _trained(self, messages: list[Message]) -> list[int]:
         """The turns to train, by their places."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
+from datamodules.rendering.message_keys import THOUGHTS, extra_keys, may_write, with_thoughts
 from datamodules.rendering.messages import Message
 from datamodules.rendering.segments import BadRow, DropRow, Segment
 from datamodules.rendering.special_tokens import Disguise
@@ -55,6 +56,7 @@ class Conversation:
             raise BadRow("the tokenizer has no chat template: use InstructionTemplate, or give it one")
         self.tokenizer = tokenizer
         self.template = _dated(tokenizer.get_chat_template(None, tools), day)
+        messages = with_thoughts(messages, self.template)
         texts: list[str] = []
         _mapped([messages, tools, prefix], texts.append)
         self.disguise = Disguise(tokenizer, texts, [self.template])
@@ -99,6 +101,22 @@ class Conversation:
         self._check_tools(self.messages, opened[-1], True)
         starts = [len(text) for text in opened if whole.startswith(text) and len(text) < len(whole)]
         return self._segments(whole, starts, [])
+
+    def unread(self, turns: Sequence[int]) -> list[str]:
+        """Keys under which messages say something that the template does not write: of thoughts each of these
+        turns, of any other a message at least. Errors as of `replies`."""
+        extra = extra_keys(self.messages) - {*THOUGHTS}
+        unread = [key for key in sorted(extra) if not may_write(key, self.template, self.tokenizer)]
+        for turn in turns:
+            message, before = self.messages[turn], self.messages[:turn]
+            for key in (key for key in THOUGHTS if message.get(key)):
+                without = {name: value for name, value in message.items() if name != key}
+                if (
+                    not may_write(key, self.template, self.tokenizer)
+                    or len({*self._written([[*before, message], [*before, without]], False)}) < 2
+                ):
+                    unread.append(key)
+        return unread
 
     def _assistants(self, last: int) -> list[int]:
         """The assistant's turns up to this message that follow another message."""

@@ -76,6 +76,11 @@ class Template(ABC):
         the receipt. `asked`: of its `prompt`, else of its `segments`."""
         return []
 
+    def unread(self, row: Row, number: int, tokenizer: Any, reply_text: Reply | None = None) -> list[str]:
+        """Keys of messages that say something which is in no text: of `segments`, or of `answered` with this
+        reply. A key as often as turns lose what it says."""
+        return []
+
 
 class Style(NamedTuple):
     """A known prompt format."""
@@ -228,6 +233,9 @@ class MixedTemplates(Template):
 
     def changes(self, row: Row, number: int, asked: bool) -> list[str]:
         return self.templates[self.choice(number)].changes(row, number, asked)
+
+    def unread(self, row: Row, number: int, tokenizer: Any, reply_text: Reply | None = None) -> list[str]:
+        return self.templates[self.choice(number)].unread(row, number, tokenizer, reply_text)
 
     def key(self, tokenizer: Any) -> str:
         return "\0".join([repr(self), *(self.templates[name].key(tokenizer) for name in self.names)])
