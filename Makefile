@@ -1,4 +1,4 @@
-# Every target makes its environment by itself. PYTHON is any Python 3.11.
+# Every target makes its environment by itself. PYTHON is any Python 3.11, 3.12 or 3.13.
 PYTHON ?= python3.11
 BIN := .venv/bin
 

@@ -130,6 +130,12 @@ def test_the_site_is_built_strictly_in_both_languages(tmp_path):
         )
 
 
+def test_a_page_of_code_scrolls_in_its_own_box_and_its_line_numbers_stand_apart():
+    page = site.source_page("modules/rl.py")
+    assert "<pre><span></span><code>" in page  # the theme scrolls <code>: of a bare <pre> the page gets wide
+    assert '<span class="linenos">  1  </span><span' in page
+
+
 @pytest.mark.parametrize(
     ("link", "told"),
     [

@@ -8,6 +8,7 @@ import pytest
 
 from experiments.notebooks import FOLDER, QUESTIONS, executed
 
+WIDTH = 100  # characters: wider code needs a scroll bar on most screens
 SECRETS = (os.path.expanduser("~/"), str(FOLDER.parent.parent), "/tmp/", "/home/")
 
 
@@ -51,6 +52,12 @@ def test_a_stored_notebook_shows_its_results_and_no_machine(name):
     assert "<script>" not in text
     assert notebook.cells[0].source.startswith("# ")
     assert "What next" in notebook.cells[-1].source
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_no_line_of_code_is_wider_than_a_screen(name):
+    code = [cell.source for cell in stored(name).cells if cell.cell_type == "code"]
+    assert [line for source in code for line in source.splitlines() if len(line) > WIDTH] == []
 
 
 def test_every_notebook_has_a_question():

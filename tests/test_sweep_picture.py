@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from experiments.html import pictures
 from experiments.sweep.figures import scale_of, window
 from experiments.sweep.outcome import SweepResult, result_of
 from experiments.sweep.picture import draw, figure_of
@@ -27,6 +28,7 @@ SWEEPS: dict[str, dict[str, Any]] = {
     "many": {f"parameter_{n}": NUMBER for n in range(9)},
     "magnitudes": {"lr": {"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-1}},
     "narrow": {"lr": {"distribution": "log_uniform_values", "min": 3e-4, "max": 4e-4}},
+    "scripts": {"lr": RATES, "language": {"values": ["简体中文", "繁體中文（台灣）", "العربية"]}},
     "large": {"tokens": {"values": [10**6, 10**7, 16 * 10**6]}, "on": {"values": [True, False]}},
 }
 
@@ -119,3 +121,28 @@ def test_a_result_as_text_is_no_second_table_in_a_notebook(tmp_path, monkeypatch
     assert "best" in text
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)  # where rich displays what it prints
     assert repr(result) == text
+
+
+@pytest.fixture
+def only_matplotlibs_fonts(monkeypatch):
+    """A machine that has no fonts of its own."""
+    shipped = [each for each in pictures.fontManager.ttflist if "mpl-data" in each.fname]
+    monkeypatch.setattr(pictures.fontManager, "ttflist", shipped)
+    monkeypatch.setattr(pictures, "findSystemFonts", list)
+    for cached in (pictures._fonts, pictures._family):
+        cached.cache_clear()
+    yield
+    for cached in (pictures._fonts, pictures._family):
+        cached.cache_clear()
+
+
+@pytest.mark.usefixtures("only_matplotlibs_fonts")
+def test_letters_come_from_any_font_that_has_them_or_as_their_numbers_and_never_as_boxes(tmp_path, recwarn):
+    assert (
+        pictures.legible("lr ⓐ, 大\n") == "lr ⓐ, \\u5927\n"
+    )  # matplotlib brings a font with ⓐ, none with 大
+    assert pictures.families(["lr"]) == ["DejaVu Sans"]
+    assert len(pictures.families(["ⓐ"])) == 2
+    values = {"values": ["ⓐ", "大", "小"]}
+    assert draw(swept({"act": values, "lr": RATES}, tmp_path, name="大"), tmp_path / "sweep.png")
+    assert [str(each.message) for each in recwarn if "Glyph" in str(each.message)] == []

@@ -91,8 +91,8 @@ def relinked(file: Path, page: str, sources: set[str]) -> str:
         path = (file.parent / target).resolve()
         if not path.exists():
             raise DeadLink(f"{file.relative_to(ROOT)}: there is no {target}")
-        if path.name.endswith(".zh.md"):  # the site switches languages by itself
-            return text
+        if path.name.endswith(".zh.md"):  # the site switches languages by itself: no lone word
+            return ""
         meant = path.relative_to(ROOT).as_posix()
         if path == ROOT / "README.md":
             meant = "index.md"
@@ -149,7 +149,9 @@ def source_page(source: str) -> str:
 
     text = (ROOT / source).read_text(encoding="utf-8")
     lexer = get_lexer_by_name(LANGUAGES[Path(source).suffix])
-    lines = highlight(text, lexer, HtmlFormatter(linenos="inline", lineanchors="line", cssclass="highlight"))
+    # in <code>, which the theme scrolls: a wide line of a bare <pre> makes the whole page as wide
+    lines = highlight(text, lexer, HtmlFormatter(linenos="inline", lineanchors="line", wrapcode=True))
+    lines = re.sub(r'(class="linenos">[^<]*)<', r"\1  <", lines)  # apart from the code
     return f"---\ntitle: {source}\nsearch:\n  exclude: true\n---\n\n# {source}\n\n{lines}\n"
 
 

@@ -3,7 +3,6 @@ parameter that it searches."""
 
 import math
 import textwrap
-import warnings
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -15,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 from PIL import Image
+from rich.cells import cell_len, set_cell_size
 
 from experiments.atomic import whole
-from experiments.html.pictures import COLOURS, MUTED, STYLE
+from experiments.html.pictures import COLOURS, MUTED, STYLE, families, legible
 from experiments.sweep.figures import Scale, scale_of, window
 from experiments.sweep.metrics import history
 from experiments.sweep.outcome import SweepResult
@@ -39,28 +39,33 @@ def draw(result: SweepResult, file: Path) -> bool:
     if figure is None:
         return False
     drawn = BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # of a value, in a script that no font here has
-        figure.savefig(drawn, format="png")
+    figure.savefig(drawn, format="png")
     with whole(file) as part:  # in 128 colours, which halves the file
         Image.open(drawn).convert("RGB").quantize(128).save(part, format="png", optimize=True)
     return True
 
 
-@rc_context(STYLE | {"font.size": 9, "axes.titlesize": 10, "text.parse_math": False})
 def figure_of(result: SweepResult) -> Figure | None:
     """The picture: curves, and a panel for each of the first parameters."""
-    rows = [row for row in result.rows if row.metric is not None]
-    names = short_names(result)
-    searched = [name for name in names if len({short(row.configuration.values[name]) for row in rows}) > 1]
     if result.spec.metric is None or result.best is None:
         return None
+    names = short_names(result)
+    values = (short(row.configuration.values[name]) for row in result.rows for name in names)
+    fonts = families([result.spec.name, result.spec.metric.name, *names.values(), *values])
+    sizes = {"font.size": 9, "axes.titlesize": 10}
+    with rc_context(STYLE | sizes | {"font.family": fonts, "text.parse_math": False}):
+        return _figure(result, {name: legible(label) for name, label in names.items()})
+
+
+def _figure(result: SweepResult, names: Mapping[str, str]) -> Figure:
+    rows = [row for row in result.rows if row.metric is not None]
+    searched = [name for name in names if len({short(row.configuration.values[name]) for row in rows}) > 1]
     shown = searched[:PARAMETERS]
     lines = {name: _lines(rows, [other for other in searched if other != name]) for name in shown}
     width = PANEL * (1 if shown else 2)
     width += sum(PANEL + _legend_width(names, *each) for each in lines.values())
     figure = Figure(figsize=(width, HEIGHT), dpi=DPI, layout="constrained")
-    title = _title(result, int(width / BOLD))
+    title = _title(result, names, int(width / BOLD))
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     panels = figure.subplots(1, 1 + len(shown), squeeze=False)[0]
     _curves(panels[0], result)
@@ -72,20 +77,29 @@ def figure_of(result: SweepResult) -> Figure | None:
     return figure
 
 
-def _title(result: SweepResult, width: int) -> str:
-    """Two lines of at most `width` characters, or four."""
-    best, names, metric = result.best, short_names(result), result.spec.metric
+def _title(result: SweepResult, names: Mapping[str, str], width: int) -> str:
+    """Two lines of at most `width` characters, wide ones twice, or four."""
+    best, metric = result.best, result.spec.metric
     assert best is not None
     assert metric is not None
     values = ", ".join(f"{label} {short(best.configuration.values[name])}" for name, label in names.items())
     lines = f"{result.spec.name}: {summary(result)}", f"best {metric.name} {best.metric:.4g}: {values}"
-    wrap = textwrap.TextWrapper(width, max_lines=2, placeholder=" …", break_on_hyphens=False)
-    return "\n".join(wrap.fill(line) for line in lines)
+    return "\n".join(_wrapped(legible(line), width) for line in lines)
+
+
+def _wrapped(line: str, width: int) -> str:
+    wide = max(1.0, cell_len(line) / len(line))
+    wrap = textwrap.TextWrapper(int(width / wide), max_lines=2, placeholder=" …", break_on_hyphens=False)
+    return wrap.fill(line)
 
 
 def _end(name: str, room: int) -> str:
     """A name, or the end of it, which tells more than its beginning."""
-    return name if len(name) <= room else "…" + name[1 - room :]
+    return name if cell_len(name) <= room else "…" + set_cell_size(name[::-1], room - 1).rstrip()[::-1]
+
+
+def _beginning(text: str, room: int) -> str:
+    return text if cell_len(text) <= room else set_cell_size(text, room - 1).rstrip() + "…"
 
 
 def _curves(axes: Axes, result: SweepResult) -> None:
@@ -110,7 +124,7 @@ def _curves(axes: Axes, result: SweepResult) -> None:
         else:
             axes.plot(steps, values, marker="o" if len(values) == 1 else None, **looks)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.set(title=f"{_end(name, ROOM - 17)}; black: the best", xlabel="run" if once else "step")
+    axes.set(title=f"{_end(legible(name), ROOM - 17)}; black: the best", xlabel="run" if once else "step")
 
 
 def _limits(axes: Axes, runs: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -137,7 +151,7 @@ def _lines(rows: Sequence[Row], others: Sequence[str]) -> tuple[str, dict[str, l
     if len(others) == 1:
         groups: dict[str, list[Row]] = {}
         for row in rows:
-            groups.setdefault(short(row.configuration.values[others[0]]), []).append(row)
+            groups.setdefault(legible(short(row.configuration.values[others[0]])), []).append(row)
         if len(groups) <= LINES:
             return others[0], dict(sorted(groups.items(), key=lambda group: _order(group[0])))
     return "", {"": list(rows)}
@@ -181,7 +195,8 @@ def _looks(place: int) -> dict[str, Any]:
 
 def _legend(axes: Axes, groups: Mapping[str, Sequence[Row]], title: str) -> None:
     """Beside the panel, where it hides nothing."""
-    lines = [Line2D([], [], label=value, **_looks(place)) for place, value in enumerate(groups)]
+    labels = [_beginning(value, ROOM) for value in groups]
+    lines = [Line2D([], [], label=label, **_looks(place)) for place, label in enumerate(labels)]
     beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0}
     axes.legend(handles=lines, title=title, fontsize=8, title_fontsize=8, alignment="left", **beside)
 
@@ -190,7 +205,8 @@ def _legend_width(names: Mapping[str, str], other: str, groups: Mapping[str, Seq
     """Inches."""
     if not other:
         return 0.0
-    return LETTER * max(len(_end(names[other], ROOM // 2)), *(6 + len(value) for value in groups)) + 0.2
+    title = cell_len(_end(names[other], ROOM // 2))
+    return LETTER * max(title, *(6 + cell_len(_beginning(value, ROOM)) for value in groups)) + 0.2
 
 
 def _marks(axes: Axes, given: Sequence[Any], scale: Scale, is_listed: bool) -> None:
@@ -202,7 +218,7 @@ def _marks(axes: Axes, given: Sequence[Any], scale: Scale, is_listed: bool) -> N
         marks = {scale.place(value): _written(value) for value in _round(min(given), max(given), scale)}
     places = sorted(marks)
     gap = min((b - a for a, b in zip(places, places[1:], strict=False)), default=1.0)
-    is_tight = max(map(len, marks.values()), default=0) + 1 > gap * MARKS
+    is_tight = max(map(cell_len, marks.values()), default=0) + 1 > gap * MARKS
     if is_tight and are_numbers:
         marks, is_tight = _spaced(marks), False
     slant: dict[str, Any] = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if is_tight else {}
@@ -233,8 +249,9 @@ def _spaced(marks: Mapping[float, str]) -> dict[float, str]:
 def _written(value: Any) -> str:
     """A value, large numbers with a letter: 16M."""
     is_large = isinstance(value, int | float) and abs(value) >= 10_000
-    text = EngFormatter(sep="").format_eng(value) if is_large else short(value)
-    return text if len(text) <= ROOM // 2 else text[: ROOM // 2 - 1] + "…"
+    return _beginning(
+        EngFormatter(sep="").format_eng(value) if is_large else legible(short(value)), ROOM // 2
+    )
 
 
 def _order(text: str) -> tuple[bool, float, str]:
