@@ -10,10 +10,10 @@ from datamodules.reading.json_rows import MAX_LINE, Json, Window, broken, items
 from datamodules.reading.record import Record
 from datamodules.reading.streams import CANNOT_UNPACK, open_unpacked
 
-# what a row itself may hold a list of objects in
 TASK, INSTANCES = "Definition", "Instances"
 """keys of a task of Natural Instructions: what is to be done, which belongs to each row, and the rows"""
 EXAMPLES = ("Positive Examples", "Negative Examples")
+# what a row itself may hold a list of objects in
 IN_ROWS = {
     "messages",
     "conversations",
