@@ -9,7 +9,7 @@ BIN := .venv/bin
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 
-quickstart: .venv/installed  ## all four stages on real data, in about ten minutes
+quickstart: .venv/installed  ## all four stages on real data, in ten to twenty minutes
 	$(BIN)/trivium quickstart
 
 test: .venv/installed
