@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 from safetensors.torch import load_file
 
 import modules
+from experiments.cli.parser import ParseOnly, parse
 from experiments.cli.program import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -217,3 +218,9 @@ def test_a_run_that_was_refused_before_its_first_step_leaves_its_folder_free(tin
     assert main([*line, "--trainer.limit_train_batches=4"]) == 0
     assert main(line) == 2
     assert "freed already holds export, checkpoints" in capsys.readouterr().err
+
+
+def test_a_resolved_configuration_keeps_keys_that_are_numbers():
+    config = "--model.init_args.config={model_type: llama, id2label: {0: a}}"
+    cli = parse(["fit", "--config", str(ROOT / "experiments/configs/pretrain.yaml"), config], ParseOnly)
+    assert cli.resolved()["model"]["init_args"]["config"] == {"model_type": "llama", "id2label": {0: "a"}}
