@@ -25,9 +25,7 @@ SECONDS = 600  # for all command lines together
 SERVER = multiprocessing.get_context("forkserver")
 # the server imports torch before a command could say so
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-SERVER.set_forkserver_preload(
-    ["experiments.commands.fit", "deepspeed", "transformers.models.llama.modeling_llama"]
-)
+SERVER.set_forkserver_preload(["tests.preloaded"])
 """ranks are forked from a process that has imported everything: a start of Python costs seconds"""
 
 

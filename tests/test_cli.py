@@ -1,5 +1,6 @@
 """Commands beside `fit`, and that what one writes another reads."""
 
+import gc
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from jsonargparse import ArgumentParser
 from safetensors.torch import load_file
 
 import modules
+from experiments.cli.menu import Command, main_of
 from experiments.cli.parser import ParseOnly, parse
 from experiments.cli.program import COMMANDS, main
 
@@ -34,6 +36,17 @@ def test_help_is_fast_and_imports_nothing_heavy():
     assert heavy.isdisjoint(done.stderr.split())
     listed = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
     assert listed == list(COMMANDS)
+
+
+def test_what_a_command_imports_is_out_of_the_garbage_collections_way(tmp_path, monkeypatch):
+    text = "import gc\nSEEN, KEPT = gc.isenabled(), [[] for _ in range(1000)]\n\ndef main(argv): ...\n"
+    (tmp_path / "a_command_of_many_objects.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    frozen = gc.get_freeze_count()
+    command = main_of("trivium", "new", {"new": Command("", "a_command_of_many_objects")})
+    assert not command.__globals__["SEEN"]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() >= frozen + 1000
 
 
 @pytest.mark.parametrize(
