@@ -72,6 +72,21 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def _warm_folder(tmp_path_factory):
+    from tests.warm import serve
+
+    folder = tmp_path_factory.mktemp("warm")
+    serve(folder)
+    return folder
+
+
+@pytest.fixture
+def warm_python(_warm_folder, monkeypatch):
+    """Every Python that the test begins, or that one of those begins, has everything imported already."""
+    monkeypatch.setattr("sys.executable", str(_warm_folder / "python"))
+
+
 @pytest.fixture(scope="module")
 def quiet_transformers():
     """Without transformers' warnings, such as of slow reference kernels, once for each network."""

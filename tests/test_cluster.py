@@ -123,6 +123,7 @@ def torchrun(config, folder, port, *lines):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_python")
 def test_two_machines_under_torchrun_train_as_one_process(config, alone, tmp_path):
     micro = "--data.init_args.micro_batch_size=4"
     codes, errors = torchrun(config, tmp_path, str(free_port()), [micro], [micro])
@@ -134,6 +135,7 @@ def test_two_machines_under_torchrun_train_as_one_process(config, alone, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_python")
 def test_machines_that_differ_are_refused_without_torchruns_account(config, tmp_path):
     micro = "--data.init_args.micro_batch_size=4"
     codes, errors = torchrun(config, tmp_path, str(free_port()), [micro], [micro, "--trainer.max_steps=7"])
@@ -221,6 +223,7 @@ def slurm(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_python")
 def test_a_slurm_job_saves_before_its_time_limit_and_goes_on(config, alone, slurm, tmp_path):
     run = tmp_path / "run"
     line = ["bash", SCRIPTS / "slurm.sbatch", config, run, "--data.init_args.micro_batch_size=4"]

@@ -33,8 +33,10 @@ def pictures(notebook):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_python")
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_a_notebook_runs_from_any_folder_and_what_it_says_holds(name, tmp_path):
+def test_a_notebook_runs_from_any_folder_and_what_it_says_holds(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as a cold kernel sets it
     notebook = executed(name, str(tmp_path))
     assert pictures(notebook) == pictures(stored(name)) > 0
     assert list(tmp_path.iterdir()) == []  # what it writes is elsewhere

@@ -44,8 +44,8 @@ def main_of(program: str, name: str, commands: Mapping[str, Command]) -> Callabl
 
 @contextmanager
 def _kept() -> Iterator[None]:
-    """What is imported meanwhile stays: some hundred thousand objects. The garbage collection would go through
-    them again and again while they become more, then at steps of a run, and at its end: a third of a start."""
+    """What is imported meanwhile stays: some hundred thousand objects. The garbage collection would go
+    through them while they become more, then at steps of a run, and at its end: a third of a start."""
     gc.disable()
     try:
         yield
