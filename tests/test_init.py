@@ -169,7 +169,7 @@ def test_formats_and_encodings_become_the_same_rows(begin, tmp_path, capsys, nam
     assert ("encoding: gb18030" in capsys.readouterr().out) == (name == "gbk.csv")
 
 
-def test_no_question_is_in_both_parts(begin, rows, tmp_path):
+def test_no_question_is_in_both_parts_and_the_parts_are_told(begin, rows, tmp_path, capsys):
     pairs = [{"prompt": f"film {i // 4}", "chosen": f"good {i}", "rejected": "bad"} for i in range(40 * 4)]
     assert begin(rows(tmp_path / "x.jsonl", pairs)) == 0
     train, val = (
@@ -178,9 +178,13 @@ def test_no_question_is_in_both_parts(begin, rows, tmp_path):
     )
     assert (len(train), len(val)) == (38, 2)  # 5 % of 160 rows are 8, two questions of 4
     assert not train & val
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "held out" in line]
+    assert said.startswith("8 of 160 rows are held out to validate on, no question is in both parts")
+    assert said.endswith(f"copied to {tmp_path}/run/data; the files themselves stay as they are.")
+    assert f"# {said}" in (tmp_path / "run/reward.yaml").read_text().splitlines()
 
 
-def test_one_long_text_is_cut_at_a_paragraph(begin, tmp_path):
+def test_one_long_text_is_cut_at_a_paragraph(begin, tmp_path, capsys):
     text = "".join(f"The film {i} is good.\nThe music is great.\n\n" for i in range(100))
     (tmp_path / "x.txt").write_text(text)
     assert begin(tmp_path / "x.txt", model=False) == 0
@@ -190,6 +194,7 @@ def test_one_long_text_is_cut_at_a_paragraph(begin, tmp_path):
     assert "".join(parts) == text
     assert parts[0].endswith("great.\n\n")
     assert len(parts[0]) > 0.9 * len(text)
+    assert "The text's end is held out to validate on" in capsys.readouterr().out
 
 
 def test_splits_of_a_folder_are_used_as_they_are(begin, rows, tmp_path):
