@@ -230,6 +230,18 @@ def test_conversations_in_one_text_are_for_sft_or_where_it_is_asked_for_pretrain
     assert begin(rows(tmp_path / "y.jsonl", posts), "--overwrite", model=False) == 0
 
 
+@pytest.mark.parametrize(("count", "letter"), [("answer_idx", "C"), ("answer_number", "B")])
+def test_medmcqa_is_trained_as_the_option_that_its_refusal_names_says(begin, rows, tmp_path, count, letter):
+    lines = [
+        {"question": f"film {i}", **{f"op{c}": f"good {c}" for c in "abcd"}, "cop": 2} for i in range(24)
+    ]
+    assert begin(rows(tmp_path / "x.jsonl", lines), "--columns", f"{count}=cop") == 0
+    data = data_of(written(tmp_path, "sft")[1])
+    data.setup()
+    split = data.splits["train"]
+    assert {data.tokenizer.decode(split[i]["input_ids"])[-5:] for i in range(len(split))} == {f"{letter}</s>"}
+
+
 def test_columns_and_a_stage_are_taken_from_the_command_line(begin, rows, tmp_path):
     file = rows(tmp_path / "x.jsonl", [{"frage": f"a {i}", "antwort": {"text": "b"}} for i in range(ROWS)])
     columns = ["--columns", "instruction=frage", "output=antwort.text"]
@@ -242,7 +254,21 @@ def test_columns_and_a_stage_are_taken_from_the_command_line(begin, rows, tmp_pa
 
 REFUSED = {
     "empty": ("", [], "x.jsonl is empty"),
-    "unknown": ('{"title": "a", "body": "b"}\n', [], "it has `title`, `body`.*`columns`.*--columns"),
+    "unknown": (
+        '{"title": "a", "body": "b"}\n',
+        [],
+        "it has `title`, `body`.*name them with `--columns instruction=…`",
+    ),
+    "a number from 0 or from 1": (
+        '{"question": "a", "opa": "b", "opb": "c", "opc": "d", "opd": "e", "cop": 1}\n',
+        [],
+        "with `--columns answer_idx=cop` or `--columns answer_number=cop`",
+    ),
+    "a label in one row": (
+        '{"instruction": "a", "output": "b"}\n{"instruction": "a", "output": "b", "label": 0}\n',
+        [],
+        r"x.jsonl:2 `label` is 0.*`--columns is_correct=label`.*or `--columns category=label`",
+    ),
     "a stage that cannot": ('{"text": "a"}\n', ["--stage", "sft"], "--stage sft does not read documents"),
     "a bad row": ('{"prompt": "a", "completion": "b"}\n{"prom\n', [], r"1 of 2 rows.*x.jsonl:2 is not JSON"),
     "two kinds": (

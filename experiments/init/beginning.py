@@ -12,7 +12,6 @@ from typing import Any
 from rich.console import Console
 
 from datamodules import ChatTemplate, InstructionTemplate
-from datamodules.errors import UserError as DataError
 from datamodules.layouts.chats import written_column
 from datamodules.layouts.reader import OURS, Kind, RowReader
 from datamodules.layouts.recognise import Recognised, recognise
@@ -105,11 +104,7 @@ class Beginning:
 
     def _seen(self) -> Recognised:
         source = self.data[0] if len(self.data) == 1 else self.data
-        try:
-            return recognise(source, "--data", self.encoding, self.columns)
-        except DataError as error:
-            more = ", here `--columns instruction=…`" if "columns: {" in str(error) else ""
-            raise UserError(f"{error}{more}") from error
+        return recognise(source, "--data", self.encoding, self.columns)
 
     def _tokenizer_folder(self, stage: str) -> Path:
         return self.folder / ("tokenizer" if stage == "pretrain" else f"{stage}-tokenizer")
