@@ -48,6 +48,9 @@ class Continuation:
         """of the run that goes on, until it does"""
         self.group_values: list[dict[str, Any]] = []
         """of each parameter group what the optimizer has for it by the configuration"""
+        self.trained: list[list[str]] = []
+        self.last_optimizer: int | None = None
+        """`id` of the optimizer that was made last, which no copy or pickle of a stage is to hold"""
         self.refused = False
         """fitted by a trainer that has trained something which has not been taken over"""
 
@@ -73,14 +76,17 @@ class Continuation:
             for group in optimizer.param_groups
         ]
 
-    def carry_over(self, trainer: L.Trainer, optimizer: Optimizer, scheduler: Any) -> None:
+    def carry_over(self, stage: Any, optimizer: Optimizer, scheduler: Any) -> None:
         """Gives a new optimizer and its schedule the states that those of the trainer's last fit had, where
         they were of the same parameters."""
-        if not self.refused or len(trainer.optimizers) != 1:
+        trainer, before, last = stage.trainer, self.trained, self.last_optimizer
+        self.trained, self.last_optimizer = trained_names(stage, optimizer), id(optimizer)
+        if not self.refused:
             return
-        if _parameters(trainer.optimizers[0]) != _parameters(optimizer):
-            return
-        optimizer.load_state_dict(trainer.optimizers[0].state_dict())
+        if not stage.sharding.carry_over(optimizer):
+            if [id(own) for own in trainer.optimizers] != [last] or before != self.trained:
+                return
+            optimizer.load_state_dict(trainer.optimizers[0].state_dict())
         for config in trainer.lr_scheduler_configs:
             scheduler.load_state_dict(config.scheduler.state_dict())
         self.refused = False
@@ -106,8 +112,8 @@ class Continuation:
         """
         if self.refused:
             raise UserError(
-                "trainer: it has trained before, another network or under an engine whose optimizer cannot "
-                "be taken over: give a new Trainer, and ckpt_path to go on from a checkpoint"
+                "trainer: it has trained before, another network or with its optimizer on a disk, from where "
+                "it cannot be taken over: give a new Trainer, and ckpt_path to go on from a checkpoint"
             )
         before, self.before = self.before, None
         if before is None:
@@ -259,8 +265,10 @@ def stand_between_steps(trainer: L.Trainer) -> None:
     loop.load_state_dict(state)
 
 
-def _parameters(optimizer: Any) -> list[int]:
-    return [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+def trained_names(stage: L.LightningModule, optimizer: Optimizer) -> list[list[str]]:
+    """Names of what an optimizer trains, by its groups: shards become other tensors when they move."""
+    names = {id(parameter): name for name, parameter in stage.named_parameters()}
+    return [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
 
 
 def apply_settings(trainer: L.Trainer, before: Record, record: Record, values: list[dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from modules.clipping import total_norm
 
@@ -45,6 +46,10 @@ class Sharding(Protocol):
     def data_group(self) -> Any:
         """The process group of ranks with different rows; None = all ranks."""
 
+    def carry_over(self, optimizer: Optimizer) -> bool:
+        """Whether an engine gives a new optimizer the states of its trainer's last fit; where it does, it
+        has its hyperparameters now."""
+
 
 class Unsharded:
     """The answers to a stage of one process, and of Lightning's own strategies such as DDP, under which every
@@ -75,3 +80,6 @@ class Unsharded:
 
     def data_group(self) -> None:
         return None
+
+    def carry_over(self, optimizer: Optimizer) -> bool:
+        return False

@@ -312,7 +312,7 @@ class Stage(InterruptibleModule):
         check_scaler(self.trainer.precision_plugin, optimizer, self.automatic_optimization)
         self.continuation.note_optimizer(optimizer)
         scheduler = self.schedule(optimizer)
-        self.continuation.carry_over(self.trainer, optimizer, scheduler)
+        self.continuation.carry_over(self, optimizer, scheduler)
         # under manual optimisation the stage steps it, and Lightning warns of an interval
         interval = {"interval": "step"} if self.automatic_optimization else {}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **interval}}

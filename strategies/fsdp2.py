@@ -125,7 +125,8 @@ class Sharded(Launched, ModelParallelStrategy):
             self._process_group_backend = "cuda:nccl,cpu:gloo"  # shards are gathered from CPU memory too
         # the parent's own makes a mesh of two dimensions; hybrid sharding needs a third
         ParallelStrategy.setup_environment(self)
-        self._setup_distributed()
+        with self.seeded_once():
+            self._setup_distributed()
         mesh = init_device_mesh(
             self.root_device.type, self.grid(), mesh_dim_names=("copies", "shards", "tensor_parallel")
         )
@@ -140,6 +141,14 @@ class Sharded(Launched, ModelParallelStrategy):
     def data_group(self) -> ProcessGroup:
         """One rank of every group that reads the same rows."""
         return self._data_mesh.get_group()
+
+    def setup_optimizers(self, trainer: Any) -> None:
+        """Without the parent's forgetting first what the last fit had, from which a stage goes on."""
+        ParallelStrategy.setup_optimizers(self, trainer)
+
+    def carry_over(self, optimizer: Optimizer) -> bool:
+        """There is no engine: the optimizer's own states are those of the parameters."""
+        return False
 
     def shard(self, network: Any) -> Any:
         """Shards a network in place: its matrices over a tensor-parallel group, then each of its blocks, and

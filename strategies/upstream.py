@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from lightning.pytorch.strategies.deepspeed import remove_module_hooks
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -27,9 +28,9 @@ def full_shape(tensor: Tensor) -> torch.Size:
 
 
 def has_fp32_copy(tensor: Tensor) -> bool:
-    """Whether DeepSpeed's optimizer trains a parameter: stage 3 and stages 1 and 2 mark that differently, and
-    `safe_get_full_fp32_param` fails where neither has."""
-    return hasattr(tensor, "_z3_optimizer") or hasattr(tensor, "_hp_mapping")
+    """Whether DeepSpeed's optimizer trains a parameter: stages 1 and 2 mark those, stage 3 all of the module,
+    and `safe_get_full_fp32_param` fails where it does not."""
+    return hasattr(tensor, "_hp_mapping") or (hasattr(tensor, "_z3_optimizer") and tensor.requires_grad)
 
 
 class OwnPart(NamedTuple):
@@ -89,6 +90,26 @@ def keep_weights_as_loaded(engine: Any) -> None:
     """An engine that does not train has no fp32 weights, from which Lightning would restore the others when
     it has read a checkpoint."""
     engine.optimizer._restore_from_bit16_weights = lambda: None
+
+
+def flat_fp32_weights(optimizer: Any) -> list[Tensor]:
+    """This rank's fp32 weights as an engine's optimizer has them: of each group, in stage 3 of each
+    sub-group, one flat tensor."""
+    if hasattr(optimizer, "fp32_partitioned_groups_flat"):
+        return optimizer.fp32_partitioned_groups_flat
+    return optimizer.single_partition_of_fp32_groups
+
+
+def end_engine(engine: Any) -> None:
+    """Takes a training engine off its network, which another one is to train: `destroy` leaves the engine's
+    own hooks on the module and, in stage 3, parameters gathered and holding on to the optimizer."""
+    if hasattr(engine.optimizer, "parameter_offload"):
+        release_prefetched(engine)
+    engine.destroy()
+    remove_module_hooks(engine.module)
+    for parameter in engine.module.parameters():
+        parameter.grad = None
+        vars(parameter).pop("_z3_optimizer", None)
 
 
 def release_prefetched(engine: Any) -> None:

@@ -2,6 +2,7 @@
 process."""
 
 import argparse
+import gc
 import math
 import os
 from collections.abc import Iterator
@@ -26,7 +27,12 @@ from strategies.checkpoints.restore import restore, set_fp32_weight
 from strategies.errors import UserError
 from strategies.notebook import Launched
 from strategies.upstream import keep_weights_as_loaded, own_gradient_norms, release_prefetched, use_cpu_ranks
+from strategies.zero_again import end_and_keep, go_on_with
 from strategies.zero_gather import full_tensor, unsharded
+
+
+def _ids(optimizer: Optimizer) -> list[list[int]]:
+    return [[id(parameter) for parameter in group["params"]] for group in optimizer.param_groups]
 
 
 class ExactNumbers(DeepSpeedPrecision):
@@ -79,6 +85,10 @@ class ZeRO(Launched, DeepSpeedStrategy):
         self.masters: list[tuple[nn.Parameter, Tensor]] = []
         self.nvme = nvme_path is not None  # fp32 weights of a 16-bit run then start rounded to 16 bits
         self.trained: list[str] = []
+        self.groups: list[list[int]] = []
+        """ids of the parameters that the last training engine has, by group"""
+        self.trains: Any = None
+        """that engine, also once another one validates or tests"""
         self.config["zero_force_ds_cpu_optimizer"] = False  # torch's own optimizers, on CPU too
         self.config["steps_per_print"] = None
         self.config["zero_optimization"]["stage3_param_persistence_threshold"] = persistent_elements
@@ -89,11 +99,12 @@ class ZeRO(Launched, DeepSpeedStrategy):
         return isinstance(self.accelerator, CUDAAccelerator)
 
     def setup_environment(self) -> None:
-        if self.on_cuda:
-            super().setup_environment()
-        else:  # which Lightning's own refuses
-            use_cpu_ranks()
-            DDPStrategy.setup_environment(self)
+        with self.seeded_once():
+            if self.on_cuda:
+                super().setup_environment()
+            else:  # which Lightning's own refuses
+                use_cpu_ranks()
+                DDPStrategy.setup_environment(self)
 
     def setup_distributed(self) -> None:
         if self.on_cuda:
@@ -198,11 +209,34 @@ class ZeRO(Launched, DeepSpeedStrategy):
             square += norm**2
         return self.reduce(square, reduce_op="sum").sqrt() / optimizer.loss_scale
 
+    def setup_optimizers(self, trainer: Any) -> None:
+        """Lightning's hook, which forgets the last fit's optimizer; its schedule is still asked for."""
+        self.optimizers = []
+
+    def carry_over(self, optimizer: Optimizer) -> bool:
+        """Gives a new optimizer the hyperparameters of the last fit's, and tells that the states will follow:
+        they are those of an engine of the same parameters."""
+        if self.trains is None or self.nvme or _ids(optimizer) != self.groups:
+            return False
+        for group, old in zip(optimizer.param_groups, self.trains.optimizer.param_groups, strict=True):
+            group.update({key: value for key, value in old.items() if key != "params"})
+        return True
+
     def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None) -> Any:
-        """Lightning's hook where the engine is made; here fp32 weights also get their exact values."""
-        if not self.lightning_module.automatic_optimization:
+        """Lightning's hook where the engine is made; here fp32 weights also get their exact values, those of
+        a trainer that fits again from the engine before."""
+        self.lr_scheduler_configs = []
+        kept = None if self.trains is None or self.nvme else end_and_keep(self.trains)
+        groups, before = _ids(optimizer), self.groups
+        self.trains, self.groups = None, groups
+        gc.collect()  # an engine is full of circles, and there is no room for two
+        module, trainer = self.lightning_module, self.lightning_module.trainer
+        self.config["gradient_accumulation_steps"] = (
+            trainer.accumulate_grad_batches
+        )  # may change between fits
+        if not module.automatic_optimization:
             # the Trainer refuses a limit then, so the stage has it; a module of one's own may have none
-            self.config["gradient_clipping"] = getattr(self.lightning_module, "max_grad_norm", 0.0)
+            self.config["gradient_clipping"] = getattr(module, "max_grad_norm", 0.0)
         trained = [p for p in model.parameters() if p.requires_grad]
         casts = "bf16" in self.config or "fp16" in self.config
         names = {parameter: name for name, parameter in model.named_parameters()}
@@ -217,6 +251,9 @@ class ZeRO(Launched, DeepSpeedStrategy):
             full = full.to(self.root_device, torch.float32, copy=True)
             torch.distributed.broadcast(full, 0)
             set_fp32_weight(zero, parameter, full)
+        if kept is not None and groups == before:
+            go_on_with(engine, kept)
+        self.trains = engine
         return engine, zero
 
     def _initialize_deepspeed_inference(self, model: nn.Module) -> None:

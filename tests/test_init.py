@@ -169,7 +169,7 @@ def test_formats_and_encodings_become_the_same_rows(begin, tmp_path, capsys, nam
     assert ("encoding: gb18030" in capsys.readouterr().out) == (name == "gbk.csv")
 
 
-def test_no_question_is_in_both_parts(begin, rows, tmp_path):
+def test_no_question_is_in_both_parts_and_the_parts_are_told(begin, rows, tmp_path, capsys):
     pairs = [{"prompt": f"film {i // 4}", "chosen": f"good {i}", "rejected": "bad"} for i in range(40 * 4)]
     assert begin(rows(tmp_path / "x.jsonl", pairs)) == 0
     train, val = (
@@ -178,9 +178,13 @@ def test_no_question_is_in_both_parts(begin, rows, tmp_path):
     )
     assert (len(train), len(val)) == (38, 2)  # 5 % of 160 rows are 8, two questions of 4
     assert not train & val
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "held out" in line]
+    assert said.startswith("8 of 160 rows are held out to validate on, no question is in both parts")
+    assert said.endswith(f"copied to {tmp_path}/run/data; the files themselves stay as they are.")
+    assert f"# {said}" in (tmp_path / "run/reward.yaml").read_text().splitlines()
 
 
-def test_one_long_text_is_cut_at_a_paragraph(begin, tmp_path):
+def test_one_long_text_is_cut_at_a_paragraph(begin, tmp_path, capsys):
     text = "".join(f"The film {i} is good.\nThe music is great.\n\n" for i in range(100))
     (tmp_path / "x.txt").write_text(text)
     assert begin(tmp_path / "x.txt", model=False) == 0
@@ -190,6 +194,7 @@ def test_one_long_text_is_cut_at_a_paragraph(begin, tmp_path):
     assert "".join(parts) == text
     assert parts[0].endswith("great.\n\n")
     assert len(parts[0]) > 0.9 * len(text)
+    assert "The text's end is held out to validate on" in capsys.readouterr().out
 
 
 def test_splits_of_a_folder_are_used_as_they_are(begin, rows, tmp_path):
@@ -225,6 +230,18 @@ def test_conversations_in_one_text_are_for_sft_or_where_it_is_asked_for_pretrain
     assert begin(rows(tmp_path / "y.jsonl", posts), "--overwrite", model=False) == 0
 
 
+@pytest.mark.parametrize(("count", "letter"), [("answer_idx", "C"), ("answer_number", "B")])
+def test_medmcqa_is_trained_as_the_option_that_its_refusal_names_says(begin, rows, tmp_path, count, letter):
+    lines = [
+        {"question": f"film {i}", **{f"op{c}": f"good {c}" for c in "abcd"}, "cop": 2} for i in range(24)
+    ]
+    assert begin(rows(tmp_path / "x.jsonl", lines), "--columns", f"{count}=cop") == 0
+    data = data_of(written(tmp_path, "sft")[1])
+    data.setup()
+    split = data.splits["train"]
+    assert {data.tokenizer.decode(split[i]["input_ids"])[-5:] for i in range(len(split))} == {f"{letter}</s>"}
+
+
 def test_columns_and_a_stage_are_taken_from_the_command_line(begin, rows, tmp_path):
     file = rows(tmp_path / "x.jsonl", [{"frage": f"a {i}", "antwort": {"text": "b"}} for i in range(ROWS)])
     columns = ["--columns", "instruction=frage", "output=antwort.text"]
@@ -237,7 +254,21 @@ def test_columns_and_a_stage_are_taken_from_the_command_line(begin, rows, tmp_pa
 
 REFUSED = {
     "empty": ("", [], "x.jsonl is empty"),
-    "unknown": ('{"title": "a", "body": "b"}\n', [], "it has `title`, `body`.*`columns`.*--columns"),
+    "unknown": (
+        '{"title": "a", "body": "b"}\n',
+        [],
+        "it has `title`, `body`.*name them with `--columns instruction=…`",
+    ),
+    "a number from 0 or from 1": (
+        '{"question": "a", "opa": "b", "opb": "c", "opc": "d", "opd": "e", "cop": 1}\n',
+        [],
+        "with `--columns answer_idx=cop` or `--columns answer_number=cop`",
+    ),
+    "a label in one row": (
+        '{"instruction": "a", "output": "b"}\n{"instruction": "a", "output": "b", "label": 0}\n',
+        [],
+        r"x.jsonl:2 `label` is 0.*`--columns is_correct=label`.*or `--columns category=label`",
+    ),
     "a stage that cannot": ('{"text": "a"}\n', ["--stage", "sft"], "--stage sft does not read documents"),
     "a bad row": ('{"prompt": "a", "completion": "b"}\n{"prom\n', [], r"1 of 2 rows.*x.jsonl:2 is not JSON"),
     "two kinds": (

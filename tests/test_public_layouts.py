@@ -149,7 +149,9 @@ def test_medmcqas_answer_counts_as_columns_say(columns, letter):
         ("is_safe", False, True),  # BeaverTails
         ("is_correct", False, True),  # OpenMathInstruct-1
         ("is_correct", "False", "True"),  # the same in a CSV
-        ("label", 0, 1),  # WikiQA
+        ("kto_tag", "false", "true"),
+        ("is_safe", 0, 1),  # the same in a table of numbers
+        ("correct", False, True),
         ("response_harm_label", "harmful", "unharmful"),  # WildGuard
         ("response_label", "unsafe", "safe"),  # Aegis
     ],
@@ -159,6 +161,57 @@ def test_a_reply_that_is_marked_as_a_bad_one_is_not_learned(column, bad, good):
     with pytest.raises(DropRow, match=f"`{column}` is {str(bad).lower()}: a reply that is not to be learned"):
         reader.read({**PAIR, column: bad})
     assert reader.not_used(reader.read({**PAIR, column: good})) == []
+
+
+TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+KTO = [
+    {"prompt": "Hi", "completion": "Yo"},
+    {"prompt": [TURNS[0]], "completion": [TURNS[1]]},  # kto-mix-14k
+    {"messages": TURNS},  # ms-swift
+    {"Prompt": "Hi", "Response": "Yo"},  # a CSV
+]
+CATEGORIES = [
+    ({"instruction": "Is it praise?", "input": "Dull.", "output": "no"}, "label", 0),  # SST-2 as a task
+    ({"instruction": "Is it praise?", "input": "Dull.", "output": "no"}, "label", "0.0"),
+    ({"instruction": "Is it a threat?", "output": "no"}, "label", False),
+    ({"question": "Hi", "answer": "Yo"}, "label", 0),  # WikiQA, where it is a mark
+    ({"prompt": "Hi", "completion": "Yo"}, "label", "unsafe"),  # which of the two?
+    ({"prompt": "Hi", "completion": "Yo"}, "label", 0),
+    ({"messages": TURNS}, "Label", "0"),
+    ({"question": "Hi", "answer": "Yo"}, "correct", 0),  # the first of choices that are not there
+    ({"prompt": "Hi", "response": "Yo"}, "response_label", 0),  # of classes, whose first may be the safe one
+]
+
+
+@pytest.mark.parametrize("row", KTO)
+@pytest.mark.parametrize("kind", [bool, str])
+def test_a_label_that_is_true_or_false_beside_a_prompt_and_its_reply_is_ktos(row, kind):
+    column = "Label" if "Prompt" in row else "label"
+    reader = RowReader("instructions")
+    with pytest.raises(DropRow, match=f"`{column}` is false: a reply that is not to be learned"):
+        reader.read({**row, column: kind(False)})
+    assert reader.not_used(reader.read({**row, column: kind(True)})) == []
+
+
+@pytest.mark.parametrize(("row", "column", "value"), CATEGORIES)
+def test_a_label_that_may_be_a_category_is_asked_about(row, column, value):
+    """Half the rows of a task about sentiment would be left out."""
+    choice = rf"`columns: {{is_correct: {column}}}`, .*or `columns: {{category: {column}}}`"
+    with pytest.raises(BadRow, match=rf"`{column}` is {str(value).lower()}, which may mark .*{choice}"):
+        RowReader("instructions").read({**row, column: value})
+    category = RowReader("instructions", {"category": column})
+    assert category.config_errors("data") == []
+    layout = category.read({**row, column: value})
+    assert category.not_used(layout) == []
+    assert layout.row.get("output", "Yo") in ("no", "Yo")
+    with pytest.raises(DropRow, match="is not to be learned"):
+        RowReader("instructions", {"is_correct": column}).read({**row, column: value})
+
+
+def test_a_label_of_a_category_that_loses_no_row_is_told_as_not_read():
+    reader = RowReader("instructions")
+    for value in (1, 2, "positive", "toxic"):
+        assert reader.not_used(reader.read({**PAIR, "label": value})) == ["label"]
 
 
 def test_convert_compares_the_safe_reply_with_the_other(tmp_path, rows):

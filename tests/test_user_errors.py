@@ -63,3 +63,23 @@ def test_the_quickstart_calls_only_a_refused_command_refused(monkeypatch):
     with pytest.raises(SystemExit) as end:
         trivium("fit")
     assert end.value.code == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("no `a\x1b[2J\u2028b`", r"no `a\x1b[2J\u2028b`"),  # one line, which clears no terminal
+        ("`\u202ea` and `b`", r"`\u202ea` and `b`"),
+        (f"no `{'a ' * 300}`, " + "but a text " * 50 + "and `b`", None),
+        ("x" * 401 + " is no class", "x" * 200 + "… is no class"),
+        ("x" * 400 + " is no class", "x" * 400 + " is no class"),
+        ("电影 é 👍🏽", "电影 é 👍🏽"),
+    ],
+)
+def test_what_a_line_repeats_of_a_file_neither_fills_nor_moves_the_terminal(said, line, capsys):
+    def refuse():
+        raise UserError(said)
+
+    assert exit_code_of(refuse) == 2
+    expected = line or f"no `{'a ' * 100}…`, " + "but a text " * 50 + "and `b`"
+    assert capsys.readouterr().err == f"trivium: {expected}\n"

@@ -22,7 +22,7 @@ from datamodules.errors import UserError
 from datamodules.reading.fingerprint import cache_folder, fingerprint, versions
 from datamodules.reading.sources import parts_of
 
-VERSION = 5  # of shards and index: another one is another cache
+VERSION = 6  # of shards and index: another one is another cache
 POLL = 0.05  # seconds between two looks at what a writer has done
 PATIENCE = 3.0  # seconds before a wait for another process is told, or its death is looked for
 LARGE = 4_000_000_000  # bytes whose check takes seconds, so that it is told

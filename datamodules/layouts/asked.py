@@ -28,10 +28,6 @@ from datamodules.layouts.wrapped import refuse_pictures, unwrap
 from datamodules.layouts.written import functions_of
 from datamodules.rendering.segments import BadRow, DropRow, content_of, present_in
 
-MARKS = ("label", "kto_tag", "is_safe", "is_correct", "correct", "response_label", "response_harm_label")
-"""columns that say whether a reply is one to learn, in these words"""
-NOT_LEARNT = ("false", "0", "0.0", "unsafe", "harmful")
-LEARNT = ("true", "1", "1.0", "safe", "unharmful")
 TRANSCRIPT = "HH-RLHF transcript"
 NAMES = {
     ("instruction", "output"): "Alpaca",
@@ -270,23 +266,6 @@ def read_answer(layout: Layout) -> None:
         theirs = next((their for their, our in layout.moves.items() if our == "output"), column)
         layout.name = NAMES.get((question, theirs), f"{question} and {theirs}")
     layout.take(column, "output", stripped(_first(layout, column), layout))
-
-
-def refuse_marked(layout: Layout) -> None:
-    """Leaves out a row whose reply is marked as one that is not to be learned, as KTO's and BeaverTails' are.
-
-    Raises:
-        DropRow: with the column.
-    """
-    for column in MARKS:
-        mark = str(layout.row.get(column)).strip().lower()
-        if mark in (*LEARNT, *NOT_LEARNT):
-            layout.used.add(column)
-        if mark in NOT_LEARNT:
-            raise DropRow(
-                f"`{column}` is {mark}: a reply that is not to be learned (leave the column out if it says "
-                "something else)"
-            )
 
 
 def _calls(layout: Layout, column: str) -> list[dict[str, Any]]:

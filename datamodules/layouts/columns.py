@@ -6,7 +6,7 @@ from typing import Any
 from datamodules.reading.record import Unreadable
 from datamodules.rendering.segments import BadRow, Row, present_in
 
-OPTIONAL = {"input", "steps", "system", "reply_prefix", "tools", "ratings", "agreement", "labels"}
+OPTIONAL = {"input", "steps", "system", "reply_prefix", "tools", "ratings", "agreement", "labels", "category"}
 """our columns that not every row needs"""
 MISSING = object()
 

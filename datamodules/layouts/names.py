@@ -6,6 +6,7 @@ from functools import lru_cache
 from datamodules.layouts.chats import ALSO_CHATS, CHATS, TURNS, WRITTEN
 from datamodules.layouts.choices import CHOICES
 from datamodules.layouts.duels import NAMED, SIDES
+from datamodules.layouts.marks import MARKS
 from datamodules.layouts.ranked import LISTS, PAIRS
 from datamodules.layouts.vocabulary import CONTEXTS, PASSAGES, QUESTIONS, RATINGS, REPLIES, SYSTEMS
 from datamodules.rendering.segments import Row
@@ -21,7 +22,7 @@ CHINESE = {
     **dict.fromkeys(("文本", "正文", "内容"), "text"),
 }
 KNOWN = {
-    *("text", "content", "messages", "tools", "history", "definition", *CHOICES),
+    *("text", "content", "messages", "tools", "history", "definition", *CHOICES, *MARKS),
     *(*CHATS, *ALSO_CHATS, *WRITTEN, *QUESTIONS, *CONTEXTS, *PASSAGES, *SYSTEMS, *REPLIES),
     *(*LISTS, *RATINGS, *PAIRS, *PAIRS.values(), *(key for pair in TURNS for key in pair)),
     *(*NAMED, *(side for sides in SIDES for side in sides[:2])),

@@ -4,13 +4,14 @@ encoding."""
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from datamodules.layouts.asked import read_answer, read_asked, refuse_marked
+from datamodules.layouts.asked import read_answer, read_asked
 from datamodules.layouts.chats import ALSO_CHATS, CHATS, chat_columns
 from datamodules.layouts.choices import ANSWERS, FROM_ONE
 from datamodules.layouts.columns import mapped
 from datamodules.layouts.duels import duel_columns
 from datamodules.layouts.kinds import DOCUMENTS, Kind, of_another_kind
 from datamodules.layouts.layout import Layout
+from datamodules.layouts.marks import CATEGORY, MARKS, refuse_marked
 from datamodules.layouts.names import spellings, spelt
 from datamodules.layouts.ranked import LISTS, PAIR_SCORES, PAIRS, is_summaries, read_ranked
 from datamodules.layouts.vocabulary import QUESTIONS, RATINGS, REPLIES
@@ -21,7 +22,7 @@ from datamodules.rendering.segments import BadRow, Row, present_in
 ASKED = {*CHATS, *ALSO_CHATS, *QUESTIONS, "input", "system", "tools", "reply_prefix", "history"}
 OURS: dict[Kind, set[str]] = {
     "documents": {"text"},
-    "instructions": {*ASKED, *REPLIES, *ANSWERS, FROM_ONE, "steps"},
+    "instructions": {*ASKED, *REPLIES, *ANSWERS, FROM_ONE, "steps", *MARKS, CATEGORY},
     "preferences": {
         *ASKED,
         *{side for pair in (*PAIRS.items(), *PAIR_SCORES) for side in pair},

@@ -1,9 +1,11 @@
 """Turns what the argument parser says of a wrong configuration into one line with the nearest right name."""
 
+import ast
 import difflib
 import inspect
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -17,9 +19,37 @@ from experiments.cli.user_errors import UserError
 
 NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Given value.*"
-    r"|Got value: Namespace.*|(- )?Expected a <class '(NoneType|[a-z]+\.[\w.]+)'>.*"
+    r"|\.? ?Got value: Namespace.*|(- )?Expected a <class '(NoneType|[a-z]+\.[\w.]+)'>.*"
+    r"|Subclass types expect one of:|- a (class path \(str\)|dict with(out)? .*)"
+    r"|Type \S*Callable\[.*\] expects a function or a callable class: "
 )
 """lines of jsonargparse about types that a value could have had, and values in its own spelling"""
+NO_CLASS = re.compile(r"(?:- )?Not a valid subclass of (\w+)(?:\. Got value: (.*))?")
+"""said of each class that a field takes, which is a reason where there is no other"""
+PLACES = re.compile(r'Parser key "[^"]+": ?|Problem with given class_path \'[^\']+\': ?')
+LITERAL = r"typing\.Literal\[([^\]]*)\]"
+KINDS = re.compile(rf"(?:Expected a (?:<class '\w+'>|{LITERAL})\.? ?)+")
+REASONS = (
+    (
+        r"unhashable type: '\w+'|argument of type '\w+' is not iterable",
+        "its `class_path` is no name of a class",
+    ),
+    (r"'\w+' object has no attribute 'keys'", "its `init_args` are no names with values"),
+    (r"Key must be a string, got: (.*?)\.(?= |$)", r"`\1` is no text, and so no name of a field"),
+    (r"Expected a path but .* - (?=Expected)", ""),
+    (r"(?:Expected a dot import path string|Unexpected import path format): (.*)", r"there is no class `\1`"),
+    (r"Unable to load config '(.*?)' Unable .*", r"expected its options or a YAML file, got `\1`"),
+    (r'Empty nested key: "(.*?)"\.?', r"`\1` has an empty part, and so is no name of a field"),
+    (
+        r"Expected an instantiatable class, but (\S+) is abstract",
+        r"name a class with `class_path`: \1 is abstract",
+    ),
+    (r"Expected '([^']+)' to be a subclass of <class '(\w+)'>\.?", r"\1 is no \2"),
+    (r"Import path (\S+) does not correspond to a subclass of (\w+)", r"\1 is no \2"),
+    (f"Expected a {LITERAL}", r"expected \1"),
+    (r"Not of type \w+: (?=Expected)", ""),
+)
+"""what jsonargparse, or Python within it, says → what is meant"""
 LONGEST_VALUE, LONGEST_LINE = 100, 600  # characters of a value that a line repeats, and of a line
 
 
@@ -46,20 +76,33 @@ def one_line(message: str, options: Iterable[str]) -> str:
     """What is wrong in jsonargparse's message of many lines: the field, what was given, and the nearest name
     there is, which may be one of the parser's `options`, such as `--trainer.max_steps`."""
     lines = [" ".join(NOISE.sub("", line).split()).removeprefix("- ") for line in message.splitlines()]
-    text = " ".join(line for line in lines if line)
+    no_class = [found for line in lines if (found := NO_CLASS.fullmatch(line))]
+    lines = [line for line in lines if line and not NO_CLASS.fullmatch(line)]
+    text = " ".join(lines)
     fields = re.findall(r'Parser key "([^"]+)":', text)
     field = ".".join(dict.fromkeys(fields)) or "configuration"
     known = [option.removeprefix("--") for option in options]
     given = re.search(r"Given value: (.*)", message)
-    if given and re.fullmatch(r"([^:]*\": )?(Expected a <class '\w+'> ?)+", text):
-        kinds = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", text))
-        return f"{field}: expected {' or '.join(kinds)}, got `{given[1][:LONGEST_VALUE]}`"
+    value = re.sub(r"\. Got value: Namespace.*", "", given[1]) if given else ""
+    if no_class and not PLACES.sub("", text).strip():
+        return f"{field}: {_no_class(no_class[0][1], no_class[0][2] or value)}"
+    if re.search(r"<class '(int|float|bool)'>", text):  # or a class, which nobody meant
+        text = re.sub(r"Expected a dot import path string: \S+", "", text).strip()
+    if given and KINDS.fullmatch(plain := PLACES.sub("", text)):
+        types = (re.findall("Subtypes: (.*)", message) or [""])[-1]
+        kinds = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", plain))
+        if literals := re.findall(LITERAL, types):  # of texts jsonargparse says `int` where one is no number
+            kinds = dict.fromkeys([*(kind for kind in kinds if f"<class '{kind}'>" in types), *literals])
+        got = "" if "Namespace(" in value else f", got `{value[:LONGEST_VALUE]}`"
+        return f"{field}: expected {' or '.join(kinds)}{got}"
     text = re.sub(r" ?Expected a <class '\w+'>(?!\.)", "", text)
     if unknown := re.search(r"unrecognized arguments: (?:--)?([^ =]+)", text):
         return f"there is no option --{unknown[1]}{_nearest(unknown[1], known)}"
     if unknown := re.search(r"Option '([^']+)' is not accepted", text):
         classes = re.findall(r"Problem with given class_path '([^']+)'|class_path='([^']+)'", message)
         arguments = [name for pair in classes for name in _arguments("".join(pair))]
+        if unknown[1] == "class_path":
+            return f"{field}: a key stands beside `class_path`: put it into `init_args`, or leave it out"
         if unknown[1] in arguments:  # its caller gives it, as PPO gives its optimizer a learning rate
             own = [name for name in arguments if name.endswith(f"_{unknown[1]}")]
             return f"{field}: `{unknown[1]}` comes from {' and '.join(own) or 'its caller'}: leave it out"
@@ -74,9 +117,22 @@ def one_line(message: str, options: Iterable[str]) -> str:
         names = [*modules.__all__, *datamodules.__all__, *callbacks.__all__, *loggers.__all__]
         names += [name for name in dir(torch.optim) if name[0].isupper()]
         return f"{field}: there is no class `{unknown[1]}`{_nearest(unknown[1], names)}"
-    text = re.sub(r'Parser key "[^"]+": ?|Problem with given class_path \'[^\']+\': ?', "", text)
+    text = PLACES.sub("", text)
+    for said, meant in REASONS:
+        text = re.sub(said, meant, text)
     text = re.sub(r"Expected a <class '([^']+)'>\. Got value: (.*)", r"expected \1, got `\2`", text)
-    return f"{field}: {text.strip()[:LONGEST_LINE]}"
+    return f"{field}: {text.strip()[:LONGEST_LINE] or f'it cannot be `{value[:LONGEST_VALUE]}`'}"
+
+
+def _no_class(kind: str, value: str) -> str:
+    """Why a value is no class of a kind with its arguments."""
+    with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        keys = ast.literal_eval(value)
+        if isinstance(keys, dict) and "class_path" in keys:
+            other = [str(key) for key in keys if key not in ("class_path", "init_args", "dict_kwargs")]
+            if other:
+                return f"`{other[0]}` stands beside `class_path`: put it into `init_args`, or leave it out"
+    return f"expected `class_path` and `init_args` of a class ({kind}), got `{value[:LONGEST_VALUE]}`"
 
 
 def _arguments(class_path: str) -> list[str]:

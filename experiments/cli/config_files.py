@@ -14,11 +14,13 @@ OPTIONS = ("--config", "-c", "--trainer", "--model", "--data")
 """those that name a YAML file; all but the first two may also hold a value"""
 FILES = ("--config", "-c")
 STAGE = "a stage"
+IMPLICIT = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")
+"""what `<<` and `=` are to YAML, without anybody's writing a tag"""
 
 
 def check_config_files(argv: list[str]) -> None:
     """Refuses a command line's YAML files, and those that they name in place of a section, where one is no
-    file, no YAML, no mapping, or holds a key twice.
+    file, no YAML, no mapping, or holds a key twice, or a tag of another program.
 
     Raises:
         UserError: a line for each, with file, line and key.
@@ -81,7 +83,7 @@ def _problems(where: str, file: Path, parents: tuple[Path, ...], what: str = STA
     if not isinstance(root, yaml.MappingNode):
         keys = " (`trainer: …`, `model: …`)" if what == STAGE else ""
         return [f"{where}: {file} holds no keys with values at its top{keys}: give the YAML file of {what}"]
-    problems = list(_twice(file, root, "", set()))
+    problems = list(_wrong_keys(file, root, "", set()))
     for key, value in root.value:  # `trainer: trainer/small.yaml`
         named = value.value if isinstance(value, yaml.ScalarNode) else ""
         if named.endswith((".yaml", ".yml")) and (file.parent / named).is_file():
@@ -89,23 +91,29 @@ def _problems(where: str, file: Path, parents: tuple[Path, ...], what: str = STA
     return problems
 
 
-def _twice(file: Path, node: yaml.Node, path: str, seen: set[int]) -> Iterator[str]:
-    """The keys that stand twice in a mapping, at any depth."""
+def _wrong_keys(file: Path, node: yaml.Node, path: str, seen: set[int]) -> Iterator[str]:
+    """The keys that stand twice in a mapping or are none, and tags of other programs, at any depth."""
     if id(node) in seen:  # an anchor that was named before
         return
     seen.add(id(node))
+    if node.tag not in yaml.SafeLoader.yaml_constructors and not node.tag.startswith(IMPLICIT):
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        yield f"{file}:{node.start_mark.line + 1}: `{tag}` is no tag of YAML's own: leave it out"
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            yield from _twice(file, item, path, seen)
+            yield from _wrong_keys(file, item, path, seen)
     if not isinstance(node, yaml.MappingNode):
         return
     lines: dict[str, int] = {}
     for key, value in node.value:
         name, line = str(key.value), key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            yield f"{file}:{line}: a key is a list or a mapping: give a name"
+            continue
         if key.tag != "tag:yaml.org,2002:merge" and name in lines:
             yield f"{file}:{line}: `{path}{name}` is there twice, in line {lines[name]} too: keep one of them"
         lines[name] = line
-        yield from _twice(file, value, f"{path}{name}.", seen)
+        yield from _wrong_keys(file, value, f"{path}{name}.", seen)
 
 
 def _line_of(error: yaml.YAMLError) -> str:

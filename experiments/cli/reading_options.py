@@ -2,8 +2,11 @@
 `--encoding`."""
 
 import argparse
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from datamodules.errors import UserError as DataError
 from experiments.cli.user_errors import UserError
 
 
@@ -25,3 +28,21 @@ def columns_of(texts: Sequence[str]) -> dict[str, str]:
         if not (ours and theirs):
             raise UserError(f"--columns {text}: give OURS=THEIRS, such as instruction=query")
     return {ours: theirs for ours, _, theirs in pairs}
+
+
+@contextmanager
+def told_as_options() -> Iterator[None]:
+    """What is refused within and names the setting `columns: {ours: theirs}`, of a YAML, names the option.
+
+    Raises:
+        UserError: the same with `--columns ours=theirs`.
+    """
+    try:
+        yield
+    except (UserError, DataError) as error:
+        told = re.sub(r"`columns: \{([^}`]+)\}`", _as_option, str(error))
+        raise UserError(told.replace("with `columns`, as in", "with")) from error
+
+
+def _as_option(setting: re.Match[str]) -> str:
+    return f"`--columns {setting[1].replace(': ', '=').replace(',', '')}`"

@@ -2,6 +2,7 @@
 and keeps its trace, with exit code 1 and a line that asks for a report."""
 
 import errno
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,6 +15,11 @@ REPORT = (
     "that is a bug and no mistake in what you asked for: unless the trace ends in code of your own, please "
     "report it, with the command"
 )
+
+
+UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+"""control characters, marks that order or join others, line ends, and halves of surrogate pairs"""
+LONGEST, SHOWN = 400, 200  # characters of a word or of what is quoted: more than any usual path has
 
 
 class UserError(ValueError):
@@ -55,6 +61,15 @@ def refusal_of(error: BaseException) -> str | None:
 
 
 def tell(text: str) -> None:
-    """Prints to stderr, a line each; lines that begin with a space are those of a table."""
-    for line in text.splitlines():
-        print(line if line.startswith(" ") else f"trivium: {line}", file=sys.stderr, flush=True)
+    """Prints to stderr, a line each; lines that begin with a space are those of a table. What a line repeats
+    of a file or an argument may be long, and hold what moves a terminal's cursor."""
+    for line in text.strip("\n").split("\n"):
+        shown = _shortened(UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), line))
+        print(shown if line.startswith(" ") else f"trivium: {shown}", file=sys.stderr, flush=True)
+
+
+def _shortened(line: str) -> str:
+    parts = line.split("`")
+    if len(parts) % 2:  # each quotation ends
+        parts[1::2] = [part if len(part) <= LONGEST else f"{part[:SHOWN]}…" for part in parts[1::2]]
+    return re.sub(rf"(\S{{{SHOWN}}})\S{{{LONGEST - SHOWN + 1},}}", r"\1…", "`".join(parts))

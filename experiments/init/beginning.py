@@ -12,7 +12,6 @@ from typing import Any
 from rich.console import Console
 
 from datamodules import ChatTemplate, InstructionTemplate
-from datamodules.errors import UserError as DataError
 from datamodules.layouts.chats import written_column
 from datamodules.layouts.reader import OURS, Kind, RowReader
 from datamodules.layouts.recognise import Recognised, recognise
@@ -27,7 +26,7 @@ from experiments.init.large import LARGE
 from experiments.init.lengths import Lengths, count
 from experiments.init.reading import likely_encoding_of, splits_of
 from experiments.init.receipts import receipts_of
-from experiments.init.rows import Rows, cut_text, held_out, look, uses_tools, write_parts
+from experiments.init.rows import Rows, by_questions, cut_text, held_out, look, uses_tools, write_parts
 from experiments.init.stage import (
     Models,
     check_models,
@@ -105,11 +104,7 @@ class Beginning:
 
     def _seen(self) -> Recognised:
         source = self.data[0] if len(self.data) == 1 else self.data
-        try:
-            return recognise(source, "--data", self.encoding, self.columns)
-        except DataError as error:
-            more = ", here `--columns instruction=…`" if "columns: {" in str(error) else ""
-            raise UserError(f"{error}{more}") from error
+        return recognise(source, "--data", self.encoding, self.columns)
 
     def _tokenizer_folder(self, stage: str) -> Path:
         return self.folder / ("tokenizer" if stage == "pretrain" else f"{stage}-tokenizer")
@@ -155,7 +150,7 @@ class Beginning:
             *(f"{n:,} rows cannot be read; the first: {rows.first[why]}" for why, n in rows.left_out.items()),
             setup.lengths.told,
             *([ESTIMATE.format(f"{len(rows.sample):,}", setup.rows)] if rows.bytes > LARGE else []),
-            *([] if setup.val else ["No rows are held out to validate on: name some with --val."]),
+            self._split_told(setup, rows),
             f"  trivium fit --config {file}",
         ]
         write_text(part / f"{stage}.yaml", as_yaml(comment, config(setup)))
@@ -180,13 +175,29 @@ class Beginning:
             write_parts(self.data, self.encoding, rows, numbers, train, val)
         if numbers or (one_text and not self.val and cut_text(rows.sample[0], train, val)):
             setup.train, setup.val = str(train), str(val)
-            setup.rows -= len(numbers)
+            setup.rows, setup.held_out = setup.rows - len(numbers), len(numbers)
             return setup
         train.parent.rmdir()
         setup.train = self.data[0] if len(self.data) == 1 else self.data
         setup.val = self.val[0] if len(self.val) == 1 else self.val
         setup.encoding, setup.skip_bad_rows = self.encoding, bool(rows.left_out)
         return setup
+
+    def _split_told(self, setup: Setup, rows: Rows) -> str:
+        """What is trained on, and what validated on."""
+        if self.val:
+            return f"Validated on {', '.join(self.val)}."
+        if setup.val is None:
+            return "No rows are held out to validate on: name some with --val."
+        copied = f"copied to {self.folder / 'data'}; the files themselves stay as they are."
+        if not setup.held_out:
+            return f"The text's end is held out to validate on: both parts are {copied}"
+        some = "some " if rows.bytes > LARGE else ""
+        each = "question" if by_questions(rows) and setup.stage != "pretrain" else "row"
+        return (
+            f"{setup.held_out:,} of {some}{setup.rows + setup.held_out:,} rows are held out to validate on, "
+            f"no {each} is in both parts: they are {copied}"
+        )
 
     def _tokenizer(self, setup: Setup, part: Path) -> Any:
         """The tokenizer, which is trained where there is no model, and what its model says of itself."""

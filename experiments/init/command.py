@@ -5,7 +5,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from experiments.cli.reading_options import add_reading_options, columns_of
+from experiments.cli.reading_options import add_reading_options, columns_of, told_as_options
 
 
 def main(argv: list[str]) -> int:
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> int:
         columns=columns_of(options.columns),
         encoding=options.encoding,
     )
-    file = beginning.write(options.stage, options.overwrite)
+    with told_as_options():
+        file = beginning.write(options.stage, options.overwrite)
     print(f"to train it:\n  trivium fit --config {shlex.quote(str(file))}")
     return 0

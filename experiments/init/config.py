@@ -56,6 +56,8 @@ class Setup:
     columns: dict[str, str]
     train: str | list[str] = ""
     val: str | list[str] | None = None
+    held_out: int = 0
+    """rows; of one long text its end is held out, which is none"""
     tokenizer: str = ""
     lengths: Lengths = NONE
     positions: int | None = None

@@ -198,11 +198,16 @@ def uses_tools(sample: list[Record], reader: RowReader) -> bool:
     return False
 
 
+def by_questions(rows: Rows) -> bool:
+    """Whether there are enough questions to hold some of them out."""
+    return len({*rows.asked}) >= FEW
+
+
 def held_out(rows: Rows) -> set[int]:
     """Numbers of the rows to validate on: SHARE of them, at least one, by questions, so that none is in both
     parts; empty where there is no second one. Of rows at some places of large files, those of questions that
     no neighbour outside of the place may share."""
-    keys = rows.asked if len({*rows.asked}) >= FEW else rows.texts
+    keys = rows.asked if by_questions(rows) else rows.texts
     windows = [place.window for place in rows.places]
     ends = {n for n in range(len(windows)) if windows[n - 1 : n] != windows[n : n + 1]}
     edges = {keys[number] for end in ends for number in (end - 1, end)}
