@@ -255,8 +255,12 @@ def read_answer(layout: Layout) -> None:
         layout.take(column, "messages", [asked, {"role": "assistant", "content": "", "tool_calls": calls}])
         layout.drop("instruction", "input")
         return
+    answer = _first(layout, column)
+    if (written := _turns_written(answer)) and (messages or column == "completion"):  # TRL's, in a table
+        answer = written
+        messages = messages or [{"role": "user", "content": content_of(layout.row, "\n")}]
+        layout.drop("instruction", "input")
     if messages is not None:
-        answer = _first(layout, column)
         turns = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
         layout.row["messages"] = [*messages, *messages_of(turns)[0]]
         layout.moves[column] = "messages"
@@ -265,7 +269,15 @@ def read_answer(layout: Layout) -> None:
     if layout.name != TRANSCRIPT:
         theirs = next((their for their, our in layout.moves.items() if our == "output"), column)
         layout.name = NAMES.get((question, theirs), f"{question} and {theirs}")
-    layout.take(column, "output", stripped(_first(layout, column), layout))
+    layout.take(column, "output", stripped(answer, layout))
+
+
+def _turns_written(answer: Any) -> list[Any]:
+    """The turns that an answer is as a text of JSON, or as Python prints it; none where it is another."""
+    turns: Any = from_json(answer) if isinstance(answer, str) else None
+    if not has_turns(turns) or messages_of(turns)[0][0]["role"] != "assistant":
+        return []
+    return turns
 
 
 def _calls(layout: Layout, column: str) -> list[dict[str, Any]]:
