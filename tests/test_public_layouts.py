@@ -204,6 +204,16 @@ def test_a_completion_that_a_table_holds_as_a_text_of_messages_is_messages(promp
     assert read["output"] == text
 
 
+@pytest.mark.parametrize(
+    "text", ["[{'from': 'human', 'value': 'Hi'}\n {'from': 'gpt', 'value': 'Yo'}]", None]
+)
+def test_turns_as_numpy_prints_them_are_refused_with_what_to_do(text):
+    """A column of arrays that pandas has written into a CSV."""
+    text = text or "array([{'role': 'user', 'content': 'Hi'}], dtype=object)"
+    with pytest.raises(BadRow, match="`conversations` is a list of turns as numpy prints it.*JSON lines or"):
+        RowReader("instructions").read({"conversations": text})
+
+
 @pytest.mark.parametrize(("row", "column", "value"), CATEGORIES)
 def test_a_label_that_may_be_a_category_is_asked_about(row, column, value):
     """Half the rows of a task about sentiment would be left out."""

@@ -1,5 +1,6 @@
 """What a row asks and what it answers: the columns that may hold them, and which are meant."""
 
+import re
 from typing import Any
 
 from datamodules.layouts.chats import (
@@ -28,6 +29,8 @@ from datamodules.layouts.wrapped import refuse_pictures, unwrap
 from datamodules.layouts.written import functions_of
 from datamodules.rendering.segments import BadRow, DropRow, content_of, present_in
 
+PRINTED = re.compile(r"\s*(array\()?\[\s*\{\s*['\"](from|value|role|content)['\"]\s*:")
+"""how a list of turns begins that is no JSON, nor what Python can read of itself"""
 TRANSCRIPT = "HH-RLHF transcript"
 NAMES = {
     ("instruction", "output"): "Alpaca",
@@ -138,6 +141,11 @@ def _is_said(layout: Layout, chat: str, question: str) -> bool:
 
 def _read_chat(layout: Layout, column: str) -> None:
     given = from_json(layout.row[column])
+    if isinstance(given, str) and PRINTED.match(given):
+        raise BadRow(
+            f"`{column}` is a list of turns as numpy prints it, without commas between them, which cannot be "
+            "read back: write the table as JSON lines or Parquet"
+        )
     turns, other = turns_of(layout.row, column), False
     if isinstance(turns, list):
         turns, other = messages_of(turns)
