@@ -54,11 +54,11 @@ def new_config(config: dict[str, Any], vocab_size: int, where: str) -> Pretraine
     model_type = options.pop("model_type", None)
     try:
         known = AutoConfig.for_model(model_type)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{where}: `model_type: {model_type}` is not one transformers knows: give for example `llama`"
         ) from error
-    unknown = [f"`{name}`" for name in options if not hasattr(known, name)]
+    unknown = [f"`{name}`" for name in options if not hasattr(known, str(name))]
     if unknown:
         raise UserError(f"{where} of `{model_type}` has no field {', '.join(unknown)}")
     with named(where):

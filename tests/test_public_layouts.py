@@ -193,6 +193,27 @@ def test_a_label_that_is_true_or_false_beside_a_prompt_and_its_reply_is_ktos(row
     assert reader.not_used(reader.read({**row, column: kind(True)})) == []
 
 
+@pytest.mark.parametrize("written", [str, json.dumps])
+@pytest.mark.parametrize("prompt", ["Hi", [TURNS[0]]])
+def test_a_completion_that_a_table_holds_as_a_text_of_messages_is_messages(prompt, written):
+    """TRL's rows in a CSV, as pandas or as json writes lists: the text itself was trained on."""
+    row = {"prompt": prompt if prompt == "Hi" else written(prompt), "completion": written([TURNS[1]])}
+    assert RowReader("instructions").read(row).row["messages"] == TURNS
+    text = json.dumps(TURNS)  # that an answer is to be written so
+    read = RowReader("instructions").read({"instruction": "Hi", "output": text}).row
+    assert read["output"] == text
+
+
+@pytest.mark.parametrize(
+    "text", ["[{'from': 'human', 'value': 'Hi'}\n {'from': 'gpt', 'value': 'Yo'}]", None]
+)
+def test_turns_as_numpy_prints_them_are_refused_with_what_to_do(text):
+    """A column of arrays that pandas has written into a CSV."""
+    text = text or "array([{'role': 'user', 'content': 'Hi'}], dtype=object)"
+    with pytest.raises(BadRow, match="`conversations` is a list of turns as numpy prints it.*JSON lines or"):
+        RowReader("instructions").read({"conversations": text})
+
+
 @pytest.mark.parametrize(("row", "column", "value"), CATEGORIES)
 def test_a_label_that_may_be_a_category_is_asked_about(row, column, value):
     """Half the rows of a task about sentiment would be left out."""

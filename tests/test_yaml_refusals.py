@@ -53,3 +53,47 @@ def test_what_is_wrong_in_a_yaml_is_told_in_words_of_the_yaml(refused, tmp_path,
     file.write_text(text)
     (told,) = refused("sft", f"--config={file}")
     assert line in told
+
+
+@pytest.mark.parametrize(
+    ("stage", "field", "text"),
+    [
+        ("sft", "run", "run:\noverwrite: true"),
+        ("sft", "checkpoint_minutes", "checkpoint_minutes:\noverwrite: true"),
+        ("sft", "trainer.max_steps", "trainer: {max_steps: null}"),
+        ("sft", "model.warmup_steps", "model: {init_args: {warmup_steps: null}}"),
+        ("sft", "data.template", "data: {init_args: {template: null}}"),
+        ("sft", "data.global_batch_size", "data: {init_args: {global_batch_size: null}}"),
+        ("ppo", "model.kl_coef", "model: {init_args: {kl_coef: ~}}"),
+        ("pretrain", "data.sources.a.weight", "data: {init_args: {sources: {a: {train: x, weight: null}}}}"),
+    ],
+)
+def test_null_where_a_value_has_to_be_is_one_line(refused, tmp_path, stage, field, text):
+    """The parser takes it for an argument that was not given; the class got None, and a bug was told."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    run = [f"--run={tmp_path / 'run'}"] if field != "run" else []
+    (told,) = refused(stage, *run, f"--config={file}")
+    assert told == f"trivium: {field} is null: give a value, or leave it out"
+
+
+@pytest.mark.parametrize("value", ["null", "3", "[]"])
+def test_a_trainer_without_options_is_one_line(refused, tmp_path, value):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"trainer: {value}")
+    assert refused("sft", f"--config={file}") == [
+        f"trivium: trainer is {value}: give its options, such as `max_steps`, or a YAML file of them"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        ("{model_type: [a]}", "`model_type: ['a']` is not one transformers knows"),
+        ("{model_type: llama, true: 3}", "has no field `True`"),
+    ],
+)
+def test_a_networks_config_of_odd_keys_is_one_line(refused, tmp_path, config, line):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"model: {{init_args: {{config: {config}}}}}")
+    assert any(line in told for told in refused("pretrain", f"--config={file}"))

@@ -1,5 +1,6 @@
 """What a row asks and what it answers: the columns that may hold them, and which are meant."""
 
+import re
 from typing import Any
 
 from datamodules.layouts.chats import (
@@ -28,6 +29,8 @@ from datamodules.layouts.wrapped import refuse_pictures, unwrap
 from datamodules.layouts.written import functions_of
 from datamodules.rendering.segments import BadRow, DropRow, content_of, present_in
 
+PRINTED = re.compile(r"\s*(array\()?\[\s*\{\s*['\"](from|value|role|content)['\"]\s*:")
+"""how a list of turns begins that is no JSON, nor what Python can read of itself"""
 TRANSCRIPT = "HH-RLHF transcript"
 NAMES = {
     ("instruction", "output"): "Alpaca",
@@ -138,6 +141,11 @@ def _is_said(layout: Layout, chat: str, question: str) -> bool:
 
 def _read_chat(layout: Layout, column: str) -> None:
     given = from_json(layout.row[column])
+    if isinstance(given, str) and PRINTED.match(given):
+        raise BadRow(
+            f"`{column}` is a list of turns as numpy prints it, without commas between them, which cannot be "
+            "read back: write the table as JSON lines or Parquet"
+        )
     turns, other = turns_of(layout.row, column), False
     if isinstance(turns, list):
         turns, other = messages_of(turns)
@@ -255,8 +263,12 @@ def read_answer(layout: Layout) -> None:
         layout.take(column, "messages", [asked, {"role": "assistant", "content": "", "tool_calls": calls}])
         layout.drop("instruction", "input")
         return
+    answer = _first(layout, column)
+    if (written := _turns_written(answer)) and (messages or column == "completion"):  # TRL's, in a table
+        answer = written
+        messages = messages or [{"role": "user", "content": content_of(layout.row, "\n")}]
+        layout.drop("instruction", "input")
     if messages is not None:
-        answer = _first(layout, column)
         turns = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
         layout.row["messages"] = [*messages, *messages_of(turns)[0]]
         layout.moves[column] = "messages"
@@ -265,7 +277,15 @@ def read_answer(layout: Layout) -> None:
     if layout.name != TRANSCRIPT:
         theirs = next((their for their, our in layout.moves.items() if our == "output"), column)
         layout.name = NAMES.get((question, theirs), f"{question} and {theirs}")
-    layout.take(column, "output", stripped(_first(layout, column), layout))
+    layout.take(column, "output", stripped(answer, layout))
+
+
+def _turns_written(answer: Any) -> list[Any]:
+    """The turns that an answer is as a text of JSON, or as Python prints it; none where it is another."""
+    turns: Any = from_json(answer) if isinstance(answer, str) else None
+    if not has_turns(turns) or messages_of(turns)[0][0]["role"] != "assistant":
+        return []
+    return turns
 
 
 def _calls(layout: Layout, column: str) -> list[dict[str, Any]]:

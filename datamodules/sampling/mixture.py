@@ -65,6 +65,8 @@ class Mixture:
         return errors
 
     def _source_errors(self, where: str, name: str, source: Source) -> list[str]:
+        if source.weight is None:  # what a YAML's `weight:` without a value becomes
+            return [f"{where}.weight is null: give a value, or leave it out"]
         errors = []
         later = any(weights.get(name) for weights in self.weight_changes.values())
         if not (0 < source.weight < float("inf") or (source.weight == 0 and later)):

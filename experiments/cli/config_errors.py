@@ -37,8 +37,11 @@ REASONS = (
     (r"'\w+' object has no attribute 'keys'", "its `init_args` are no names with values"),
     (r"Key must be a string, got: (.*?)\.(?= |$)", r"`\1` is no text, and so no name of a field"),
     (r"Expected a path but .* - (?=Expected)", ""),
-    (r"(?:Expected a dot import path string|Unexpected import path format): (.*)", r"there is no class `\1`"),
-    (r"Unable to load config '(.*?)' Unable .*", r"expected its options or a YAML file, got `\1`"),
+    (
+        r"(?:Expected a dot import path string|Unexpected import path format):(?: (.*))?",
+        r"there is no class `\1`",
+    ),
+    (r"Unable to load config ['\"](.{0,60}).*", r"expected its options or a YAML file, got `\1`"),
     (r'Empty nested key: "(.*?)"\.?', r"`\1` has an empty part, and so is no name of a field"),
     (
         r"Expected an instantiatable class, but (\S+) is abstract",
@@ -120,7 +123,7 @@ def one_line(message: str, options: Iterable[str]) -> str:
     text = PLACES.sub("", text)
     for said, meant in REASONS:
         text = re.sub(said, meant, text)
-    text = re.sub(r"Expected a <class '([^']+)'>\. Got value: (.*)", r"expected \1, got `\2`", text)
+    text = re.sub(r"Expected a <class '([^']+)'>\. Got value:(?: (.*))?", r"expected \1, got `\2`", text)
     return f"{field}: {text.strip()[:LONGEST_LINE] or f'it cannot be `{value[:LONGEST_VALUE]}`'}"
 
 

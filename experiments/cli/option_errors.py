@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from jsonargparse import Namespace
+
 LEAST = {
     "max_epochs": -1,
     "num_nodes": 1,
@@ -19,7 +21,10 @@ LONGEST = 60 * 24 * 365  # minutes between checkpoints: a year
 def option_errors(options: Mapping[str, Any]) -> list[str]:
     """What is wrong with the values of a command's options, a line each."""
     seed, minutes = options.get("seed_everything"), options.get("checkpoint_minutes")
-    given: Mapping[str, Any] = options.get("trainer") or {}
+    given: Any = options.get("trainer", {})
+    if not isinstance(given, Mapping | Namespace):
+        shown = "null" if given is None else given
+        return [f"trainer is {shown}: give its options, such as `max_steps`, or a YAML file of them"]
     errors = []
     if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed < 2**32:
         errors.append(f"seed_everything is {seed}: give a whole number from 0 to {2**32 - 1}")

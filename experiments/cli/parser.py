@@ -15,6 +15,7 @@ from datamodules.base import TextDataModule
 from experiments.cli.complaints import complaint
 from experiments.cli.config_errors import ConfigParser
 from experiments.cli.config_files import check_config_files
+from experiments.cli.null_errors import null_errors
 from experiments.cli.option_errors import option_errors
 from experiments.cli.path_options import with_listed_paths
 from experiments.cli.quiet import hush
@@ -68,7 +69,8 @@ class StageCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
-        if errors := option_errors(self.config[self.config["subcommand"]]):
+        options = self.config[self.config["subcommand"]]
+        if errors := [*option_errors(options), *null_errors(options.as_dict())]:
             raise UserError("\n".join(errors))
 
     def before_instantiate_classes(self) -> None:
