@@ -71,12 +71,24 @@ def test_an_optimizer_that_cannot_step_here_is_refused_before_anything_is_built(
         ({"checkpoint_minutes": float("nan")}, "checkpoint_minutes is nan"),
         ({"trainer": {"val_check_interval": 0}}, "trainer.val_check_interval is 0"),
         ({"trainer": {"gradient_clip_val": float("nan")}}, "trainer.gradient_clip_val is nan"),
+        ({"trainer": {"gradient_clip_val": -1.0}}, "trainer.gradient_clip_val is -1.0"),
+        ({"trainer": {"devices": "0"}}, "trainer.devices is 0: give 1 or more"),
         ({"trainer": {"check_val_every_n_epoch": 0}}, "trainer.check_val_every_n_epoch is 0"),
     ],
 )
 def test_an_option_out_of_its_range_is_refused_by_name(options, field):
     (line,) = option_errors(options)
     assert line.startswith(field)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    options = {"trainer": {"accelerator": "gpu", "devices": 1}}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert option_errors(options) == [
+        "trainer.accelerator is gpu, and torch sees none here: give cpu or auto"
+    ]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert option_errors(options) == []
 
 
 @pytest.mark.parametrize(

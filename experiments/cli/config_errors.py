@@ -20,6 +20,8 @@ NOISE = re.compile(
     r"|Got value: Namespace.*|(- )?Expected a <class '(NoneType|[a-z]+\.[\w.]+)'>.*"
 )
 """lines of jsonargparse about types that a value could have had, and values in its own spelling"""
+RATES, OWN_RATES = ("lr", "learning_rate"), ("actor_lr", "critic_lr")
+"""what a learning rate is called elsewhere, or looked for; and those that are arguments of a stage"""
 LONGEST_VALUE, LONGEST_LINE = 100, 600  # characters of a value that a line repeats, and of a line
 
 
@@ -52,9 +54,20 @@ def one_line(message: str, options: Iterable[str]) -> str:
     known = [option.removeprefix("--") for option in options]
     given = re.search(r"Given value: (.*)", message)
     if given and re.fullmatch(r"([^:]*\": )?(Expected a <class '\w+'> ?)+", text):
-        kinds = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", text))
+        kinds = list(dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", text)))
+        if choices := _choices(message):
+            others = [kind for kind in kinds if kind != "int" or not choices[-1].isdigit()]
+            kinds = [", ".join(choices), *others]
         return f"{field}: expected {' or '.join(kinds)}, got `{given[1][:LONGEST_VALUE]}`"
     text = re.sub(r" ?Expected a <class '\w+'>(?!\.)", "", text)
+    if missing := re.search(r"arguments are required: ((?:\w+\.(?:data|model)(?:, )?)+)$", text):
+        names = [f"`{name.rpartition('.')[2]}`" for name in missing[1].split(", ")]
+        return (
+            f"configuration: there is no {' and no '.join(names)}: give a stage's YAML, as --config sft "
+            "(`trivium configs` lists those that are shipped)"
+        )
+    if unknown := re.search(r"unrecognized arguments: ([^-][^ ]*)", text):
+        return f"`{unknown[1]}` is no option: is --config {unknown[1]} meant?"
     if unknown := re.search(r"unrecognized arguments: (?:--)?([^ =]+)", text):
         return f"there is no option --{unknown[1]}{_nearest(unknown[1], known)}"
     if unknown := re.search(r"Option '([^']+)' is not accepted", text):
@@ -74,9 +87,19 @@ def one_line(message: str, options: Iterable[str]) -> str:
         names = [*modules.__all__, *datamodules.__all__, *callbacks.__all__, *loggers.__all__]
         names += [name for name in dir(torch.optim) if name[0].isupper()]
         return f"{field}: there is no class `{unknown[1]}`{_nearest(unknown[1], names)}"
+    if re.search(r"Not a valid subclass of \w+ Subclass types expect|object has no attribute 'keys'", text):
+        return (
+            f"{field}: give a class with names and values, as `class_path: …`, `init_args: {{name: value}}`"
+        )
     text = re.sub(r'Parser key "[^"]+": ?|Problem with given class_path \'[^\']+\': ?', "", text)
     text = re.sub(r"Expected a <class '([^']+)'>\. Got value: (.*)", r"expected \1, got `\2`", text)
     return f"{field}: {text.strip()[:LONGEST_LINE]}"
+
+
+def _choices(message: str) -> list[str]:
+    """The texts and numbers that a field takes, by its type in jsonargparse's message, if it has such."""
+    literal = re.search(r"Literal\[([^]]*)\]", message)
+    return list(dict.fromkeys(value.strip(" '") for value in literal[1].split(","))) if literal else []
 
 
 def _arguments(class_path: str) -> list[str]:
@@ -93,6 +116,12 @@ def _arguments(class_path: str) -> list[str]:
 def _nearest(name: str, known: Iterable[str]) -> str:
     """`: did you mean …?`, where something is near enough; the last part of a dotted name counts most."""
     known = list(known)
+    if name in RATES and "lr" in known:
+        return ": did you mean `lr`?"
+    if name in RATES and (own := [each for each in known if each in OWN_RATES]):
+        return f": there {'are' if len(own) > 1 else 'is'} {' and '.join(f'`{each}`' for each in own)}"
+    if name in RATES and "optimizer" in known:
+        return ": it is the optimizer's, `model.init_args.optimizer.init_args.lr`"
     near = difflib.get_close_matches(name, known, n=1)
     if not near:
         last = {each.rpartition(".")[2]: each for each in known}

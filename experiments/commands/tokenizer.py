@@ -4,10 +4,10 @@ Run `trivium tokenizer --vocab-size 4096 --output DIR FILE…`, or call `train`.
 `decode(encode(text)) == text`. No special token is added by encoding; who packs or renders adds them.
 """
 
-import argparse
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.user_errors import UserError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
 
 def main(argv: list[str]) -> int:
     """`trivium tokenizer`: the command line of `train`."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium tokenizer",
         description="Train a byte-level BPE tokenizer and save it for AutoTokenizer.from_pretrained.",
         epilog="Example: trivium tokenizer --vocab-size 4096 --output runs/tokenizer english.jsonl notes.txt",

@@ -1,6 +1,5 @@
 """`trivium quickstart`: fetch data, train a tokenizer, run the four stages through the CLI, judge, report."""
 
-import argparse
 import json
 import math
 import shutil
@@ -14,6 +13,7 @@ import psutil
 from rich.console import Console
 
 from experiments.atomic import write_text
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.user_errors import UserError
 from experiments.quickstart.pace import BUDGETS, StageBudget, choose, fixed_steps, least_minutes
 from experiments.quickstart.stages import FOLDER, measure, train, trivium
@@ -25,7 +25,7 @@ SHORTEST, LONGEST = 10.0, 20.0
 
 def main(argv: list[str]) -> int:
     """Runs `trivium quickstart`."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium quickstart",
         description="Takes a small language model through pretraining, SFT, a reward model and PPO on real "
         f"data, and writes {FOLDER}/report.html.",
