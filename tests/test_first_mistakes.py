@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments.cli.program import main
 from modules.hf_load import parent_problem
@@ -29,6 +30,12 @@ from modules.hf_load import parent_problem
 )
 def test_an_option_of_another_name_or_kind_says_what_there_is(refused, override, line):
     assert refused("sft", override) == [f"trivium: {line}"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told(refused):
+    (line,) = refused("sft", "--trainer.accelerator=gpu")
+    assert line == "trivium: trainer.accelerator: torch sees no GPU here: give cpu or auto"
 
 
 def test_the_learning_rates_of_ppo_are_named(refused):

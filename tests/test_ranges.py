@@ -81,16 +81,6 @@ def test_an_option_out_of_its_range_is_refused_by_name(options, field):
     assert line.startswith(field)
 
 
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
-    options = {"trainer": {"accelerator": "gpu", "devices": 1}}
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert option_errors(options) == [
-        "trainer.accelerator is gpu, and torch sees none here: give cpu or auto"
-    ]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert option_errors(options) == []
-
-
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 
 LEAST = {
@@ -34,11 +33,9 @@ def option_errors(options: Mapping[str, Any]) -> list[str]:
         value = given.get(name)
         if isinstance(value, int) and value < least:
             errors.append(f"trainer.{name} is {value}: give {least} or more")
-    devices, accelerator = given.get("devices"), given.get("accelerator")
+    devices = given.get("devices")
     if devices in (0, "0", []):
         errors.append(f"trainer.devices is {devices}: give 1 or more, or auto")
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        errors.append(f"trainer.accelerator is {accelerator}, and torch sees none here: give cpu or auto")
     clip = given.get("gradient_clip_val")
     if clip is not None and not 0 <= clip < math.inf:
         errors.append(
