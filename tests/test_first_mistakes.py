@@ -25,6 +25,7 @@ from modules.hf_load import parent_problem
             "--model.init_args.optimizer.init_args.learning_rate=3",
             "model.optimizer: there is no option `learning_rate`: did you mean `lr`?",
         ),
+        ("--data.init_args.group_by=task", "data.group_by: expected list, got `task`"),
         ("sft", "`sft` is no option: is --config sft meant?"),
     ],
 )
@@ -36,6 +37,13 @@ def test_an_option_of_another_name_or_kind_says_what_there_is(refused, override,
 def test_a_gpu_that_is_not_there_is_told(refused):
     (line,) = refused("sft", "--trainer.accelerator=gpu")
     assert line == "trivium: trainer.accelerator: torch sees no GPU here: give cpu or auto"
+
+
+def test_a_stage_of_zero_that_does_not_exist_says_which_there_are(refused):
+    (line,) = refused(
+        "sft", "--trainer.strategy=strategies.deepspeed", "--trainer.strategy.init_args.stage=4"
+    )
+    assert line == "trivium: trainer.strategy.stage: expected one of 1, 2, 3, got `4`"
 
 
 def test_the_learning_rates_of_ppo_are_named(refused):

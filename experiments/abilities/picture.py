@@ -17,10 +17,10 @@ Results = Mapping[str, Any]
 
 def draw(claims: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     """Draws the claims that were tried, three in a row, each with its verdict."""
-    rows = -(-len(claims) // 3)
+    rows, columns = -(-len(claims) // 3), min(3, len(claims))
     with rc_context(STYLE):
-        figure = Figure(figsize=(13, 3.7 * rows), dpi=100, layout="constrained")
-        places = figure.subplots(rows, 3, squeeze=False).flat
+        figure = Figure(figsize=(13 / 3 * columns, 3.7 * rows), dpi=100, layout="constrained")
+        places = figure.subplots(rows, columns, squeeze=False).flat
         for axes, (name, claim) in zip(places, claims.items(), strict=False):
             _panel(axes, name, claim)
         for axes in figure.axes[len(claims) :]:

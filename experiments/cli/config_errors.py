@@ -93,6 +93,13 @@ def one_line(message: str, options: Iterable[str]) -> str:
         )
     text = re.sub(r'Parser key "[^"]+": ?|Problem with given class_path \'[^\']+\': ?', "", text)
     text = re.sub(r"Expected a <class '([^']+)'>\. Got value: (.*)", r"expected \1, got `\2`", text)
+    text = re.sub(
+        r"Expected a typing\.Literal\[([^]]+)\]\. Got value: (.*)", r"expected one of \1, got `\2`", text
+    )
+    if not text.strip() and (
+        inner := re.search(r"Expected a <class '(\w+)'>[^\0]*?Given value: (.*)", message)
+    ):
+        text = f"expected {inner[1]}, got `{inner[2][:LONGEST_VALUE]}`"
     return f"{field}: {text.strip()[:LONGEST_LINE]}"
 
 

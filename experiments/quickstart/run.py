@@ -60,7 +60,7 @@ def quickstart(minutes: float | None, steps: dict[str, int], resume: bool, overw
     state.timed("data", lambda: build(default_cache(), FOLDER / "data"))
     corpus = FOLDER / "data/corpus"
     files = [str(corpus / f"{name}.train.jsonl") for name in ("english", "chinese", "code", "maths")]
-    options = ("--vocab-size=4096", "--max-bytes=8000000", f"--output={FOLDER / 'tokenizer'}")
+    options = ("--vocab-size=4096", "--max-bytes=8000000", f"--output={FOLDER / 'tokenizer'}", "--overwrite")
     state.timed("tokenizer", lambda: trivium("tokenizer", *options, *files))
     for budget in BUDGETS:
         console.rule(f"[bold]{budget.title}")
