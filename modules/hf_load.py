@@ -138,7 +138,9 @@ def parent_problem(name: str, path: str, parents: tuple[str, ...]) -> str | None
         return f"model.{name}: {path} is a file: give the directory of a Hugging Face checkpoint"
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            return f"model.{name}: {path} has no config.json: give a Hugging Face directory"
+            export = folder / "export"  # of a run, whose folder was given
+            there = f"{export}, what that run exported" if (export / "config.json").is_file() else ""
+            return f"model.{name}: {path} has no config.json: give {there or 'a Hugging Face directory'}"
         try:
             stage = read_provenance(path).get("stage")
         except UserError as error:

@@ -6,7 +6,8 @@ import os
 import nbformat
 import pytest
 
-from experiments.notebooks import FOLDER, QUESTIONS, executed
+from experiments.cli.user_errors import exit_code_of
+from experiments.notebooks import FOLDER, QUESTIONS, executed, main
 
 WIDTH = 100  # characters: wider code needs a scroll bar on most screens
 SECRETS = (os.path.expanduser("~/"), str(FOLDER.parent.parent), "/tmp/", "/home/")
@@ -64,3 +65,25 @@ def test_no_line_of_code_is_wider_than_a_screen(name):
 
 def test_every_notebook_has_a_question():
     assert {file.stem for file in FOLDER.glob("*.ipynb")} == set(QUESTIONS)
+
+
+def test_notebooks_are_copied_as_they_are(tmp_path):
+    assert main(["--copy", "--output", str(tmp_path / "mine"), "inside_ppo", "change_a_loss"]) == 0
+    copies = {file.name: file.read_bytes() for file in (tmp_path / "mine").iterdir()}
+    assert copies == {
+        name: (FOLDER / name).read_bytes() for name in ("inside_ppo.ipynb", "change_a_loss.ipynb")
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("inside_pop", "there is no notebook inside_pop: give what_my_data_becomes, change_a_loss, "),
+        ("--copy", "--copy: give the folder to copy to, as --output DIR"),
+        (f"inside_ppo --output {__file__}", f"--output: {__file__} cannot be made: File exists"),
+    ],
+)
+def test_a_mistake_about_notebooks_is_one_line(capsys, line, told):
+    assert exit_code_of(lambda: main(line.split())) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"trivium: {told}")

@@ -71,6 +71,8 @@ def test_an_optimizer_that_cannot_step_here_is_refused_before_anything_is_built(
         ({"checkpoint_minutes": float("nan")}, "checkpoint_minutes is nan"),
         ({"trainer": {"val_check_interval": 0}}, "trainer.val_check_interval is 0"),
         ({"trainer": {"gradient_clip_val": float("nan")}}, "trainer.gradient_clip_val is nan"),
+        ({"trainer": {"gradient_clip_val": -1.0}}, "trainer.gradient_clip_val is -1.0"),
+        ({"trainer": {"devices": "0"}}, "trainer.devices is 0: give 1 or more"),
         ({"trainer": {"check_val_every_n_epoch": 0}}, "trainer.check_val_every_n_epoch is 0"),
     ],
 )

@@ -162,6 +162,8 @@ def test_nothing_tells_whose_reply_it_is_until_the_names_are_revealed(page, url)
     page.on("response", lambda answer: sent.append(answer))
     page.select_option("#model-1", "ppo")
     page.select_option("#colour", "logprob")
+    page.fill("#temperature", "1")  # at 0 these models say nothing but spaces
+    page.fill("#seed", "1")
     page.check("#blind")
     with page.expect_response("**/api/blind"):
         page.fill("#message", "Write good")
@@ -188,16 +190,14 @@ def test_nothing_tells_whose_reply_it_is_until_the_names_are_revealed(page, url)
     names = page.locator(".reply .who").all_inner_texts()
     assert sorted(names) == ["ppo", "sft"]
     for name, text in zip(names, texts, strict=True):
-        said = {"model": name, "messages": [{"role": "user", "content": "Write good"}], "temperature": 0}
+        said = {"model": name, "messages": [{"role": "user", "content": "Write good"}], "seed": 1}
         answer = httpx.post(f"{url}/v1/chat/completions", json={**said, "max_tokens": 12}, timeout=60)
         assert answer.json()["choices"][0]["message"]["content"] == text
     with page.expect_download() as download:
         page.click("#download")
     rows = [json.loads(line) for line in download.value.path().read_text("utf-8").splitlines()]
-    wrote = [
-        name for name, text in zip(names, texts, strict=True) if text.strip()
-    ]  # nothing else is to learn
-    assert [row["model"] for row in rows] == wrote
+    assert [row["model"] for row in rows] == names
+    assert all(text.strip() for text in texts)
     error = httpx.post(f"{url}/api/reveal", json={"names": ["hidden-0"]}).json()["error"]
     assert error["message"].startswith("which model is which is no longer known")
 
@@ -207,8 +207,39 @@ def test_passages_that_do_not_fit_are_told_in_place_of_a_reply(page):
     page.fill("#max_tokens", "100")
     page.fill("#message", "is the film good?")
     page.press("#message", "Enter")
-    page.locator(".reply .missed", has_text="tokens too long").wait_for()
+    page.locator(".reply .missed", has_text="fewer tokens in the settings").wait_for()
     page.locator(".reply .note", has_text="failed").wait_for()
+    assert page.is_disabled("#save") is page.is_disabled("#download") is True  # there is nothing to learn
+    page.click("#language")
+    page.click(".regenerate")
+    page.locator(".reply .missed", has_text="回复的最大词元数").wait_for()
+
+
+def test_another_model_begins_anew_and_the_conversation_before_can_be_brought_back(page):
+    assert page.is_disabled("#blind")  # one model has nothing to hide
+    (reply,) = say(page, "Write good")
+    page.select_option("#model-1", "ppo")
+    assert page.is_enabled("#blind")
+    assert page.locator(".turn").count() == 0
+    page.reload()
+    page.click("#turns button")
+    assert page.locator(".reply > .text").all_inner_texts() == [reply]
+    assert page.input_value("#model-1") == ""
+    say(page, "Write bad", turn=1)
+
+
+def test_what_was_just_said_is_in_sight(page):
+    page.set_viewport_size({"width": 390, "height": 700})
+    for turn in range(4):
+        say(page, f"Write {turn}", turn=turn)
+        said = page.locator(".said").nth(turn).bounding_box()
+        end = page.locator(".regenerate").last.bounding_box()
+        assert said["y"] >= -1
+        assert end["y"] + end["height"] <= page.locator("#composer").bounding_box()["y"]
+    page.evaluate("scrollTo(0, 0)")
+    page.locator(".regenerate").last.evaluate("button => button.click()")
+    wait(page, turn=3)
+    assert page.evaluate("scrollY") == 0  # who reads above is left there
 
 
 def test_the_page_is_usable_by_anybody(page):
@@ -292,6 +323,9 @@ def test_a_saved_conversation_is_read_by_instruction_data(browser, sayer, tmp_pa
             page.locator(".turn").nth(turn).locator(".regenerate").wait_for()
         page.click("#save")
         page.locator("#live", has_text="saved").wait_for(state="attached")
+        page.locator("#save", has_text="Saved").click()  # twice is once
+        page.reload()
+        assert page.locator("#save").inner_text() == "Saved"
         with page.expect_download() as download:
             page.click("#download")
         (row,) = map(json.loads, file.read_text("utf-8").splitlines())

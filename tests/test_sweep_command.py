@@ -65,6 +65,16 @@ def test_a_macro_that_the_agent_would_leave_out_in_silence_is_refused(command, t
     assert told in "\n".join(command_errors(command))
 
 
+def test_a_program_that_is_not_there_is_refused_before_every_run_fails(tmp_path):
+    command = ["${env}", "${interpreter}", "${program}", "${args}"]
+    (error,) = command_errors(command, "trivium")  # it is no script
+    assert error.startswith("program: there is no file trivium: give a script; for `trivium fit` take ")
+    script = tmp_path / "train.py"
+    script.write_text("")
+    assert command_errors(command, str(script)) == []
+    assert command_errors(["${program}", "${args}"], "trivium") == []  # from the PATH, as shipped sweeps do
+
+
 def test_a_variable_that_is_not_set_is_refused(tmp_path, monkeypatch):
     monkeypatch.delenv("NO_SUCH", raising=False)
     with pytest.raises(UserError, match="NO_SUCH"):

@@ -213,6 +213,21 @@ def test_the_command_writes_what_it_promises(toy, tmp_path, capsys):
     assert options["x"]["value"] == lines_of(Path("out"))[0]["parameters"]["x"]
 
 
+def test_a_sweep_of_which_every_run_failed_says_so(toy, capsys):
+    file = toy(method="grid", parameters={"x": {"values": [0.95, 0.97]}})
+    assert main(["sweep", str(file), "--output", "out"]) == 1
+    assert "every run has failed; what each one said lies in out/runs" in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file_is_refused(toy, capsys):
+    file = toy(run_cap=1)
+    assert main(["sweep", str(file), "--output", str(file)]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"trivium: output: {file} cannot be made (File exists): give another --output\n"
+    )
+
+
 def test_what_follows_two_hyphens_is_given_to_each_run(toy, tmp_path, capsys):
     line = ["sweep", str(toy(run_cap=2)), "--output", "out"]
     assert main([*line, "--", "--seed=7"]) == 0

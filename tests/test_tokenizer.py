@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from experiments.cli.user_errors import UserError
 from experiments.commands.tokenizer import main, train
 
 ENGLISH = (
@@ -104,6 +105,17 @@ def test_chat_template_renders_the_prompt_and_masks_the_reply(tokenizer: PreTrai
 def test_the_command_saves_what_transformers_loads(files: list[str], tmp_path: Path) -> None:
     assert main(["--vocab-size", "300", "--output", str(tmp_path / "saved"), *files]) == 0
     assert len(AutoTokenizer.from_pretrained(tmp_path / "saved")) == 300
+
+
+def test_another_tokenizer_is_not_replaced_unasked(files: list[str], tmp_path: Path) -> None:
+    line = ["--vocab-size", "300", "--output", str(tmp_path / "saved"), *files]
+    assert main(line) == main(line) == 0  # the same one is no loss
+    before = (tmp_path / "saved" / "tokenizer.json").read_bytes()
+    with pytest.raises(UserError, match="holds another tokenizer, which models may have been trained with"):
+        main(["--vocab-size", "310", *line[2:]])
+    assert (tmp_path / "saved" / "tokenizer.json").read_bytes() == before
+    assert main(["--vocab-size", "310", *line[2:], "--overwrite"]) == 0
+    assert (tmp_path / "saved" / "tokenizer.json").read_bytes() != before
 
 
 def test_every_kind_of_file_is_read_as_the_data_modules_read_it(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ OPTIMIZER = "model: {init_args: {optimizer: {class_path: torch.optim.AdamW, init
     [
         (
             f"trainer: {{callbacks: [{{{RATES}, init_args: {{logging_interval: gpu}}}}]}}",
-            "trainer.callbacks.logging_interval: expected 'step', 'epoch', got `gpu`",
+            "trainer.callbacks.logging_interval: expected step, epoch, got `gpu`",
         ),
         (
             f"trainer: {{callbacks: [{{{RATES}, monitor: x}}]}}",
@@ -26,8 +26,8 @@ OPTIMIZER = "model: {init_args: {optimizer: {class_path: torch.optim.AdamW, init
             "trainer: {callbacks: {init_args: 3}}",
             "trainer.callbacks: its `init_args` are no names with values",
         ),
-        ("trainer: {precision: half}", "trainer.precision: expected 'auto', '32-true', "),
-        ("trainer: {deterministic: 3.5}", "trainer.deterministic: expected bool or 'warn', got `3.5`"),
+        ("trainer: {precision: half}", "trainer.precision: expected auto, 32-true, "),
+        ("trainer: {deterministic: 3.5}", "trainer.deterministic: expected bool or warn, got `3.5`"),
         ("trainer: {1: 2}", "`1` is no text, and so no name of a field"),
         ("model: {init_args: {warmup_steps: {a: 1}}}", "model.warmup_steps: expected int, got `{'a': 1}`"),
         ("data: {init_args: {packing: {a: 1}}}", "data.packing: expected int, got `{'a': 1}`"),
@@ -82,7 +82,7 @@ def test_a_trainer_without_options_is_one_line(refused, tmp_path, value):
     file = tmp_path / "mine.yaml"
     file.write_text(f"trainer: {value}")
     assert refused("sft", f"--config={file}") == [
-        f"trivium: trainer is {value}: give its options, such as `max_steps`, or a YAML file of them"
+        f"trivium: trainer is {value}: give names with values, as `trainer: {{max_steps: 100}}`"
     ]
 
 

@@ -17,10 +17,10 @@ Results = Mapping[str, Any]
 
 def draw(claims: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     """Draws the claims that were tried, three in a row, each with its verdict."""
-    rows = -(-len(claims) // 3)
+    rows, columns = -(-len(claims) // 3), min(3, len(claims))
     with rc_context(STYLE):
-        figure = Figure(figsize=(13, 3.7 * rows), dpi=100, layout="constrained")
-        places = figure.subplots(rows, 3, squeeze=False).flat
+        figure = Figure(figsize=(13 / 3 * columns, 3.7 * rows), dpi=100, layout="constrained")
+        places = figure.subplots(rows, columns, squeeze=False).flat
         for axes, (name, claim) in zip(places, claims.items(), strict=False):
             _panel(axes, name, claim)
         for axes in figure.axes[len(claims) :]:
@@ -47,6 +47,7 @@ def _panel(axes: Axes, name: str, claim: Mapping[str, Any]) -> None:
     }  # fmt: skip
     axes.set_title(f"{STORIES[name].title}: {claim['verdict']}", fontsize=10)
     axes.set_ylim(-0.03, 1.03)
+    axes.set_ylabel("share right")
     panels[name](axes, claim["results"])
 
 
@@ -78,7 +79,7 @@ def _instructions(axes: Axes, results: Results) -> None:
     below, above = ([abs(value[0] - value[side]) for value in values] for side in (1, 2))
     axes.errorbar(counts, [value[0] for value in values], (below, above), fmt="o-", color=COLOURS[0])
     axes.set_xscale("log")
-    axes.set_xlabel("different instructions trained on; share of new ones followed")
+    axes.set(xlabel="different instructions trained on", ylabel="share of new ones followed")
 
 
 def _chain_of_thought(axes: Axes, results: Results) -> None:
@@ -88,7 +89,7 @@ def _chain_of_thought(axes: Axes, results: Results) -> None:
         points = [(n, results[f"{key} {n}"][0]) for n in (2, 4, 6, 8)]
         axes.plot(*zip(*points, strict=True), "o-", color=colour, label=label)
     axes.set_xlabel("operations in the program")
-    axes.legend(loc="center left", bbox_to_anchor=(0.2, 0.55))
+    axes.legend(loc="center right")
 
 
 def _retrieval(axes: Axes, results: Results) -> None:
@@ -107,6 +108,7 @@ def _restriction(axes: Axes, results: Results) -> None:
         "made up,\nnew wording": f"{made_up}, held-out", "refused\nthough told": f"{refused}, restricted",
     }  # fmt: skip
     _bars(axes, {label: results[name][0] for label, name in names.items()})
+    axes.set_ylabel("share of replies")
 
 
 def _bars(axes: Axes, values: Mapping[str, float]) -> None:

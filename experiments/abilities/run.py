@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.abilities.catalogue import NAMES, SEEDS, Job, by_arm, jobs_of, made
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.user_errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ TEXTS = {"prompt": "prompts", "answer": "answers", "expected": "expected"}  # of
 def main(argv: list[str]) -> int:
     """Runs `trivium abilities …`."""
     lines = "\n".join(f"  {name:<17} {claim}" for name, claim in NAMES.items())
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium abilities",
         description="Tries what language models can do, on models so small that a laptop trains them in "
         f"minutes; each claim has controls, intervals and a verdict.\n\nclaims:\n{lines}",

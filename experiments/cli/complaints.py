@@ -28,6 +28,8 @@ def complaint(error: Exception, field: str, config: Any = None) -> UserError | N
         field: it is told with, unless `config` names the class that raised.
         config: the configuration, whose `class_path`s are searched.
     """
+    if "No supported gpu backend found" in str(error):
+        return UserError("trainer.accelerator: torch sees no GPU here: give cpu or auto")
     if refusal_of(error) is not None and not isinstance(error, ValueError):
         return UserError(f"{field}: {refusal_of(error)}")
     causes = list(_causes(error))

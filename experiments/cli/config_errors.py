@@ -49,10 +49,11 @@ REASONS = (
     ),
     (r"Expected '([^']+)' to be a subclass of <class '(\w+)'>\.?", r"\1 is no \2"),
     (r"Import path (\S+) does not correspond to a subclass of (\w+)", r"\1 is no \2"),
-    (f"Expected a {LITERAL}", r"expected \1"),
     (r"Not of type \w+: (?=Expected)", ""),
 )
 """what jsonargparse, or Python within it, says → what is meant"""
+RATES, OWN_RATES = ("lr", "learning_rate"), ("actor_lr", "critic_lr")
+"""what a learning rate is called elsewhere, or looked for; and those that are arguments of a stage"""
 LONGEST_VALUE, LONGEST_LINE = 100, 600  # characters of a value that a line repeats, and of a line
 
 
@@ -95,10 +96,20 @@ def one_line(message: str, options: Iterable[str]) -> str:
         types = (re.findall("Subtypes: (.*)", message) or [""])[-1]
         kinds = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", plain))
         if literals := re.findall(LITERAL, types):  # of texts jsonargparse says `int` where one is no number
-            kinds = dict.fromkeys([*(kind for kind in kinds if f"<class '{kind}'>" in types), *literals])
+            kinds = dict.fromkeys(
+                [*(kind for kind in kinds if f"<class '{kind}'>" in types), *map(_choices, literals)]
+            )
         got = "" if "Namespace(" in value else f", got `{value[:LONGEST_VALUE]}`"
         return f"{field}: expected {' or '.join(kinds)}{got}"
     text = re.sub(r" ?Expected a <class '\w+'>(?!\.)", "", text)
+    if missing := re.search(r"arguments are required: ((?:\w+\.(?:data|model)(?:, )?)+)$", text):
+        names = [f"`{name.rpartition('.')[2]}`" for name in missing[1].split(", ")]
+        return (
+            f"configuration: there is no {' and no '.join(names)}: give a stage's YAML, as --config sft "
+            "(`trivium configs` lists those that are shipped)"
+        )
+    if unknown := re.search(r"unrecognized arguments: ([^-][^ ]*)", text):
+        return f"`{unknown[1]}` is no option: is --config {unknown[1]} meant?"
     if unknown := re.search(r"unrecognized arguments: (?:--)?([^ =]+)", text):
         return f"there is no option --{unknown[1]}{_nearest(unknown[1], known)}"
     if unknown := re.search(r"Option '([^']+)' is not accepted", text):
@@ -121,10 +132,17 @@ def one_line(message: str, options: Iterable[str]) -> str:
         names += [name for name in dir(torch.optim) if name[0].isupper()]
         return f"{field}: there is no class `{unknown[1]}`{_nearest(unknown[1], names)}"
     text = PLACES.sub("", text)
+    text = re.sub(rf"Expected a {LITERAL}", lambda found: f"expected {_choices(found[1])}", text)
     for said, meant in REASONS:
         text = re.sub(said, meant, text)
-    text = re.sub(r"Expected a <class '([^']+)'>\. Got value:(?: (.*))?", r"expected \1, got `\2`", text)
+    text = re.sub(r"Expected a <class '([^']+)'>(?=\. Got value)", r"expected \1", text)
+    text = re.sub(r"(expected .*)\. Got value:(?: (.*))?", r"\1, got `\2`", text)
     return f"{field}: {text.strip()[:LONGEST_LINE] or f'it cannot be `{value[:LONGEST_VALUE]}`'}"
+
+
+def _choices(literal: str) -> str:
+    """The values that a `Literal` names, as a YAML has them."""
+    return ", ".join(dict.fromkeys(value.strip(" '") for value in literal.split(",")))
 
 
 def _no_class(kind: str, value: str) -> str:
@@ -152,6 +170,12 @@ def _arguments(class_path: str) -> list[str]:
 def _nearest(name: str, known: Iterable[str]) -> str:
     """`: did you mean …?`, where something is near enough; the last part of a dotted name counts most."""
     known = list(known)
+    if name in RATES and "lr" in known:
+        return ": did you mean `lr`?"
+    if name in RATES and (own := [each for each in known if each in OWN_RATES]):
+        return f": there {'are' if len(own) > 1 else 'is'} {' and '.join(f'`{each}`' for each in own)}"
+    if name in RATES and "optimizer" in known:
+        return ": it is the optimizer's, `model.init_args.optimizer.init_args.lr`"
     near = difflib.get_close_matches(name, known, n=1)
     if not near:
         last = {each.rpartition(".")[2]: each for each in known}

@@ -22,10 +22,10 @@ def option_errors(options: Mapping[str, Any]) -> list[str]:
     """What is wrong with the values of a command's options, a line each."""
     seed, minutes = options.get("seed_everything"), options.get("checkpoint_minutes")
     given: Any = options.get("trainer", {})
-    if not isinstance(given, Mapping | Namespace):
-        shown = "null" if given is None else given
-        return [f"trainer is {shown}: give its options, such as `max_steps`, or a YAML file of them"]
     errors = []
+    if not isinstance(given, Mapping | Namespace):  # the argument parser lets anything pass there
+        shown = "null" if given is None else given
+        return [f"trainer is {shown}: give names with values, as `trainer: {{max_steps: 100}}`"]
     if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed < 2**32:
         errors.append(f"seed_everything is {seed}: give a whole number from 0 to {2**32 - 1}")
     if minutes is not None and not 0 < minutes <= LONGEST:
@@ -34,9 +34,14 @@ def option_errors(options: Mapping[str, Any]) -> list[str]:
         value = given.get(name)
         if isinstance(value, int) and value < least:
             errors.append(f"trainer.{name} is {value}: give {least} or more")
+    devices = given.get("devices")
+    if devices in (0, "0", []):
+        errors.append(f"trainer.devices is {devices}: give 1 or more, or auto")
     clip = given.get("gradient_clip_val")
-    if clip is not None and not math.isfinite(clip):
-        errors.append(f"trainer.gradient_clip_val is {clip}: give a number, or leave it out for no clipping")
+    if clip is not None and not 0 <= clip < math.inf:
+        errors.append(
+            f"trainer.gradient_clip_val is {clip}: give a number above 0, or leave it out for no clipping"
+        )
     interval = given.get("val_check_interval")
     if isinstance(interval, int | float) and not interval > 0:
         errors.append(f"trainer.val_check_interval is {interval}: give a share of an epoch, or batches")

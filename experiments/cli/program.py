@@ -42,7 +42,7 @@ COMMANDS = {
         "six claims about language models, each tried on small ones", "experiments.abilities.run"
     ),
     "quickstart": Command(
-        "all four stages on real data, with a report, in ten minutes", "experiments.quickstart.run"
+        "all four stages on real data, with a report, in ten to twenty minutes", "experiments.quickstart.run"
     ),
 }
 

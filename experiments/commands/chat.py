@@ -6,6 +6,7 @@ import math
 from datamodules.receipt import printable
 from experiments.chat.engine import Settings, check_room, reply
 from experiments.chat.prompts import prompt_ids
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.user_errors import UserError
 from experiments.commands.chat_documents import Reading, add_options, reading_of, sources
 from experiments.evaluation.engine import Model, check_path
@@ -13,7 +14,7 @@ from experiments.evaluation.engine import Model, check_path
 
 def main(argv: list[str]) -> int:
     """Runs `trivium chat …`."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium chat",
         description="Talk to a checkpoint. One line is one turn; an empty line or Ctrl-D ends it.",
     )

@@ -16,6 +16,10 @@ PASSAGES = 3
 REMEDY = "give a shorter question or a smaller --max-new-tokens"
 
 
+class TooLong(UserError):
+    """A question and its reply have no room in the model's positions, or no passage beside them."""
+
+
 class Asked(NamedTuple):
     """A question with passages: the text that the model is given, and the passages in it, best first."""
 
@@ -43,7 +47,7 @@ class Reading:
             room: how many tokens a text leaves free in the model's positions, the reply's own already taken.
 
         Raises:
-            UserError: there is no room for the question, or none for any passage beside it.
+            TooLong: there is no room for the question, or none for any passage beside it.
         """
         language = language_of(question)
         restriction = RESTRICTIONS[language][0].wording if self.restrict else None
@@ -57,10 +61,10 @@ class Reading:
             if room(text([*hits, hit])) >= 0:
                 hits.append(hit)
         if (missing := -room(text(hits))) > 0:
-            raise UserError(f"chat: the question and the reply are {missing} tokens too long: {REMEDY}")
+            raise TooLong(f"chat: the question and the reply are {missing} tokens too long: {REMEDY}")
         if found and not hits:
             missing = -max(room(text([hit])) for hit in found)
-            raise UserError(
+            raise TooLong(
                 f"chat: no passage fits beside the question and the reply, the shortest is {missing} "
                 f"tokens too long: {REMEDY}, or --passage-length"
             )

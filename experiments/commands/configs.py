@@ -1,14 +1,13 @@
 """`trivium configs [NAME]`: the YAMLs that come with Trivium, and one of them to copy."""
 
-import argparse
-
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.shipped_configs import comment, hint, shipped, whole
 from experiments.cli.user_errors import UserError
 
 
 def main(argv: list[str]) -> int:
     """Runs `trivium configs …`."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium configs",
         description="Lists the YAMLs that come with Trivium: `trivium fit --config sft` runs one by name, "
         "`trivium sweep sft` a sweep.",

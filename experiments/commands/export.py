@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.user_errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ the same once more while they are put together from DeepSpeed's partitions or ge
 
 def main(argv: list[str]) -> int:
     """Runs `trivium export …`."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium export",
         description="Turn a Lightning checkpoint of any stage and strategy into a Hugging Face directory.",
         epilog=EPILOG,

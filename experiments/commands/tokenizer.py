@@ -4,10 +4,11 @@ Run `trivium tokenizer --vocab-size 4096 --output DIR FILE…`, or call `train`.
 `decode(encode(text)) == text`. No special token is added by encoding; who packs or renders adds them.
 """
 
-import argparse
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.user_errors import UserError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def train(
     max_bytes: int = 20_000_000,
     field: str = "text",
     encoding: str | None = None,
+    overwrite: bool = True,
 ) -> "PreTrainedTokenizerFast":
     """Trains the tokenizer and saves it; the same files give the same tokenizer.
 
@@ -63,9 +65,11 @@ def train(
             so that a large one does not crowd the others out.
         field: the column of the text in rows, dotted where it is nested.
         encoding: of text files; None = UTF-8.
+        overwrite: another tokenizer that is in the folder is replaced.
 
     Raises:
-        UserError: for a missing file, a row without `field`, no text at all, or too small a vocabulary.
+        UserError: for a missing file, a row without `field`, no text at all, too small a vocabulary, or
+            another tokenizer that is there.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -95,8 +99,20 @@ def train(
         tokenizer_object=bpe, pad_token=PAD, bos_token=BOS, eos_token=EOS, clean_up_tokenization_spaces=False
     )
     tokenizer.chat_template = CHAT_TEMPLATE
+    if not overwrite:
+        _check_place(output, tokenizer)
     save_tokenizer(tokenizer, output)
     return tokenizer
+
+
+def _check_place(output: str, tokenizer: "PreTrainedTokenizerFast") -> None:
+    """Refuses a folder with another tokenizer."""
+    there = Path(output, "tokenizer.json")
+    if there.is_file() and there.read_bytes() != tokenizer.backend_tokenizer.to_str(True).encode():
+        raise UserError(
+            f"--output: {output} holds another tokenizer, which models may have been trained with: give "
+            "another folder, or add --overwrite"
+        )
 
 
 def _texts(file: str, field: str, max_bytes: int, encoding: str | None) -> Iterator[str]:
@@ -138,7 +154,7 @@ def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
 
 def main(argv: list[str]) -> int:
     """`trivium tokenizer`: the command line of `train`."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium tokenizer",
         description="Train a byte-level BPE tokenizer and save it for AutoTokenizer.from_pretrained.",
         epilog="Example: trivium tokenizer --vocab-size 4096 --output runs/tokenizer english.jsonl notes.txt",
@@ -159,6 +175,7 @@ def main(argv: list[str]) -> int:
         "--field", default="text", metavar="KEY", help="column of the text in rows, dotted where it is nested"
     )
     option("--encoding", help="of text files, such as gb18030 (UTF-8)")
+    option("--overwrite", action="store_true", help="replace another tokenizer that is there")
     options = parser.parse_args(argv)
     tokenizer = train(**vars(options))
     print(f"{options.output}: {len(tokenizer):,} tokens; pad {PAD} = 0, bos {BOS} = 1, eos {EOS} = 2")

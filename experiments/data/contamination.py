@@ -7,7 +7,6 @@ much text. Case and punctuation do not count; a run of a sign, as in sums and co
 shorter evaluation row is contaminated when a training row is the same.
 """
 
-import argparse
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from rich.table import Table
 from rich.text import Text as Cell
 
 from experiments.atomic import whole
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.reading_options import add_reading_options, columns_of
 from experiments.cli.user_errors import UserError
 from experiments.data.output import add_counts, check_output, counts_table, same_file
@@ -84,7 +84,7 @@ class Index:
 
 def main(argv: list[str]) -> int:
     """Runs `trivium data contamination …`."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium data contamination", description=(__doc__ or "").partition("\n\n")[2]
     )
     unspaced = f"characters in an n-gram of a script without spaces (default {CHARACTERS})"

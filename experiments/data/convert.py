@@ -1,7 +1,6 @@
 """`trivium data convert FILE… --output DIR`: the rows of any file that Trivium reads, as JSON lines under its
 own names of columns."""
 
-import argparse
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from experiments.atomic import whole, write_text
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.reading_options import add_reading_options, columns_of
 from experiments.cli.user_errors import UserError
 
@@ -37,7 +37,7 @@ class Converted:
 
 def main(argv: list[str]) -> int:
     """Runs `trivium data convert …`."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium data convert",
         description="Writes the rows of files in any layout that Trivium knows (Alpaca, ShareGPT, OpenAI, "
         "HH-RLHF, UltraFeedback, Dolly, …; JSON, CSV, Parquet, …) as JSON lines under its own names. Joins "

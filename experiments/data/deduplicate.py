@@ -5,7 +5,6 @@ goes when an earlier row that stays, in the order of the files given, equals it 
 (exact), or shares so many of its n-grams that their Jaccard similarity reaches the threshold (near).
 """
 
-import argparse
 import json
 from array import array
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from rich.table import Table
 from rich.text import Text as Cell
 
 from experiments.atomic import whole
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.reading_options import add_reading_options, columns_of
 from experiments.cli.user_errors import UserError
 from experiments.data.duplicates import Duplicates, Match
@@ -45,9 +45,7 @@ class Tally:
 
 def main(argv: list[str]) -> int:
     """Runs `trivium data deduplicate …`."""
-    parser = argparse.ArgumentParser(
-        prog="trivium data deduplicate", description=(__doc__ or "").partition("\n\n")[2]
-    )
+    parser = ArgumentParser(prog="trivium data deduplicate", description=(__doc__ or "").partition("\n\n")[2])
     near = "least Jaccard similarity of a near duplicate (default 0.8)"
     words = "words in an n-gram; characters for scripts without spaces, as Chinese (default 5)"
     option = parser.add_argument

@@ -4,13 +4,13 @@ Columns and their types, rows that cannot be read, lengths, languages, duplicate
 samples. Words and layout are in `inspect.html.j2`; pictures and looks are those of the quickstart's report.
 """
 
-import argparse
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text as Cell
 
 from experiments.atomic import write_text
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.reading_options import add_reading_options, columns_of
 from experiments.data.output import check_output
 from experiments.data.survey import Survey, share, survey
@@ -19,7 +19,7 @@ from experiments.data.texts import needed
 
 def main(argv: list[str]) -> int:
     """Runs `trivium data inspect …`."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium data inspect",
         description="One page about a file: columns, bad rows, lengths, languages, duplicates, samples.",
     )

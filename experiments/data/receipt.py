@@ -1,9 +1,8 @@
 """`trivium data receipt --config FILE`: what a configuration's data is, before anything is trained."""
 
-import argparse
-
 from rich.console import Console
 
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.user_errors import UserError
 
 
@@ -13,7 +12,7 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: what is wrong with the configuration of the data, a line each.
     """
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium data receipt",
         description="Rows kept, truncated and dropped and why, tokens trained, one sample with its mask.",
         allow_abbrev=False,

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from experiments.atomic import write_text
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.reading_options import add_reading_options, columns_of
 from experiments.cli.user_errors import UserError, tell
 from experiments.data.output import add_counts, check_output, counts_table
@@ -43,7 +44,7 @@ class Question(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Runs `trivium data retrieve …`."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium data retrieve",
         description=(__doc__ or "").partition("\n\n")[2],
         epilog="For example: trivium data retrieve questions.jsonl --documents notes --output reading.jsonl",

@@ -73,7 +73,8 @@ def _places(axes: Axes, tried: Sequence[Tried], method: str, colour: str) -> Non
     )  # fmt: skip
     axes.plot(1.3, 10**-3.2, "+", color="black", markersize=12)
     axes.set(xlim=(-5.3, 5.3), ylim=(7e-6, 0.15), yscale="log")
-    label(axes, f"{method}: one sweep", "linear parameter", "logarithmic one" if method == "random" else "")
+    rows = "logarithmic one" if method == "random" else ""
+    label(axes, f"{method}: one sweep", "linear; later runs darker", rows)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.quiet import hush
 from experiments.cli.user_errors import UserError
 from experiments.evaluation.registry import BUILT_IN, Asked, asked
@@ -28,7 +29,7 @@ TASK+steps, TASK+retrieval (with --documents) and TASK+restricted ask all of a t
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium evaluate",
         description="Puts tasks to language models and shows what they can do, each figure with its\n"
         "interval. What has been measured is kept and not measured again: an interrupted command goes on.",

@@ -1,16 +1,16 @@
 """`trivium init DIR --data FILE`: looks at a file and writes the YAML of the stage that fits it, with rows to
 train on, rows held out and, for documents, a tokenizer."""
 
-import argparse
 import shlex
 from pathlib import Path
 
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.reading_options import add_reading_options, columns_of, told_as_options
 
 
 def main(argv: list[str]) -> int:
     """Runs `trivium init …`."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium init",
         description="Looks at a file of any layout that Trivium knows and writes DIR/STAGE.yaml for the "
         "stage that fits it: documents pretrain, instructions and conversations sft, ranked replies reward, "

@@ -2,6 +2,7 @@
 
 import sys
 
+from experiments.cli.user_errors import exit_code_of
 from experiments.notebooks import main
 
-main(sys.argv[1:])
+sys.exit(exit_code_of(lambda: main(sys.argv[1:])))

@@ -6,10 +6,9 @@ mixture (`mixture`). This file knows the command line only, and imports nothing 
 """
 
 import argparse
-from difflib import get_close_matches
 from pkgutil import resolve_name
-from typing import NoReturn
 
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.user_errors import UserError
 
 EXAMPLE = """\
@@ -48,19 +47,8 @@ epochs}}}}}} is printed.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line instead of its usage too."""
-
-    def error(self, message: str) -> NoReturn:
-        hint = "`trivium plan --help` tells what there is"
-        if unknown := message.partition("unrecognized arguments: ")[2]:
-            near = get_close_matches(unknown.split()[0], self._option_string_actions, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else hint
-        raise UserError(f"{message}: {hint}")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
         prog="trivium plan",
         description="Plan a run before it costs anything: memory, tokens, time, epochs of its data.",
         epilog=EPILOG,

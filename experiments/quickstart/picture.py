@@ -72,6 +72,8 @@ def _pretraining(axes: Axes, curves: Mapping[str, Curve], metrics: Mapping[str, 
             (6, -6),
             textcoords="offset points",
             color=colour,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},  # a dotted line may pass there
+            zorder=2.2,  # over lines, under the frame
         )
         axes.axhline(metrics[f"unigram/{source}"], color=colour, linestyle=":", linewidth=1)
     axes.margins(x=0.16)  # room for the names at the curves' ends
@@ -116,4 +118,4 @@ def _reinforcing(axes: Axes, curves: Mapping[str, Curve], judge: Mapping[str, fl
         f"KL to the SFT model: {judge['kl']:.1f} nats",
     )
     axes.text(0.02, 0.96, "\n".join(lines), transform=axes.transAxes, va="top")
-    axes.set_xlabel("iteration")
+    axes.set(xlabel="iteration", ylabel="score")

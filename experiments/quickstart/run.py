@@ -1,6 +1,5 @@
 """`trivium quickstart`: fetch data, train a tokenizer, run the four stages through the CLI, judge, report."""
 
-import argparse
 import json
 import math
 import shutil
@@ -14,6 +13,7 @@ import psutil
 from rich.console import Console
 
 from experiments.atomic import write_text
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.user_errors import UserError
 from experiments.quickstart.pace import BUDGETS, StageBudget, choose, fixed_steps, least_minutes
 from experiments.quickstart.stages import FOLDER, measure, train, trivium
@@ -25,7 +25,7 @@ SHORTEST, LONGEST = 10.0, 20.0
 
 def main(argv: list[str]) -> int:
     """Runs `trivium quickstart`."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium quickstart",
         description="Takes a small language model through pretraining, SFT, a reward model and PPO on real "
         f"data, and writes {FOLDER}/report.html.",
@@ -60,7 +60,7 @@ def quickstart(minutes: float | None, steps: dict[str, int], resume: bool, overw
     state.timed("data", lambda: build(default_cache(), FOLDER / "data"))
     corpus = FOLDER / "data/corpus"
     files = [str(corpus / f"{name}.train.jsonl") for name in ("english", "chinese", "code", "maths")]
-    options = ("--vocab-size=4096", "--max-bytes=8000000", f"--output={FOLDER / 'tokenizer'}")
+    options = ("--vocab-size=4096", "--max-bytes=8000000", f"--output={FOLDER / 'tokenizer'}", "--overwrite")
     state.timed("tokenizer", lambda: trivium("tokenizer", *options, *files))
     for budget in BUDGETS:
         console.rule(f"[bold]{budget.title}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments.atomic import write_text
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.user_errors import UserError
 from experiments.plan.scaling import OWN, TOKENS_PER_PARAMETER, Allocation, by_rule, optimum
 from experiments.plan.units import amount, number, show, table
@@ -77,7 +78,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium scaling fit",
         description="Fits L = E + A/N^α + B/D^β to runs' parameters N, tokens D and losses L.",
         epilog=EPILOG,

@@ -80,7 +80,13 @@ def _sizes(axes: Axes, points: Points, fit: Fit, curves: list[Parabola]) -> None
         axes.plot(*np.array(lowest).T, "o", color="#12507b", markersize=4, label="parabolas' lowest points")
     for rule, style in RULES.items():
         sizes = np.sqrt(flops / 6 / TOKENS_PER_PARAMETER[rule])
-        axes.plot(flops, sizes, color="#e07b00", linestyle=style, label=f"{rule} tokens a parameter")
+        axes.plot(
+            flops,
+            sizes,
+            color="#e07b00",
+            linestyle=style,
+            label=f"{TOKENS_PER_PARAMETER[rule]:g} tokens a parameter",
+        )
     axes.axvspan(points.flops.max(), flops[-1], color="#eeeeee", zorder=0)
     axes.set(xscale="log", yscale="log", xlim=(flops[0], flops[-1]), xlabel="FLOPs (grey: beyond the runs)")
     axes.set(title="Best size for a budget", ylabel="parameters")

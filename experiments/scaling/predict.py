@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.user_errors import UserError
 from experiments.plan.scaling import Fit, loss, read_fit
 from experiments.plan.units import amount, show, table
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium scaling predict",
         description="Predicts the largest runs from a fit of the others, and prints the error.",
         epilog=EPILOG,

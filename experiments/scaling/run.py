@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.user_errors import UserError
 from experiments.plan.units import amount, nearest, show, table
 
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium scaling run",
         description="Trains a family of sizes, each at several budgets of FLOPs, and writes their losses.",
         epilog=EPILOG,

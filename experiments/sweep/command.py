@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,17 @@ ARGUMENTS = (
 MACROS = ("env", "interpreter", "program", *ARGUMENTS)
 
 
-def command_errors(command: Sequence[str]) -> list[str]:
-    """Macros that no agent knows, each of which an agent would leave out in silence."""
+def command_errors(command: Sequence[str], program: str | None = None) -> list[str]:
+    """Macros that no agent knows, each of which an agent would leave out in silence; and a program that is
+    not there, of which every run would fail."""
     words = [match[1] for item in command if (match := MACRO.fullmatch(item))]
     wrong = [word for word in words if word not in MACROS and not ENVIRONMENT.fullmatch(f"${{{word}}}")]
     errors = [f"command: there is no macro ${{{word}}}: {nearest(word, MACROS)}" for word in wrong]
     if not any(f"${{{name}}}" in command for name in ARGUMENTS):
         errors.append("command: no run would get its parameters: add ${args} to it")
+    if ("${interpreter}", "${program}") in pairwise(command) and not Path(program or "").is_file():
+        own = "; for `trivium fit` take the `command` of a shipped sweep: `trivium configs sweeps/sft`"
+        errors.append(f"program: there is no file {program}: give a script{own}")
     return errors
 
 

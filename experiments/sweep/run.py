@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.shipped_configs import file_of, hint
 from experiments.cli.user_errors import UserError
 
@@ -42,7 +43,8 @@ FREE = ("run_cap", "description", "name", "project", "entity", "controller", "ap
 
 
 def main(argv: list[str]) -> int:
-    """Runs `trivium sweep`; returns the exit code: 130 after Ctrl+C, 143 after SIGTERM.
+    """Runs `trivium sweep`; returns the exit code: 130 after Ctrl+C, 143 after SIGTERM,
+    1 where every run has failed.
 
     Raises:
         UserError: a mistake in the YAML or the command line, or runs that fail again and again.
@@ -68,6 +70,9 @@ def main(argv: list[str]) -> int:
     if interrupted is not None:
         print(f"trivium: stopped; the same command goes on in {output}", file=sys.stderr)
         return 128 + interrupted
+    if {run["state"] for run in result.runs()} == {"failed"}:
+        print(f"trivium: every run has failed; what each one said lies in {output}/runs", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -112,7 +117,7 @@ def run_sweep(
 
     if workers < 1:
         raise UserError(f"--workers is {workers}: give 1 or more")
-    if errors := command_errors(spec.command):
+    if errors := command_errors(spec.command, spec.program):
         raise UserError("\n".join(errors))
     try:
         import optuna  # noqa: F401
@@ -179,13 +184,18 @@ def _settings(spec: "Spec", output: Path) -> str:
     file = output / SETTINGS
     try:
         output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"output: {output} cannot be made ({error.strerror}): give another --output"
+        ) from error
+    try:
         with open(file, "x", encoding="utf-8") as new:  # one of several commands makes it
             new.write(json.dumps({"id": secrets.token_hex(4), "sweep": fixed}, default=str))
     except FileExistsError:
         pass
     except OSError as error:
         raise UserError(
-            f"output: {output} cannot be made ({error.strerror}): give another --output"
+            f"output: {output} cannot be written to ({error.strerror}): give another --output"
         ) from error
     before = json.loads(file.read_text(encoding="utf-8"))
     now = json.loads(json.dumps(fixed, default=str))
@@ -203,7 +213,7 @@ def folder_name(name: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium sweep",
         usage="trivium sweep FILE [--output DIR] [--workers N] [--retry] [--json] [-- OPTIONS OF EACH RUN]",
         description="Runs a W&B sweep on this machine, without a server.",

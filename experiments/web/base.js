@@ -69,10 +69,12 @@ function announce(text) { find("live").textContent = text; }
 
 function complain(text) {
   const box = find("alert");
-  const close = make("button", { type: "button", className: "quiet", t: "close", on: { click: () => { box.hidden = true; } } });
+  const close = make("button", { type: "button", className: "quiet", t: "close", on: { click: appease } });
   box.replaceChildren(make("span", { className: "text", text }), close);
   box.hidden = false;
 }
+
+function appease() { find("alert").hidden = true; }  // what it said is no longer so
 
 // --- the server
 
@@ -89,7 +91,10 @@ async function request(path, body, signal) {
   }
   if (answer.ok) return answer;
   let message = `${answer.status} ${answer.statusText}`;
-  try { message = (await answer.json()).error.message; } catch (error) { /* no JSON */ }
+  try {
+    const { error } = await answer.json();
+    message = WORDS[`error_${error.code}`] ? t(`error_${error.code}`) : error.message;  // what a person can mend, in words
+  } catch (error) { /* no JSON */ }
   throw new Error(message);
 }
 

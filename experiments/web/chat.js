@@ -3,15 +3,15 @@
 
 const LETTERS = ["A", "B"];
 const FIELDS = ["system", "temperature", "top_p", "max_tokens", "seed", "colour"];
-let chat = recall("chat", null) ?? fresh();
+let chat = opened(recall("chat", null) ?? fresh());
 let running = [];  // what stops each reply that is being written
 
-function fresh() { return { turns: [], models: [DATA.models[0], ""], blind: false, names: null, revealed: false }; }
+function fresh() { return { turns: [], models: [DATA.models[0], ""], blind: false, names: null, revealed: false, saved: false }; }
 
-function keep() {
+function keep(name = "chat") {
   // without the elements that show it
   const turns = chat.turns.map(({ text, replies }) => ({ text, replies }));
-  remember("chat", { ...chat, turns });
+  remember(name, { ...chat, turns });
 }
 
 // --- models, which may be hidden
@@ -59,6 +59,7 @@ async function write(turn, place, attempt = 0) {
   const model = shownModels()[place];
   const reply = { model, text: "", tokens: [], passages: [], finish: null, error: null, attempt };
   turn.replies[place] = reply;
+  chat.saved = false;
   const stop = new AbortController();
   const job = { stop: () => stop.abort() };
   running.push(job);
@@ -119,12 +120,13 @@ async function send(text) {
     hiding = true;
     try { await hide(); } catch (error) { complain(error.message); return; } finally { hiding = false; }
   }
+  appease();
   const turn = { text, replies: [] };
   chat.turns.push(turn);
   shownModels().forEach((_, place) => { write(turn, place); });
   showTurns();
   find("message").value = "";
-  find("composer").scrollIntoView({ block: "end" });
+  turn.node.scrollIntoView({ block: "start" });
 }
 
 // --- showing
@@ -132,7 +134,10 @@ async function send(text) {
 function showTurns() {
   const box = find("turns");
   box.replaceChildren(...chat.turns.map(turnNode));
-  if (!chat.turns.length) box.append(make("p", { className: "note", t: "empty" }));
+  if (!chat.turns.length) {
+    box.append(make("p", { className: "note", t: "empty" }));
+    if (recall("before", null)) box.append(make("button", { type: "button", className: "quiet", t: "before", on: { click: bringBack } }));
+  }
   showState();
 }
 
@@ -163,8 +168,21 @@ function editTurn(turn) {
   box.focus();
 }
 
+function following(turn, change) {
+  // a reader at the page's end stays there as the turn grows, until its first line is at the top: it is read from there
+  const page = document.documentElement;
+  const atEnd = scrollY + innerHeight > page.scrollHeight - 40;
+  change();
+  const top = turn.node?.getBoundingClientRect().top ?? 0;
+  if (atEnd && top > 0) scrollBy(0, top);  // no farther than the end
+}
+
 function showReply(turn, place) {
   if (!turn.node?.isConnected) return showTurns();
+  following(turn, () => replaceReply(turn, place));
+}
+
+function replaceReply(turn, place) {
   const old = turn.node.querySelector(".replies").children[place];
   const opened = old ? [...old.querySelectorAll("details[open]")].map((node) => node.dataset.part) : [];
   const node = replyNode(turn, place);
@@ -174,7 +192,7 @@ function showReply(turn, place) {
 
 function showText(turn, place) {
   const old = turn.node?.querySelector(".replies").children[place]?.querySelector(".text");
-  if (old) old.replaceWith(textNode(turn.replies[place]));
+  if (old) following(turn, () => old.replaceWith(textNode(turn.replies[place])));
 }
 
 const soon = new Set();  // replies whose text will be shown
@@ -318,7 +336,10 @@ function showState() {
   find("send").disabled = busy;
   find("stop").disabled = !busy;
   for (const id of ["model-0", "model-1", "blind", "new"]) find(id).disabled = busy;
-  find("download").disabled = find("save").disabled = busy || hidden() || !chat.turns.length;
+  find("blind").disabled ||= chosen().length < 2;  // nothing to hide
+  find("download").disabled = find("save").disabled = busy || hidden() || !conversations().length;
+  find("save").dataset.t = chat.saved ? "is_saved" : "save";
+  find("save").textContent = t(find("save").dataset.t);
   find("reveal").hidden = !(hidden() && chat.names);
   find("model-0").value = chat.models[0];
   find("model-1").value = chat.models[1];
@@ -330,8 +351,25 @@ function showState() {
 
 const enters = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing;
 
-function begin() {
-  chat = { ...fresh(), models: chat.models, blind: chat.blind };
+function opened(before) {
+  // a conversation of before, with the models of now
+  const known = before.models.map((name, place) => (DATA.models.includes(name) ? name : place ? "" : DATA.models[0]));
+  const lost = before.blind && !before.revealed && known.every((name) => name) && !before.names;
+  const turns = lost ? [] : before.turns;
+  for (const turn of turns) for (const reply of turn.replies) if (reply && !reply.finish) reply.finish = "stopped";
+  return { ...before, turns, models: known };
+}
+
+function bringBack() {
+  chat = opened(recall("before", null) ?? fresh());
+  keep();
+  showTurns();
+  find("message").focus();
+}
+
+function begin(change = {}) {
+  if (chat.turns.length) keep("before");
+  chat = { ...fresh(), models: chat.models, blind: chat.blind, ...change };
   keep();
   showTurns();
   find("message").focus();
@@ -339,13 +377,11 @@ function begin() {
 
 for (const [id, others] of [["model-0", []], ["model-1", [make("option", { value: "", t: "none" })]]]) {
   find(id).append(...others, ...DATA.models.map((name) => make("option", { value: name, text: name })));
-  find(id).addEventListener("change", () => { chat.models[Number(id.at(-1))] = find(id).value; begin(); });
+  find(id).addEventListener("change", () => begin({ models: [find("model-0").value, find("model-1").value] }));
 }
-if (hidden() && !chat.names) chat = { ...fresh(), models: chat.models, blind: true };
-chat.models = chat.models.map((name, place) => (DATA.models.includes(name) ? name : place ? "" : DATA.models[0]));
-find("blind").addEventListener("change", () => { chat.blind = find("blind").checked; begin(); });
+find("blind").addEventListener("change", () => begin({ blind: find("blind").checked }));
 find("reveal").addEventListener("click", reveal);
-find("new").addEventListener("click", begin);
+find("new").addEventListener("click", () => begin());
 find("choices").addEventListener("submit", (event) => event.preventDefault());
 find("composer").addEventListener("submit", (event) => { event.preventDefault(); send(find("message").value); });
 find("message").addEventListener("keydown", (event) => { if (enters(event)) { event.preventDefault(); send(find("message").value); } });
@@ -357,7 +393,10 @@ find("download").addEventListener("click", () => {
 find("save").hidden = !DATA.saves;
 find("save").addEventListener("click", async () => {
   try {
-    for (const row of conversations()) await ask("api/save", row);
+    if (!chat.saved) for (const row of conversations()) await ask("api/save", row);  // once, however often it is pressed
+    chat.saved = true;
+    keep();
+    showState();
     announce(t("saved"));
   } catch (error) { complain(error.message); }
 });
@@ -377,7 +416,6 @@ for (const id of FIELDS) {
     showState();
   });
 }
-for (const turn of chat.turns) for (const reply of turn.replies) if (reply && !reply.finish) reply.finish = "stopped";
 onLanguage.push(showTurns);
 translate();
 showTurns();

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from experiments.chat.prompts import prompt_ids
 from experiments.cli.user_errors import UserError
-from experiments.commands.chat_documents import Reading, shared_words
+from experiments.commands.chat_documents import Reading, TooLong, shared_words
 from experiments.evaluation.engine import Model
 from experiments.web.completions import Completions, chat_ids
 from experiments.web.hosted import Hosted
@@ -161,7 +161,10 @@ class ChatApi:
             ids = prompt_ids(model.tokenizer, [{"role": "user", "content": text}], "")
             return model.room(len(ids)) - question.max_tokens
 
-        asked = await self.completions.compute(lambda: reading.ask(question.question, room))
+        try:
+            asked = await self.completions.compute(lambda: reading.ask(question.question, room))
+        except TooLong as error:
+            raise Refusal(str(error), param="question", code="passages_too_long") from error
         hits = [
             {"source": hit.passage.source, "text": hit.passage.text, "score": float(hit.score)}
             for hit in asked.hits

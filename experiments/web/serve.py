@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.user_errors import UserError, tell
 from experiments.commands.chat_documents import add_options as add_document_options
 from experiments.commands.chat_documents import reading_of
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium serve",
         description="Serve models to any client of OpenAI's API, and a page to talk to them.",
         epilog=EXAMPLE,

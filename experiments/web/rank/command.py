@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.quiet import hush
 from experiments.cli.user_errors import UserError, tell
 
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options, the server's apart."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium rank",
         usage="%(prog)s (--prompts FILE --models DIR... | --replies FILE) [options]\n"
         "       %(prog)s report FILE [options]",

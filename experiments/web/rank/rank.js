@@ -61,6 +61,7 @@ function drop(card, { before, onto }) {
 }
 
 function changed(card) {
+  appease();
   show();
   keep();
   if (group(card) < 0) announce(t("now_out", { number: number(card) }));
@@ -236,7 +237,7 @@ async function talk(path, body, said) {
   find("deeds").setAttribute("aria-busy", "true");
   try {
     const answer = await ask(path, { person, ...body });
-    find("alert").hidden = true;
+    appease();
     person = answer.person;
     given(answer);
     const next = answer.item ? t("next_prompt", { count: answer.replies.length }) : t("all_done");
@@ -269,7 +270,9 @@ const undo = () => talk("/rank/undo", {}, t("undone"));
 function flagging(shown) {
   find("flagging").hidden = !shown;
   find("flag").setAttribute("aria-expanded", String(shown));
-  if (shown) find("remark").focus();
+  if (!shown) return;
+  appease();
+  find("remark").focus();
 }
 
 // --- keys

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from experiments.cli.arguments import ArgumentParser
 from experiments.cli.user_errors import UserError
 
 EPILOG = """Intervals hold 95 % over prompts.
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="trivium rank report",
         description="Win rates of models, how far people agree, whether the place on the page had a say,\n"
         "seconds a prompt, and the prompts that people disagree on most.",
