@@ -93,14 +93,8 @@ def one_line(message: str, options: Iterable[str]) -> str:
     if re.search(r"<class '(int|float|bool)'>", text):  # or a class, which nobody meant
         text = re.sub(r"Expected a dot import path string: \S+", "", text).strip()
     if given and KINDS.fullmatch(plain := PLACES.sub("", text)):
-        types = (re.findall("Subtypes: (.*)", message) or [""])[-1]
-        kinds = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", plain))
-        if literals := re.findall(LITERAL, types):  # of texts jsonargparse says `int` where one is no number
-            kinds = dict.fromkeys(
-                [*(kind for kind in kinds if f"<class '{kind}'>" in types), *map(_choices, literals)]
-            )
         got = "" if "Namespace(" in value else f", got `{value[:LONGEST_VALUE]}`"
-        return f"{field}: expected {' or '.join(kinds)}{got}"
+        return f"{field}: expected {_kinds(plain, message)}{got}"
     text = re.sub(r" ?Expected a <class '\w+'>(?!\.)", "", text)
     if missing := re.search(r"arguments are required: ((?:\w+\.(?:data|model)(?:, )?)+)$", text):
         names = [f"`{name.rpartition('.')[2]}`" for name in missing[1].split(", ")]
@@ -138,6 +132,16 @@ def one_line(message: str, options: Iterable[str]) -> str:
     text = re.sub(r"Expected a <class '([^']+)'>(?=\. Got value)", r"expected \1", text)
     text = re.sub(r"(expected .*)\. Got value:(?: (.*))?", r"\1, got `\2`", text)
     return f"{field}: {text.strip()[:LONGEST_LINE] or f'it cannot be `{value[:LONGEST_VALUE]}`'}"
+
+
+def _kinds(told: str, message: str) -> str:
+    """The kinds of value that a field takes. Where it takes texts too, jsonargparse says `int` of a text that
+    is none of them."""
+    types = (re.findall("Subtypes: (.*)", message) or [""])[-1]
+    kinds = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", told))
+    if literals := re.findall(LITERAL, types):
+        kinds = dict.fromkeys(kind for kind in kinds if f"<class '{kind}'>" in types)
+    return " or ".join([*kinds, *map(_choices, literals)])
 
 
 def _choices(literal: str) -> str:
