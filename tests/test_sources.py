@@ -1,6 +1,9 @@
 """Sources: paths, globs, folders and hub names as one stream of rows, or a refusal in one line."""
 
 import gzip
+import os
+import subprocess
+import sys
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -14,6 +17,8 @@ from datamodules.reading import hub as reading_hub
 from datamodules.reading.fingerprint import fingerprint
 from datamodules.reading.sources import read_rows
 from tests.reading import GOOD, ROW, json_lines, read, refusal, write
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +154,14 @@ def test_without_the_hub_the_cached_copy_is_read_else_refused(hub):
         "some/name is no file or folder here, and no dataset of that name can be reached or is cached: "
         "give a path, or run once with the hub in reach"
     )
+
+
+def test_a_hub_that_does_not_answer_is_asked_once():
+    code = "from datamodules.reading.sources import read_rows\nnext(read_rows('nosuch', 'data.train'))"
+    env = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}  # where nobody listens
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert "no dataset of that name can be reached or is cached" in done.stderr.splitlines()[-1]
+    assert "Retry" not in done.stderr  # huggingface_hub's, a line for each of ten tries in half a minute
 
 
 def test_a_dataset_without_a_train_split_is_refused_with_the_hubs_reason(hub):

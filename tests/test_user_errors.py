@@ -7,7 +7,7 @@ import pytest
 import strategies
 from datamodules.rendering.tokenizer import load_tokenizer
 from experiments.cli.program import main
-from experiments.cli.user_errors import REPORT, UserError, exit_code_of
+from experiments.cli.user_errors import REPORT, UserError, exit_code_of, tell
 from experiments.data.contamination import Index, contamination
 from experiments.distributed.failure import failure_of
 from experiments.quickstart.stages import trivium
@@ -26,6 +26,13 @@ MISTAKES = {
     "strategies": (lambda: strategies.deepspeed(1, "parameters"), "trainer.strategy: offload is"),
     "experiments": (lambda: contamination(["a"], ["b"], ngram=0), "--ngram is 0"),
 }
+
+
+def test_nothing_to_tell_is_no_line(capsys):
+    """As a rank has nothing of its own to say where another one ended it."""
+    tell("")
+    tell("a\n\n  b\n")
+    assert capsys.readouterr().err == "trivium: a\n  b\n"
 
 
 @pytest.mark.parametrize(("bug", "text"), BUGS.values(), ids=BUGS)

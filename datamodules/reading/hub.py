@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import datasets
 from huggingface_hub import HfApi
@@ -51,9 +52,10 @@ def _open(hub: Hub, name: str) -> datasets.IterableDataset | datasets.Dataset:
     revision = hub_revision(hub)
     dataset, config, split = hub.parts
     try:
-        return datasets.load_dataset(
-            dataset, config, split=split, revision=revision, streaming=revision is not None
-        )
+        with nullcontext() if revision else _nothing_asked():
+            return datasets.load_dataset(
+                dataset, config, split=split, revision=revision, streaming=revision is not None
+            )
     except Exception as error:  # the hub raises a dozen kinds
         if revision is not None:
             raise UserError(f"{name}: {hub} on the hub cannot be read: {first_line(error)}") from error
@@ -61,6 +63,18 @@ def _open(hub: Hub, name: str) -> datasets.IterableDataset | datasets.Dataset:
             f"{name}: {hub} is no file or folder here, and no dataset of that name can be reached or is "
             "cached: give a path, or run once with the hub in reach"
         ) from error
+
+
+@contextmanager
+def _nothing_asked() -> Iterator[None]:
+    """`datasets` looks at its cache alone, instead of trying again for half a minute, with a line for each
+    try, a hub that has just not answered."""
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
 
 
 def hub_revision(hub: Hub) -> str | None:

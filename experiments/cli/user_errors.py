@@ -63,7 +63,7 @@ def refusal_of(error: BaseException) -> str | None:
 def tell(text: str) -> None:
     """Prints to stderr, a line each; lines that begin with a space are those of a table. What a line repeats
     of a file or an argument may be long, and hold what moves a terminal's cursor."""
-    for line in text.strip("\n").split("\n"):
+    for line in filter(None, text.split("\n")):
         shown = _shortened(UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), line))
         print(shown if line.startswith(" ") else f"trivium: {shown}", file=sys.stderr, flush=True)
 
