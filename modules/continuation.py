@@ -48,9 +48,10 @@ class Continuation:
         """of the run that goes on, until it does"""
         self.group_values: list[dict[str, Any]] = []
         """of each parameter group what the optimizer has for it by the configuration"""
-        self.trained: list[list[str]] = []
         self.last_optimizer: int | None = None
         """`id` of the optimizer that was made last, which no copy or pickle of a stage is to hold"""
+        self.trained: list[list[str]] = []
+        """names of what it trains, by its groups"""
         self.refused = False
         """fitted by a trainer that has trained something which has not been taken over"""
 
@@ -80,7 +81,7 @@ class Continuation:
         """Gives a new optimizer and its schedule the states that those of the trainer's last fit had, where
         they were of the same parameters."""
         trainer, before, last = stage.trainer, self.trained, self.last_optimizer
-        self.trained, self.last_optimizer = trained_names(stage, optimizer), id(optimizer)
+        self.trained, self.last_optimizer = _trained_names(stage, optimizer), id(optimizer)
         if not self.refused:
             return
         if not stage.sharding.carry_over(optimizer):
@@ -265,7 +266,7 @@ def stand_between_steps(trainer: L.Trainer) -> None:
     loop.load_state_dict(state)
 
 
-def trained_names(stage: L.LightningModule, optimizer: Optimizer) -> list[list[str]]:
+def _trained_names(stage: L.LightningModule, optimizer: Optimizer) -> list[list[str]]:
     """Names of what an optimizer trains, by its groups: shards become other tensors when they move."""
     names = {id(parameter): name for name, parameter in stage.named_parameters()}
     return [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]

@@ -38,10 +38,8 @@ def option_errors(options: Mapping[str, Any]) -> list[str]:
     if devices in (0, "0", []):
         errors.append(f"trainer.devices is {devices}: give 1 or more, or auto")
     clip = given.get("gradient_clip_val")
-    if clip is not None and not 0 <= clip < math.inf:
-        errors.append(
-            f"trainer.gradient_clip_val is {clip}: give a number above 0, or leave it out for no clipping"
-        )
+    if clip is not None and not math.isfinite(clip):  # 0 and less are off, as for Lightning
+        errors.append(f"trainer.gradient_clip_val is {clip}: give a number, or leave it out for no clipping")
     interval = given.get("val_check_interval")
     if isinstance(interval, int | float) and not interval > 0:
         errors.append(f"trainer.val_check_interval is {interval}: give a share of an epoch, or batches")
