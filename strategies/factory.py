@@ -9,7 +9,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from strategies.errors import UserError
 from strategies.fsdp2 import Sharded
-from strategies.notebook import Launched
+from strategies.launched import Launched
 from strategies.zero import ZeRO
 
 Precision = Literal["fp32", "bf16", "fp16"]

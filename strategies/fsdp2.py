@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 
 from strategies.checkpoints.mapped import mapped_file
 from strategies.errors import UserError
-from strategies.notebook import Launched
+from strategies.launched import Launched
 from strategies.tensor import parallelize
 
 

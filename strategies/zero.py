@@ -25,7 +25,7 @@ from strategies.atomic import part_of, put_in_place, refused_writes, remove_left
 from strategies.checkpoints.checkpoint import open_checkpoint
 from strategies.checkpoints.restore import restore, set_fp32_weight
 from strategies.errors import UserError
-from strategies.notebook import Launched
+from strategies.launched import Launched
 from strategies.upstream import keep_weights_as_loaded, own_gradient_norms, release_prefetched, use_cpu_ranks
 from strategies.zero_again import end_and_keep, go_on_with
 from strategies.zero_gather import full_tensor, unsharded
@@ -231,9 +231,8 @@ class ZeRO(Launched, DeepSpeedStrategy):
         self.trains, self.groups = None, groups
         gc.collect()  # an engine is full of circles, and there is no room for two
         module, trainer = self.lightning_module, self.lightning_module.trainer
-        self.config["gradient_accumulation_steps"] = (
-            trainer.accumulate_grad_batches
-        )  # may change between fits
+        # which may be another than in the last fit
+        self.config["gradient_accumulation_steps"] = trainer.accumulate_grad_batches
         if not module.automatic_optimization:
             # the Trainer refuses a limit then, so the stage has it; a module of one's own may have none
             self.config["gradient_clipping"] = getattr(module, "max_grad_norm", 0.0)

@@ -1,5 +1,5 @@
-"""Strategies in a notebook: one process needs no launcher, and more cannot be started from there; and what
-all do where a trainer fits again."""
+"""What strategies of several ranks share: how they are launched, in a notebook too, and what is seeded where
+a trainer fits again."""
 
 import sys
 from collections.abc import Iterator
