@@ -73,7 +73,8 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session")
-def _warm_folder(tmp_path_factory):
+def warm_folder(tmp_path_factory):
+    """Holds a `python` and a `trivium` that have everything imported already."""
     from tests.warm import serve
 
     folder = tmp_path_factory.mktemp("warm")
@@ -82,9 +83,9 @@ def _warm_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def warm_python(_warm_folder, monkeypatch):
+def warm_python(warm_folder, monkeypatch):
     """Every Python that the test begins, or that one of those begins, has everything imported already."""
-    monkeypatch.setattr("sys.executable", str(_warm_folder / "python"))
+    monkeypatch.setattr("sys.executable", str(warm_folder / "python"))
 
 
 @pytest.fixture(scope="module")

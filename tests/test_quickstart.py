@@ -77,7 +77,7 @@ def quickstart(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_quickstart_runs_reports_and_does_not_run_a_finished_stage_again(quickstart):
+def test_the_quickstart_runs_reports_and_does_not_run_a_finished_stage_again(quickstart, warm_python):
     run, folder = quickstart
     done = run("--minutes", "0.1")  # over before the data is there: the fewest steps
     assert done.returncode == 0, done.stderr[-3000:]

@@ -240,7 +240,7 @@ def test_answers_to_other_prompts_are_not_gone_on_with(tmp_path, rows, monkeypat
     assert (tmp_path / "ranks.jsonl").read_bytes() == before
 
 
-def test_the_program_serves_goes_on_and_ends_on_an_interrupt(tmp_path, rows):
+def test_the_program_serves_goes_on_and_ends_on_an_interrupt(tmp_path, rows, warm_python):
     rows(tmp_path / "r.jsonl", [{"instruction": f"Q{n}", "replies": ["a", "b", "c"]} for n in range(3)])
     line = [sys.executable, "-m", "experiments.cli", "rank", "--replies", "r.jsonl", "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

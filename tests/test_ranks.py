@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from experiments.cli.user_errors import REPORT
-from experiments.distributed.ranks import differences
+from experiments.distributed.ranks import differences, ranks
 from experiments.distributed.rendezvous import free_port
 from tests.ranks import fork_rank, torchrun
 
@@ -49,6 +49,8 @@ class Fault(L.Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == 0:  # once: a rank that is ended while it writes would leave nothing
             Path(f"{self.file}.{trainer.global_rank}").write_text(str(os.getpid()))
+            for child in ranks.children:  # which in front of a warm Python is another process
+                Path(f"{self.file}.child").write_text(str(child.pid))
         if batch_idx != 2 or trainer.global_rank != self.rank:
             return
         Path(self.file).write_text(str(time.time()))
@@ -212,12 +214,12 @@ def test_an_error_of_one_rank_is_told_once_and_ends_the_other(faults, rank, kind
 class Launched:
     """A command of a user, whose processes Lightning starts."""
 
-    def __init__(self, line: list[str], folder: Path):
+    def __init__(self, python: Path, line: list[str], folder: Path):
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         self.out, self.err = folder.with_suffix(".out"), folder.with_suffix(".err")
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "experiments.cli", *line], cwd=ROOT, env=env, stdout=out, stderr=err
+                [python, "-m", "experiments.cli", *line], cwd=ROOT, env=env, stdout=out, stderr=err
             )
         self.pids: list[int] = []
 
@@ -238,13 +240,14 @@ LAUNCHED = {
 
 
 @pytest.fixture(scope="module")
-def launched(start, tmp_path_factory):
+def launched(start, tmp_path_factory, warm_folder):
     """All of them at the same time."""
     folder = tmp_path_factory.mktemp("launched")
     found = {}
     for name, (strategy, rank, kind) in LAUNCHED.items():
         more = [] if rank is None else [fault(rank, kind, folder / name)]
-        found[name] = Launched(start(*more, strategy=strategy), folder / name)
+        line = start(*more, strategy=strategy)
+        found[name] = Launched(warm_folder / "python", line, folder / name)
     files = {name: [folder / f"{name}.{rank}" for rank in (0, 1)] for name in found if name != "whole"}
     ended = ends(lambda: [found[name].known(pair) for name, pair in files.items()])
     for run in found.values():
@@ -279,7 +282,7 @@ def test_lightnings_ranks_end_together(launched, name):
     else:
         assert run.code == 1
     told = {
-        "killed": f"trivium: rank 1 (process {run.pids[1]}) was killed",
+        "killed": f"trivium: rank 1 (process {(folder / 'killed.child').read_text()}) was killed",
         "head": f"trivium: rank 0 (process {run.pids[0]}) was killed",
     }
     if name == "interrupt":
@@ -387,7 +390,7 @@ assert not [name for name in RANK_VARIABLES if name in os.environ]
 
 
 @pytest.mark.slow
-def test_a_strategy_on_one_device_leaves_nothing_behind_for_the_next_run(tiny_stages):
+def test_a_strategy_on_one_device_leaves_nothing_behind_for_the_next_run(tiny_stages, warm_python):
     """The next run's errors are raised, as in any process that is alone."""
     line = [*tiny_stages.stage("sft", run="one_device"), "--trainer.max_steps=1", "--trainer.accelerator=cpu"]
     line += ["--trainer.devices=1", "--trainer.strategy=strategies.fsdp", "--trainer.limit_val_batches=0"]

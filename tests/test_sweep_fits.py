@@ -15,6 +15,7 @@ import yaml
 from experiments.sweep.metrics import history
 
 ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.usefixtures("warm_python")
 CALLBACKS = """
 import json, os, pathlib, time, torch
 from lightning.pytorch.callbacks import Callback

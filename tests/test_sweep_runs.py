@@ -16,6 +16,7 @@ from experiments.cli.program import main
 from experiments.cli.user_errors import UserError
 from experiments.sweep.run import sweep
 
+PYTHON = sys.executable
 TOY = """
 import os, sys, time
 given = dict(word[2:].split("=", 1) for word in sys.argv[1:])
@@ -42,6 +43,7 @@ def toy(tmp_path, monkeypatch):
     def write(**keys) -> Path:
         document = {"name": "toy", "program": "toy.py", "method": "random", "metric": {"name": "loss"}}
         document["parameters"] = {"x": {"min": 0.0, "max": 0.8}}
+        document["command"] = [PYTHON, "${program}", "${args}"]  # which begins faster than a warm one
         (tmp_path / "toy.yaml").write_text(yaml.safe_dump({**document, **keys}))
         return tmp_path / "toy.yaml"
 
@@ -72,7 +74,7 @@ def start(file: Path, *options: str) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-def test_a_random_sweep_killed_five_times_ends_with_its_24_runs_and_none_repeated(toy, tmp_path):
+def test_a_random_sweep_killed_five_times_ends_with_its_24_runs_and_none_repeated(toy, tmp_path, warm_python):
     file, out = toy(run_cap=24), tmp_path / "out"
     for number in range(5):
         process = start(file, "--workers", "2")
@@ -105,14 +107,14 @@ def test_the_configurations_after_a_kill_are_those_that_would_have_come(toy, tmp
     assert attempts(tmp_path / "parts") == [1] * 5
 
 
-def test_two_commands_share_a_folder_and_no_run(toy, tmp_path):
+def test_two_commands_share_a_folder_and_no_run(toy, tmp_path, warm_python):
     file = toy(run_cap=10)
     processes = [start(file) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0], [p.communicate() for p in processes]
     assert attempts(tmp_path / "out") == [1] * 10
 
 
-def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(toy, tmp_path, monkeypatch):
+def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(toy, tmp_path, monkeypatch, warm_python):
     gate, out = tmp_path / "gate", tmp_path / "out"
     gate.touch()
     monkeypatch.setenv("TOY_WAITS_FOR", str(gate))
