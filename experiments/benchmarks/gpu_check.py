@@ -67,6 +67,8 @@ def main() -> int:
         part = import_module(f"experiments.benchmarks.{PARTS[names[0]].module}")
         getattr(part, names[0])(Report(Path(options.child), names[0], options.tiny))
         return 0
+    if out := os.environ.get("OUT"):
+        Path(out).mkdir(parents=True, exist_ok=True)
     rows, end = [], time.monotonic() + options.seconds
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
