@@ -10,12 +10,15 @@ import zipfile
 
 import pytest
 import torch
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
 
 from experiments.cli.program import main
 from experiments.commands.overwriting import put_back
 from strategies.atomic import finish_interrupted_save, part_of, remove_interrupted
 from strategies.checkpoints.checkpoint import AnyCheckpoint
 from strategies.checkpoints.intact import checkpoints, damage, newest
+from strategies.checkpoints.mapped import mapped_file
 from strategies.errors import UserError
 
 STATE = {"state_dict": {"weight": torch.arange(5000.0)}, "global_step": 3, "loops": {}}
@@ -122,6 +125,35 @@ def test_the_newest_is_that_of_the_latest_step_whatever_it_is_called_and_however
         os.utime(written(tmp_path, name, step), (1000 - step, 1000 - step))
     names = ["last-v1.ckpt", "step=10.ckpt", "step=9.ckpt", "last.ckpt"]
     assert [path.name for path in checkpoints(tmp_path)] == names
+
+
+class Pickled:
+    """Is written as what a call would give."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("stage", ["disabled", "optimizer_states", "gradients", "weights"])
+def test_deepspeeds_stage_is_read_as_every_python_writes_it(tmp_path, stage):
+    """By number, or by name: Python 3.11.0 to 3.11.3 write enumerations so."""
+    number = ZeroStageEnum[stage].value
+    ways = [Pickled(ZeroStageEnum, (number,)), Pickled(getattr, (ZeroStageEnum, stage))]
+    torch.save({"stages": ways}, tmp_path / "optim_states.pt")
+    assert mapped_file(tmp_path / "optim_states.pt") == {"stages": [number, number]}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [(ZeroStageEnum, "mro"), (ZeroStageEnum, "__init__"), (LossScaler, "backward"), (dict, "fromkeys")],
+)
+def test_no_other_attribute_is_looked_up_for_a_checkpoint(tmp_path, call):
+    torch.save({"stage": Pickled(getattr, call)}, tmp_path / "optim_states.pt")
+    with pytest.raises(UserError, match="could run code when it is read"):
+        mapped_file(tmp_path / "optim_states.pt")
 
 
 @pytest.fixture(scope="module")

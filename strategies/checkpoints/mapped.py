@@ -1,5 +1,5 @@
 """Files of `torch.save`, mapped into memory instead of read; nothing in them can run code: tensors and plain
-values are taken, and three classes of DeepSpeed become empty stand-ins."""
+values are taken, and classes of DeepSpeed become stand-ins."""
 
 import pickle
 import zipfile
@@ -20,10 +20,25 @@ class _Fragment:
     """Stands for an address that is not needed here."""
 
 
+class _Stage(int):
+    """Stands for DeepSpeed's stages of ZeRO, which a file names by number or by name."""
+
+    disabled, optimizer_states, gradients, weights = range(4)
+
+
+def _named(kind: Any, name: str) -> int:
+    """Stands for `getattr`, by which Python 3.11.0 to 3.11.3 pickle an enumeration's members."""
+    value = vars(_Stage).get(name) if kind is _Stage else None
+    if isinstance(value, int):
+        return value
+    raise pickle.UnpicklingError(f"`getattr` of {name} would have to run")
+
+
 STAND_INS: list[tuple[Callable, str] | Callable] = [
     (LossScaler, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
     (LossScaler, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),
-    (int, "deepspeed.runtime.zero.config.ZeroStageEnum"),
+    (_Stage, "deepspeed.runtime.zero.config.ZeroStageEnum"),
+    (_named, "builtins.getattr"),
     (_Fragment, "deepspeed.utils.tensor_fragment.fragment_address"),
 ]
 
