@@ -23,6 +23,7 @@ from experiments.abilities import run as command
 from experiments.abilities.catalogue import NAMES, jobs_of, made
 from experiments.abilities.in_context import CHAIN, predicted
 from experiments.cli.program import main as program
+from experiments.statistics import holm
 
 ITEMS = 40
 
@@ -172,6 +173,37 @@ def test_what_is_done_is_not_done_again_and_what_is_missing_is(finished, fits):
     assert program(asked) == 0  # its export is there: it is only asked
     assert fits == []
     assert answers.read_text() == before
+
+
+@pytest.mark.slow
+def test_a_claim_tried_by_itself_keeps_the_others_on_the_page(finished, capsys):
+    """Each with as many seeds as it had; the headlines' p-values are corrected for all that are there."""
+    folder = finished.folder
+    before = json.loads((folder / "abilities.json").read_text())["claims"]
+    asked = ["abilities", "chain-of-thought", "--seeds", "2", "--output", str(folder.parent)]
+    assert program([*asked, "--json"]) == 0
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    report = json.loads((folder / "abilities.json").read_text())
+    assert [*report["claims"]] == [*NAMES]
+    assert report["claims"]["chain-of-thought"] == line
+    assert [claim["seeds"] for claim in report["claims"].values()] == [1, 1, 1, 2, 1, 1]
+    p_values = {name: claim["test"]["paired"]["p"] for name, claim in report["claims"].items()}
+    assert {n: claim["test"]["p_holm"] for n, claim in report["claims"].items()} == holm(p_values)
+    for name in set(NAMES) - {"chain-of-thought"}:
+        kept, was = report["claims"][name], before[name]
+        assert {**kept, "test": kept["test"] | {"p_holm": 0}} == {**was, "test": was["test"] | {"p_holm": 0}}
+    page = (folder / "abilities.html").read_text()
+    assert "1 or 2 seeds a claim" in page
+    assert "trivium abilities chain-of-thought --seeds 2" in page
+    assert all(page.count(f'<section id="{name}">') == 1 for name in NAMES)
+    (gone, *_) = jobs_of(made("emergence", "en"), 1, folder)
+    (gone.folder / "answers-emergence.jsonl").rename(folder / "away")
+    assert program(asked) == 0
+    told = capsys.readouterr().out
+    assert "left out of the page: emergence: their models have changed since; ask for them again" in told
+    assert "with 4 tried earlier" in told
+    (folder / "away").rename(gone.folder / "answers-emergence.jsonl")
+    assert program([*asked[:1], "--seeds", "1", *asked[4:]]) == 0
 
 
 @pytest.mark.slow

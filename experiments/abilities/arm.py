@@ -106,12 +106,7 @@ def run(ability: Ability, arm: Arm, seed: int, folder: Path) -> bool:
     `log.txt` in its folder."""
     import torch
 
-    from experiments.abilities.asking import items_sha256
-
-    # what the answers in the folder belong to: the model's recipe, and the items
-    asked, stamp = items_sha256(ability.questions(arm.name)), folder / f"answered-{ability.name}"
-    done = sha256((recipe(ability, arm, seed, folder) + asked).encode()).hexdigest()
-    if stamp.is_file() and stamp.read_text() == done:
+    if is_answered(ability, arm, seed, folder):
         return False
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,8 +117,26 @@ def run(ability: Ability, arm: Arm, seed: int, folder: Path) -> bool:
     ):
         train(ability, arm, seed, folder)
         answer(ability, arm, folder)
-    write_text(stamp, done)
+    write_text(folder / f"answered-{ability.name}", _stamp(ability, arm, seed, folder))
     return True
+
+
+def is_answered(ability: Ability, arm: Arm, seed: int, folder: Path) -> bool:
+    """Whether the answers in the folder are of today's recipe and items."""
+    stamp = folder / f"answered-{ability.name}"
+    return (
+        answers_file(ability, folder).is_file()
+        and stamp.is_file()
+        and stamp.read_text() == _stamp(ability, arm, seed, folder)
+    )
+
+
+def _stamp(ability: Ability, arm: Arm, seed: int, folder: Path) -> str:
+    """What answers belong to: the model's recipe, and the items."""
+    from experiments.abilities.asking import items_sha256
+
+    asked = items_sha256(ability.questions(arm.name))
+    return sha256((recipe(ability, arm, seed, folder) + asked).encode()).hexdigest()
 
 
 def learning_curve(folder: Path, metric: str = "train/loss") -> list[tuple[int, float]]:
