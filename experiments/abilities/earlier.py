@@ -53,15 +53,10 @@ def judged(claims: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]
 
 def finding_of(line: Mapping[str, Any]) -> Finding:
     """What a line of `abilities.json` says was found."""
-    test = line["test"]
-    bars = [
-        Bar(
-            name,
-            bar["seeds"],
-            Estimate(bar["value"], *bar["interval"], ITEMS),
-            bar["at_least"] if "at_least" in bar else bar["at_most"],
-            "at_least" in bar,
-        )
-        for name, bar in line["bars"].items()
-    ]
+    test, bars = line["test"], []
+    for name, bar in line["bars"].items():
+        low, high = bar["interval"]
+        threshold = bar["at_least"] if "at_least" in bar else bar["at_most"]
+        value = Estimate(bar["value"], low, high, ITEMS)
+        bars.append(Bar(name, bar["seeds"], value, threshold, "at_least" in bar))
     return Finding(Headline(test["first"], test["second"], Paired(**test["paired"])), bars, line["results"])
