@@ -3,15 +3,14 @@
 import json
 import logging
 import re
-import struct
 
 import pytest
 import yaml
-from wandb.proto import wandb_internal_pb2 as records
 
 from experiments.cli.program import main
 from tests.checkpoints import TYPES, byte_tokenizer
 from tests.ranks import curve, fork_rank
+from tests.wandb_files import kept
 
 NOISE = re.compile(
     "Warning|WARNING|Tip|litlogger|eval mode|FLOPs|TPU|ranks is zero|logging interval|v_num|accelerator"
@@ -117,27 +116,6 @@ def test_the_goal_is_told_at_the_end_and_at_its_best():
     summary.measured = [(10, 0.5), (20, 0.25), (30, 0.75)]
     assert summary.reached(SFTModule) == "val/loss: 0.75, 0.25 at its best, after step 20"
     assert summary.reached(RewardModule) == "reward/accuracy: 0.75"
-
-
-BLOCK, HEADER = 32768, 7
-"""bytes of a block of W&B's file, LevelDB's log format, and of a piece's header: checksum, length, kind"""
-
-
-def kept(run) -> list:
-    """The records of a run that W&B keeps offline."""
-    data = next(run.glob("wandb/offline-run-*/run-*.wandb")).read_bytes()
-    found, parts, place = [], b"", HEADER  # the file has a header of the same size
-    while place + HEADER <= len(data):
-        if BLOCK - place % BLOCK < HEADER:  # what is left of a block is padding
-            place += BLOCK - place % BLOCK
-            continue
-        length, kind = struct.unpack("<HB", data[place + 4 : place + HEADER])
-        parts += data[place + HEADER : place + HEADER + length]
-        place += HEADER + length
-        if kind in (1, 4):  # whole, or the last piece
-            found.append(records.Record.FromString(parts))
-            parts = b""
-    return found
 
 
 @pytest.fixture(scope="module")
