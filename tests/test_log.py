@@ -14,6 +14,7 @@ from tests.wandb_files import kept
 
 NOISE = re.compile(
     "Warning|WARNING|Tip|litlogger|eval mode|FLOPs|TPU|ranks is zero|logging interval|v_num|accelerator"
+    "|LOAD REPORT|MISSING|unexpected"
 )
 SHORT = ["--trainer.log_every_n_steps=50", "--trainer.max_steps=3"]
 
