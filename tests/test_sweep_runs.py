@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -211,6 +212,21 @@ def test_the_command_writes_what_it_promises(toy, tmp_path, capsys):
     run = Path("out/runs/0000")
     options = yaml.safe_load((run / "parameters.yaml").read_text())
     assert options["x"]["value"] == lines_of(Path("out"))[0]["parameters"]["x"]
+
+
+def test_the_page_shows_configurations_curves_importances_and_the_metric_by_each_parameter(toy, tmp_path):
+    """x alone decides; y is passed over by the program."""
+    parameters = {"x": {"values": [0.3, 0.4, 0.6, 0.8]}, "y": {"values": [1, 2]}}
+    sweep(toy(method="grid", parameters=parameters), tmp_path / "out", quiet=True)
+    page = (tmp_path / "out" / "sweep.html").read_text(encoding="utf-8")
+    figures = re.findall(r'<p class="title">(.*?)</p>\n(<svg.*?</svg>)', page, re.DOTALL)
+    titles = ["Configurations", "Learning curves", "Which parameter matters", "By x", "By y"]
+    assert [title for title, _ in figures] == titles
+    told = {title: re.sub(r"\s+", " ", figure) for title, figure in figures}
+    assert "x 100%" in told["Which parameter matters"]
+    assert all(f"000{run} ends at" in told["Learning curves"] for run in range(8))
+    assert "0.3: 0.25" in told["By x"]  # (0.3 − 0.3)² + 1/4
+    assert page.count("<tr") == 1 + 8
 
 
 def test_a_sweep_of_which_every_run_failed_says_so(toy, capsys):
