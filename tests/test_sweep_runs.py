@@ -129,6 +129,34 @@ def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(toy, tmp_path, monke
     assert attempts(out) == [2, 1, 1]
 
 
+def test_a_task_of_a_slurm_array_stops_before_its_time_is_up_is_queued_again_and_goes_on(
+    toy, tmp_path, monkeypatch
+):
+    """SLURM sends SIGTERM to the script alone (`--signal=B:TERM`)."""
+    gate, out = tmp_path / "gate", tmp_path / "out"
+    gate.touch()
+    (tmp_path / "scontrol").write_text('#!/bin/sh\necho "$@" >> queued\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    root = Path(__file__).resolve().parent.parent
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHON": sys.executable, "PYTHONPATH": root}
+    environment |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "trivium-sweep", "SLURM_NTASKS": "1"}
+    for name, value in {**environment, "TOY_WAITS_FOR": gate}.items():
+        monkeypatch.setenv(name, str(value))
+    line = ["bash", str(root / "experiments/sweep/slurm.sbatch"), str(toy(run_cap=2)), "out", "--json"]
+    task = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until(lambda: list(out.glob("runs/*/attempts")), task)
+    task.terminate()
+    _, told = task.communicate()
+    assert (task.returncode, "the same command goes on in out" in told) == (143, True), told
+    assert Path("queued").read_text() == "requeue 7\n"
+    gate.unlink()
+    again = subprocess.run(line, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert [json.loads(text)["state"] for text in again.stdout.splitlines()] == ["ended"] * 2
+    assert attempts(out) == [2, 1]
+    assert Path("queued").read_text() == "requeue 7\n"  # once
+
+
 def test_a_run_that_fails_is_kept_with_its_line_and_the_sweep_goes_on(toy, tmp_path):
     result = sweep(toy(method="grid", parameters={"x": {"values": [0.95, 0.2, 1.0, 0.3]}}), tmp_path / "out")
     assert [run["state"] for run in result.runs()] == ["failed", "ended", "failed", "ended"]
