@@ -1,11 +1,15 @@
 """`trivium abilities`, on models and tests made small: every experiment from its rows to its page."""
 
 import json
+import os
+import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -61,7 +65,7 @@ def small(tmp_path_factory):
 class Here:
     """Does work at once, as an executor."""
 
-    def __init__(self, *_):
+    def __init__(self, *_, **__):
         pass
 
     def __enter__(self):
@@ -241,6 +245,25 @@ def test_a_model_learns_to_answer_in_steps_and_cannot_answer_at_once(small, tmp_
     answers = load(arm.answers_file(experiment, tmp_path / "run"), experiment)
     assert answers["steps 4"].right.mean() >= 0.9
     assert answers["direct 4"].right.mean() <= 0.25  # chance is 1/11; a step can be undone or do nothing
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_leaves_no_process_behind(tmp_path):
+    line = [sys.executable, "-m", "experiments.cli", "abilities", "instructions", "--seeds", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(command.__file__).parents[2])}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    begun = subprocess.Popen([*line, "--workers", "1", "--output", str(tmp_path)], **quiet)
+    while not list(tmp_path.glob("en/instructions/*/log.txt")):  # a worker is at it
+        assert begun.poll() is None
+        time.sleep(0.1)
+    processes = psutil.Process(begun.pid).children(recursive=True)
+    assert processes
+    begun.kill()
+    begun.wait()
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    for process in alive:
+        process.kill()
+    assert alive == []
 
 
 def test_a_perfect_predictor_has_no_divergence():
