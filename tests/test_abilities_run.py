@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -177,6 +178,14 @@ def test_what_is_done_is_not_done_again_and_what_is_missing_is(finished, fits):
     assert program(asked) == 0  # its export is there: it is only asked
     assert fits == []
     assert answers.read_text() == before
+
+
+@pytest.mark.slow
+def test_models_in_a_folder_that_was_moved_are_not_trained_again(finished, fits, tmp_path, capsys):
+    shutil.copytree(finished.folder.parent, tmp_path / "moved")
+    assert program(["abilities", "instructions", "--seeds", "1", "--output", str(tmp_path / "moved")]) == 0
+    assert fits == []
+    assert "with 5 tried earlier" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -50,10 +50,10 @@ def main(argv: list[str]) -> int:
     seconds = work(jobs, options.language, options.workers or cores(), quiet=options.json)
     claims = collect(abilities, jobs, seconds, options.seeds)
     before, gone = earlier_claims(folder, options.language, names)
+    for name, claim in before.items():
+        jobs[name] = jobs_of(made(name, options.language), claim["seeds"], folder)
+        claim["folders"] = [str(job.folder) for job in jobs[name]]  # it may have been moved
     report = finite({"language": options.language, "test_items": ITEMS, "claims": judged(before | claims)})
-    jobs |= {
-        name: jobs_of(made(name, options.language), claim["seeds"], folder) for name, claim in before.items()
-    }
     write_page(report, {name: by_arm(of_ability) for name, of_ability in jobs.items()}, folder)
     tell(report, names, gone, folder, options.json)
     return 0
