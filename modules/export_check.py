@@ -17,7 +17,7 @@ from transformers.utils import logging
 from modules.errors import UserError
 from modules.hf_config import in_a_line
 from modules.hf_export import LANGUAGE_MODEL, remedied, skeleton, write_parts
-from modules.probe_config import config_of, fields_of, small_configs
+from modules.probe_config import as_a_copy, config_of, fields_of, small_configs
 from modules.specs import ExportSpec
 
 
@@ -27,8 +27,8 @@ def check_exports(exports: Sequence[ExportSpec], tokenizer: Any) -> None:
     Raises:
         UserError: what cannot be written, a line each.
     """
-    small = [_small(export) for export in exports]
-    with tempfile.TemporaryDirectory() as folder, _no_progress_bar():
+    with tempfile.TemporaryDirectory() as folder, _no_progress_bar(), as_a_copy():
+        small = [_small(export) for export in exports]
         specs, states = [spec for spec, _ in small], [state for _, state in small]
         problems = write_parts(specs, states, tokenizer, folder, {})
     for export in exports:

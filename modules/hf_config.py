@@ -58,6 +58,10 @@ def new_config(config: dict[str, Any], vocab_size: int, where: str) -> Pretraine
         raise UserError(
             f"{where}: `model_type: {model_type}` is not one transformers knows: give for example `llama`"
         ) from error
+    for name in ("bos_token_id", "eos_token_id"):
+        default = getattr(known, name, None)
+        if isinstance(default, int) and isinstance(vocab := options["vocab_size"], int) and default >= vocab:
+            options.setdefault(name, 0)  # until the tokenizer's comes: GPT-2's 50256 may not be there
     unknown = [f"`{name}`" for name in options if not hasattr(known, str(name))]
     if unknown:
         raise UserError(f"{where} of `{model_type}` has no field {', '.join(unknown)}")

@@ -21,7 +21,7 @@ from modules.errors import UserError
 from modules.hf_config import in_a_line
 from modules.hf_load import PROVENANCE
 from modules.hf_tokenizer import save_tokenizer, with_pad_token
-from modules.probe_config import config_of, fields_of, small_configs
+from modules.probe_config import as_a_copy, config_of, fields_of, small_configs
 from modules.specs import ExportSpec
 
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "deepspeed")
@@ -148,7 +148,8 @@ def _write_model(
 def critic_class(config: PretrainedConfig) -> str:
     """What a critic of this kind is saved as: a token classifier, or a sequence classifier where transformers
     has none whose head is one linear map of the hidden states."""
-    return _critic_class(fields_of(config))
+    with as_a_copy():
+        return _critic_class(fields_of(config))
 
 
 @lru_cache

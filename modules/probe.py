@@ -29,7 +29,7 @@ from modules.backbone import LanguageModel, ScalarModel
 from modules.documents import SHORTEST_PREFIX, Route
 from modules.errors import UserError
 from modules.hf_config import in_a_line, new_config, saved_config
-from modules.probe_config import VOCABULARY, WINDOW, config_of, fields_of, small_configs
+from modules.probe_config import VOCABULARY, WINDOW, as_a_copy, config_of, fields_of, small_configs
 from modules.specs import NetworkSpec
 
 ROUTES = [Route(rows, head) for rows in ("flat", "documents") for head in ("linear", "own")]
@@ -83,7 +83,8 @@ def network_errors(specs: Iterable[NetworkSpec]) -> list[str]:
             if isinstance(spec.source, str):
                 config = saved_config(spec.source, where)
             else:
-                config = new_config(spec.source, VOCABULARY, where)
+                with as_a_copy():
+                    config = new_config(spec.source, VOCABULARY, where)
         except (OSError, UserError):
             continue
         try:
@@ -108,7 +109,7 @@ def probe(config: PretrainedConfig, scalar: bool = False) -> Route:
 
 @cache
 def _probe(fields: str, scalar: bool) -> Route:
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad(), as_a_copy():
         dtype = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         torch.manual_seed(0)

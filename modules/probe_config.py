@@ -7,10 +7,12 @@ scales, biases, ropes, experts, state layers. The copy is there to be compared, 
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from transformers import CONFIG_MAPPING, PretrainedConfig
+from transformers.utils import logging
 
 VOCABULARY = 97
 WINDOW = 4  # tokens, shorter than any document of the probe
@@ -123,6 +125,18 @@ def config_of(fields: str) -> PretrainedConfig:
     """The config again."""
     options = json.loads(fields)
     return CONFIG_MAPPING[options["model_type"]].from_dict(options)
+
+
+@contextmanager
+def as_a_copy() -> Iterator[None]:
+    """While it lasts, transformers warns of nothing: what it has against a copy, such as special tokens
+    beyond the copy's few, is not so of the network itself."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def small_configs(config: PretrainedConfig) -> Iterator[Callable[[], PretrainedConfig]]:

@@ -1,11 +1,16 @@
 """`trivium abilities`, on models and tests made small: every experiment from its rows to its page."""
 
 import json
+import os
+import shutil
+import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -23,6 +28,7 @@ from experiments.abilities import run as command
 from experiments.abilities.catalogue import NAMES, jobs_of, made
 from experiments.abilities.in_context import CHAIN, predicted
 from experiments.cli.program import main as program
+from experiments.statistics import holm
 
 ITEMS = 40
 
@@ -60,7 +66,7 @@ def small(tmp_path_factory):
 class Here:
     """Does work at once, as an executor."""
 
-    def __init__(self, *_):
+    def __init__(self, *_, **__):
         pass
 
     def __enter__(self):
@@ -175,6 +181,45 @@ def test_what_is_done_is_not_done_again_and_what_is_missing_is(finished, fits):
 
 
 @pytest.mark.slow
+def test_models_in_a_folder_that_was_moved_are_not_trained_again(finished, fits, tmp_path, capsys):
+    shutil.copytree(finished.folder.parent, tmp_path / "moved")
+    assert program(["abilities", "instructions", "--seeds", "1", "--output", str(tmp_path / "moved")]) == 0
+    assert fits == []
+    assert "with 5 tried earlier" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_claim_tried_by_itself_keeps_the_others_on_the_page(finished, capsys):
+    """Each with as many seeds as it had; the headlines' p-values are corrected for all that are there."""
+    folder = finished.folder
+    before = json.loads((folder / "abilities.json").read_text())["claims"]
+    asked = ["abilities", "chain-of-thought", "--seeds", "2", "--output", str(folder.parent)]
+    assert program([*asked, "--json"]) == 0
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    report = json.loads((folder / "abilities.json").read_text())
+    assert [*report["claims"]] == [*NAMES]
+    assert report["claims"]["chain-of-thought"] == line
+    assert [claim["seeds"] for claim in report["claims"].values()] == [1, 1, 1, 2, 1, 1]
+    p_values = {name: claim["test"]["paired"]["p"] for name, claim in report["claims"].items()}
+    assert {n: claim["test"]["p_holm"] for n, claim in report["claims"].items()} == holm(p_values)
+    for name in set(NAMES) - {"chain-of-thought"}:
+        kept, was = report["claims"][name], before[name]
+        assert {**kept, "test": kept["test"] | {"p_holm": 0}} == {**was, "test": was["test"] | {"p_holm": 0}}
+    page = (folder / "abilities.html").read_text()
+    assert "1 or 2 seeds a claim" in page
+    assert "trivium abilities chain-of-thought --seeds 2" in page
+    assert all(page.count(f'<section id="{name}">') == 1 for name in NAMES)
+    (gone, *_) = jobs_of(made("emergence", "en"), 1, folder)
+    (gone.folder / "answers-emergence.jsonl").rename(folder / "away")
+    assert program(asked) == 0
+    told = capsys.readouterr().out
+    assert "left out of the page: emergence: their models have changed since; ask for them again" in told
+    assert "with 4 tried earlier" in told
+    (folder / "away").rename(gone.folder / "answers-emergence.jsonl")
+    assert program([*asked[:1], "--seeds", "1", *asked[4:]]) == 0
+
+
+@pytest.mark.slow
 def test_a_model_of_another_recipe_is_trained_anew(finished, fits, monkeypatch, tmp_path):
     (job, *_) = jobs_of(made("instructions", "en"), 1, finished.folder)
     configs = tmp_path / "configs"
@@ -209,6 +254,25 @@ def test_a_model_learns_to_answer_in_steps_and_cannot_answer_at_once(small, tmp_
     answers = load(arm.answers_file(experiment, tmp_path / "run"), experiment)
     assert answers["steps 4"].right.mean() >= 0.9
     assert answers["direct 4"].right.mean() <= 0.25  # chance is 1/11; a step can be undone or do nothing
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_leaves_no_process_behind(tmp_path):
+    line = [sys.executable, "-m", "experiments.cli", "abilities", "instructions", "--seeds", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(command.__file__).parents[2])}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    begun = subprocess.Popen([*line, "--workers", "1", "--output", str(tmp_path)], **quiet)
+    while not list(tmp_path.glob("en/instructions/*/log.txt")):  # a worker is at it
+        assert begun.poll() is None
+        time.sleep(0.1)
+    processes = psutil.Process(begun.pid).children(recursive=True)
+    assert processes
+    begun.kill()
+    begun.wait()
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    for process in alive:
+        process.kill()
+    assert alive == []
 
 
 def test_a_perfect_predictor_has_no_divergence():

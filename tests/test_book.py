@@ -2,6 +2,7 @@
 languages, options and metrics that pages name are there, and the site is built without a dead link."""
 
 import csv
+import importlib.util
 import inspect
 import re
 import shlex
@@ -10,16 +11,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import datamodules
 import modules
 from experiments.cli.parser import ParseOnly, parse
-from experiments.cli.program import main
+from experiments.cli.program import COMMANDS, main
+from experiments.data.program import COMMANDS as OF_DATA
 from experiments.docs import site
+from experiments.scaling.program import COMMANDS as OF_SCALING
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "experiments" / "docs"
 BOOK = DOCS / "book"
+NEEDED = ["--model.pretrained=x", "--data.train=x", "--data.tokenizer=x"]
 CHAPTERS = sorted(
     page.name for page in BOOK.glob("*.md") if not page.name.endswith(".zh.md") and page.stem != "index"
 )
@@ -35,14 +40,62 @@ def commands(page: Path) -> list[str]:
     return [line.split("   #")[0].split("  #")[0].strip() for line in lines]
 
 
+STANDS_FOR = {"FILE": "pretrain", "KIND": "instructions", "N": "1", "CKPT": "last.ckpt"}
+"""a word that a page puts in place of what a reader gives → something that may be given"""
+
+
+def within(page: Path) -> list[str]:
+    """The command lines in a page's sentences, with something given in place of what stands for it."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    lines = []
+    for span in re.findall("`(trivium [^`]+)`", text):
+        words = [STANDS_FOR.get(word.removesuffix("…"), word.removesuffix("…")) for word in span.split()]
+        left_out = "--config pretrain" if words[1] == "fit" else "DIR"  # a … alone
+        lines.append(" ".join(word or left_out for word in words))
+    return lines
+
+
+def is_a_name(line: str) -> bool:
+    """Whether a line is no more than a command's name, as `trivium data retrieve`."""
+    return re.fullmatch("trivium [a-z]+( [a-z]+)?", line) is not None
+
+
 LINES = [
     pytest.param(line, id=f"{page.name}: {line}") for page in PAGES for line in dict.fromkeys(commands(page))
 ]
+WITHIN = {page: within(page) for page in PAGES}
 
 
 @pytest.mark.parametrize("line", LINES)
 def test_every_command_of_every_page_is_accepted(line, request, monkeypatch):
     monkeypatch.chdir(ROOT)
+    accept(line, request)
+
+
+@pytest.mark.parametrize(
+    "line", sorted({line for lines in WITHIN.values() for line in lines if not is_a_name(line)})
+)
+def test_every_command_within_a_sentence_is_accepted(line, request, monkeypatch):
+    """One that ends with an option may leave its value out."""
+    monkeypatch.chdir(ROOT)
+    given = line.split()[-1]
+    accept(line if given[:2] != "--" or given in ("--compare", "--help") else f"{line} pretrain", request)
+
+
+def test_what_pages_name_without_options_is_there():
+    subcommands = {"data": OF_DATA, "scaling": OF_SCALING, "rank": {"report"}}
+    for page, lines in WITHIN.items():
+        for _, name, *more in (line.split() for line in lines if is_a_name(line)):
+            assert name in COMMANDS, page
+            assert name not in subcommands or set(more) <= set(subcommands[name]), page
+        text = page.read_text(encoding="utf-8")
+        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets, page
+        for module in re.findall(r"python -m (experiments[\w.]+)", text):
+            assert importlib.util.find_spec(module), page
+
+
+def accept(line, request):
     name, *argv = shlex.split(line.partition(" > ")[0])[1:]  # the shell takes what follows
     if name in ("fit", "validate", "test", "predict"):
         parse([name, *argv], ParseOnly)
@@ -50,6 +103,10 @@ def test_every_command_of_every_page_is_accepted(line, request, monkeypatch):
         parse(["fit", *argv[1:]], ParseOnly)
     elif name == "--help":
         assert main([name]) == 0
+    elif argv[-1:] == ["--help"]:
+        with pytest.raises(SystemExit) as ended:
+            main([name, *argv])
+        assert ended.value.code == 0
     else:
         parsed = request.getfixturevalue("only_parse")
         with pytest.raises(parsed):
@@ -92,6 +149,27 @@ def test_the_options_of_coming_from_are_there():
         named = set(re.findall(rf"`{prefix}\.(\w+)", text))
         assert len(named) > 5
         assert named <= known
+
+
+def test_every_field_of_a_runs_yaml_has_its_line_with_its_default(tmp_path):
+    page = (DOCS / "reference" / "yaml.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(block)
+    rows = [
+        [cell.strip() for cell in row.strip("|").split("|")] for row in page.splitlines() if row[:3] == "| `"
+    ]
+    told = {name: row[1] for row in rows for name in re.findall("`([^`]+)`", row[0])}
+    for command in ("fit", "validate", "test", "predict"):
+        config = parse([command, "--config", str(tmp_path / "mine.yaml")], ParseOnly).config[command]
+        fields = {name: value for name, value in config.as_dict().items() if name != "config"}
+        assert set(fields) - {"verbose"} <= set(told)
+    text = "\n".join(file.read_text(encoding="utf-8") for file in ROOT.glob("*/**/*.py"))
+    assert set(re.findall(r'"(TRIVIUM_\w+)"', text)) - {"TRIVIUM_QUICKSTART"} <= set(told)
+    own = parse(["fit", "--model", "SFTModule", "--data", "InstructionData", *NEEDED], ParseOnly).config[
+        "fit"
+    ]
+    for name in ("run", "overwrite", "checkpoint_minutes", "wandb_artifacts", "untrained", "seed_everything"):
+        assert told[name] == f"`{yaml.safe_dump(own[name]).splitlines()[0]}`"
 
 
 def test_every_metric_that_a_stage_logs_has_its_line(tiny_stages):

@@ -1,17 +1,20 @@
 """What a run tells: lines that a person reads, metrics of short runs too, a summary; and what W&B keeps."""
 
 import json
+import logging
 import re
-import struct
 
 import pytest
 import yaml
-from wandb.proto import wandb_internal_pb2 as records
 
+from experiments.cli.program import main
+from tests.checkpoints import TYPES, byte_tokenizer
 from tests.ranks import curve, fork_rank
+from tests.wandb_files import kept
 
 NOISE = re.compile(
     "Warning|WARNING|Tip|litlogger|eval mode|FLOPs|TPU|ranks is zero|logging interval|v_num|accelerator"
+    "|LOAD REPORT|MISSING|unexpected"
 )
 SHORT = ["--trainer.log_every_n_steps=50", "--trainer.max_steps=3"]
 
@@ -45,6 +48,34 @@ def told(tiny_stages, tmp_path_factory):
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])
 def test_a_log_holds_nothing_that_is_no_news(told, stage):
     assert NOISE.findall(told[stage]) == []
+
+
+@pytest.fixture
+def warned():
+    """What transformers warns of from now on, also of what it has warned of in this process already."""
+    logging.Logger.warning_once.cache_clear()  # type: ignore[attr-defined]
+    lines: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("transformers").addHandler(handler)
+    yield lines
+    logging.getLogger("transformers").removeHandler(handler)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_special_tokens_that_come_last_are_told_as_no_fault_of_the_network(
+    stage_lines, tmp_path, warned, kind
+):
+    """The copies by which a network is tried have fewer tokens, and a GPT-2 has its eos at 50256."""
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    tokenizer = byte_tokenizer(tmp_path / "bytes", special.values(), **special)
+    assert tokenizer.eos_token_id == len(tokenizer) - 1 > 256
+    network = json.dumps({"model_type": kind, **TYPES[kind]})
+    line = [*stage_lines(tmp_path).stage("pretrain"), f"--model.init_args.config={network}"]
+    assert main([*line, f"--data.init_args.tokenizer={tmp_path / 'bytes'}", *SHORT]) == 0
+    assert warned == []
+    config = json.loads((tmp_path / "pretrain/export/config.json").read_text())
+    assert config["eos_token_id"] == tokenizer.eos_token_id
 
 
 @pytest.mark.parametrize(
@@ -86,27 +117,6 @@ def test_the_goal_is_told_at_the_end_and_at_its_best():
     summary.measured = [(10, 0.5), (20, 0.25), (30, 0.75)]
     assert summary.reached(SFTModule) == "val/loss: 0.75, 0.25 at its best, after step 20"
     assert summary.reached(RewardModule) == "reward/accuracy: 0.75"
-
-
-BLOCK, HEADER = 32768, 7
-"""bytes of a block of W&B's file, LevelDB's log format, and of a piece's header: checksum, length, kind"""
-
-
-def kept(run) -> list:
-    """The records of a run that W&B keeps offline."""
-    data = next(run.glob("wandb/offline-run-*/run-*.wandb")).read_bytes()
-    found, parts, place = [], b"", HEADER  # the file has a header of the same size
-    while place + HEADER <= len(data):
-        if BLOCK - place % BLOCK < HEADER:  # what is left of a block is padding
-            place += BLOCK - place % BLOCK
-            continue
-        length, kind = struct.unpack("<HB", data[place + 4 : place + HEADER])
-        parts += data[place + HEADER : place + HEADER + length]
-        place += HEADER + length
-        if kind in (1, 4):  # whole, or the last piece
-            found.append(records.Record.FromString(parts))
-            parts = b""
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from experiments.cli.program import main
 from experiments.sweep.metrics import history
+from tests.wandb_files import kept
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("warm_python")
@@ -76,7 +78,7 @@ def sweep_of(tmp_path, stage_lines):
 
 @pytest.mark.slow
 def test_a_run_that_a_power_cut_ends_resumes_at_its_checkpoint_and_those_that_ended_are_not_repeated(
-    sweep_of, tmp_path
+    sweep_of, tmp_path, monkeypatch
 ):
     start = sweep_of("--checkpoint_minutes=0.00001", "--trainer.callbacks+=callbacks_of_runs.Gate")
     gate, runs = tmp_path / "gate", tmp_path / "out" / "runs"
@@ -101,6 +103,17 @@ def test_a_run_that_a_power_cut_ends_resumes_at_its_checkpoint_and_those_that_en
     assert history(runs / "0001", "train/loss").steps == list(range(8))  # none twice, none left out
     again = (runs / "0001" / "metrics" / "version_1" / "metrics.csv").read_text().splitlines()
     assert [dict(zip(again[0].split(","), again[1].split(","), strict=True))["step"]] == ["5"]
+    best = min((json.loads(line) for line in printed.splitlines()), key=lambda line: line["metric"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # of the configuration's callbacks
+    assert main(["fit", "--config", "out/best.yaml", "--trainer.callbacks=null"]) == 0
+    trained = yaml.safe_load((tmp_path / "out" / "best" / "config.yaml").read_text())
+    rate = trained["model"]["init_args"]["optimizer"]["init_args"]["lr"]
+    assert {"model.init_args.optimizer.init_args.lr": rate} == best["parameters"]
+    assert (
+        history(tmp_path / "out" / "best", "train/loss").values
+        == history(runs / best["run"], "train/loss").values
+    )
 
 
 @pytest.mark.slow
@@ -114,6 +127,7 @@ def test_both_ranks_of_a_run_have_what_the_sweep_sets_and_share_the_runs_cores(
         "--trainer.strategy=strategies.ddp",
         "--data.init_args.micro_batch_size=4",
     ]
+    monkeypatch.setenv("WANDB_MODE", "offline")
     start = sweep_of(*ranks, "--trainer.callbacks+=callbacks_of_runs.Ranks", workers=2, run_cap=1)
     process = start()
     printed, told = process.communicate()
@@ -123,3 +137,10 @@ def test_both_ranks_of_a_run_have_what_the_sweep_sets_and_share_the_runs_cores(
     for rank in (0, 1):
         seen = json.loads((tmp_path / "out" / "runs" / "0000" / f"rank{rank}.json").read_text())
         assert seen == {"rate": 0.001, "threads": max(1, cores // 2), "cores": cores, "world": 2}
+    # one W&B run, in the group that bears the sweep's name, which `wandb sync` takes later
+    told = kept(tmp_path / "out" / "runs" / "0000")
+    (run,) = [record.run for record in told if record.run.run_id]
+    id = json.loads((tmp_path / "out" / "sweep.json").read_text())["id"]
+    assert (run.run_group, run.run_id, run.display_name) == ("fits", f"{id}-0000", "0000")
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert config["model.init_args.optimizer.init_args.lr"] == 0.001

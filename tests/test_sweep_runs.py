@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -130,6 +131,34 @@ def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(toy, tmp_path, monke
     assert attempts(out) == [2, 1, 1]
 
 
+def test_a_task_of_a_slurm_array_stops_before_its_time_is_up_is_queued_again_and_goes_on(
+    toy, tmp_path, monkeypatch
+):
+    """SLURM sends SIGTERM to the script alone (`--signal=B:TERM`)."""
+    gate, out = tmp_path / "gate", tmp_path / "out"
+    gate.touch()
+    (tmp_path / "scontrol").write_text('#!/bin/sh\necho "$@" >> queued\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    root = Path(__file__).resolve().parent.parent
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHON": sys.executable, "PYTHONPATH": root}
+    environment |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "trivium-sweep", "SLURM_NTASKS": "1"}
+    for name, value in {**environment, "TOY_WAITS_FOR": gate}.items():
+        monkeypatch.setenv(name, str(value))
+    line = ["bash", str(root / "experiments/sweep/slurm.sbatch"), str(toy(run_cap=2)), "out", "--json"]
+    task = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until(lambda: list(out.glob("runs/*/attempts")), task)
+    task.terminate()
+    _, told = task.communicate()
+    assert (task.returncode, "the same command goes on in out" in told) == (143, True), told
+    assert Path("queued").read_text() == "requeue 7\n"
+    gate.unlink()
+    again = subprocess.run(line, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert [json.loads(text)["state"] for text in again.stdout.splitlines()] == ["ended"] * 2
+    assert attempts(out) == [2, 1]
+    assert Path("queued").read_text() == "requeue 7\n"  # once
+
+
 def test_a_run_that_fails_is_kept_with_its_line_and_the_sweep_goes_on(toy, tmp_path):
     result = sweep(toy(method="grid", parameters={"x": {"values": [0.95, 0.2, 1.0, 0.3]}}), tmp_path / "out")
     assert [run["state"] for run in result.runs()] == ["failed", "ended", "failed", "ended"]
@@ -213,6 +242,21 @@ def test_the_command_writes_what_it_promises(toy, tmp_path, capsys):
     run = Path("out/runs/0000")
     options = yaml.safe_load((run / "parameters.yaml").read_text())
     assert options["x"]["value"] == lines_of(Path("out"))[0]["parameters"]["x"]
+
+
+def test_the_page_shows_configurations_curves_importances_and_the_metric_by_each_parameter(toy, tmp_path):
+    """x alone decides; y is passed over by the program."""
+    parameters = {"x": {"values": [0.3, 0.4, 0.6, 0.8]}, "y": {"values": [1, 2]}}
+    sweep(toy(method="grid", parameters=parameters), tmp_path / "out", quiet=True)
+    page = (tmp_path / "out" / "sweep.html").read_text(encoding="utf-8")
+    figures = re.findall(r'<p class="title">(.*?)</p>\n(<svg.*?</svg>)', page, re.DOTALL)
+    titles = ["Configurations", "Learning curves", "Which parameter matters", "By x", "By y"]
+    assert [title for title, _ in figures] == titles
+    told = {title: re.sub(r"\s+", " ", figure) for title, figure in figures}
+    assert "x 100%" in told["Which parameter matters"]
+    assert all(f"000{run} ends at" in told["Learning curves"] for run in range(8))
+    assert "0.3: 0.25" in told["By x"]  # (0.3 − 0.3)² + 1/4
+    assert page.count("<tr") == 1 + 8
 
 
 def test_a_sweep_of_which_every_run_failed_says_so(toy, capsys):

@@ -113,6 +113,8 @@ def test_another_tokenizer_is_not_replaced_unasked(files: list[str], tmp_path: P
     before = (tmp_path / "saved" / "tokenizer.json").read_bytes()
     with pytest.raises(UserError, match="holds another tokenizer, which models may have been trained with"):
         main(["--vocab-size", "310", *line[2:]])
+    with pytest.raises(UserError, match="`overwrite=True` in Python"):
+        train(files, 310, str(tmp_path / "saved"))
     assert (tmp_path / "saved" / "tokenizer.json").read_bytes() == before
     assert main(["--vocab-size", "310", *line[2:], "--overwrite"]) == 0
     assert (tmp_path / "saved" / "tokenizer.json").read_bytes() != before
@@ -132,7 +134,8 @@ def test_every_kind_of_file_is_read_as_the_data_modules_read_it(tmp_path: Path) 
     saved = {}
     for path in sorted(tmp_path.iterdir()):
         field = "meta.body" if path.name == "nested.jsonl" else "text"
-        saved[path.name] = train([str(path)], 290, str(tmp_path / "out"), field=field).get_vocab()
+        out = str(tmp_path / "out" / path.name)
+        saved[path.name] = train([str(path)], 290, out, field=field).get_vocab()
     assert "Ġfilm" in saved.pop("plain.txt")  # with line ends of its own
     assert len(saved) == 6
     assert len({json.dumps(vocabulary, sort_keys=True) for vocabulary in saved.values()}) == 1

@@ -75,7 +75,7 @@ def train(ability: Ability, arm: Arm, seed: int, folder: Path) -> None:
     from experiments.cli.program import main as program
 
     config, wanted = folder / "arm.yaml", recipe(ability, arm, seed, folder)
-    if config.is_file() and config.read_text(encoding="utf-8") != wanted:
+    if config.is_file() and not _is_same(config.read_text(encoding="utf-8"), wanted, folder):
         for name in ("export", "checkpoints", "metrics", "words"):
             shutil.rmtree(folder / name, ignore_errors=True)
         (folder / "rows.parquet").unlink(missing_ok=True)
@@ -106,12 +106,7 @@ def run(ability: Ability, arm: Arm, seed: int, folder: Path) -> bool:
     `log.txt` in its folder."""
     import torch
 
-    from experiments.abilities.asking import items_sha256
-
-    # what the answers in the folder belong to: the model's recipe, and the items
-    asked, stamp = items_sha256(ability.questions(arm.name)), folder / f"answered-{ability.name}"
-    done = sha256((recipe(ability, arm, seed, folder) + asked).encode()).hexdigest()
-    if stamp.is_file() and stamp.read_text() == done:
+    if is_answered(ability, arm, seed, folder):
         return False
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,8 +117,31 @@ def run(ability: Ability, arm: Arm, seed: int, folder: Path) -> bool:
     ):
         train(ability, arm, seed, folder)
         answer(ability, arm, folder)
-    write_text(stamp, done)
+    write_text(folder / f"answered-{ability.name}", _stamp(ability, arm, folder))
     return True
+
+
+def is_answered(ability: Ability, arm: Arm, seed: int, folder: Path) -> bool:
+    """Whether the answers in the folder are of today's recipe and items."""
+    config, stamp = folder / "arm.yaml", folder / f"answered-{ability.name}"
+    return (
+        all(file.is_file() for file in (config, stamp, answers_file(ability, folder)))
+        and _is_same(config.read_text(encoding="utf-8"), recipe(ability, arm, seed, folder), folder)
+        and stamp.read_text() == _stamp(ability, arm, folder)
+    )
+
+
+def _is_same(before: str, recipe: str, folder: Path) -> bool:
+    """Whether a recipe is that of a folder, which may have had another name before."""
+    return before.replace(str(yaml.safe_load(before)["run"]), str(folder)) == recipe
+
+
+def _stamp(ability: Ability, arm: Arm, folder: Path) -> str:
+    """What answers belong to: the model's recipe, and the items."""
+    from experiments.abilities.asking import items_sha256
+
+    asked = items_sha256(ability.questions(arm.name))
+    return sha256(((folder / "arm.yaml").read_text(encoding="utf-8") + asked).encode()).hexdigest()
 
 
 def learning_curve(folder: Path, metric: str = "train/loss") -> list[tuple[int, float]]:

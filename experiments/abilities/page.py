@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.abilities.earlier import REPORT
 from experiments.abilities.figures import figures
 from experiments.abilities.picture import draw as draw_all
 from experiments.abilities.pictures import Charts
@@ -19,11 +20,11 @@ def write_page(
     """Writes all three into `folder`.
 
     Args:
-        report: as `run.collect` gives it.
+        report: language, test_items, and claims as `earlier.judged` gives them.
         folders: experiment → arm → the folders of its seeds.
     """
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(folder / "abilities.json", text + "\n")
+    write_text(folder / REPORT, text + "\n")
     draw, claims = Charts(), report["claims"]
     drawn = {name: figures(name, claim["results"], folders[name], draw) for name, claim in claims.items()}
     template = page_template(Path(__file__).with_name("abilities.html.j2"), p_value=p_value, rows=rows)

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
         description="Tries what language models can do, on models so small that a laptop trains them in "
         f"minutes; each claim has controls, intervals and a verdict.\n\nclaims:\n{lines}",
         epilog="All six with one seed take about 20 minutes on two cores, with three seeds about 50. What is "
-        "done already is not repeated.",
+        "done already is not repeated, and the page keeps the claims that were tried before.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     option = parser.add_argument
@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
     folder = Path(options.output) / options.language
     _check(options, names, folder)
     from experiments.abilities.ability import ITEMS
+    from experiments.abilities.earlier import earlier_claims, judged
     from experiments.abilities.page import write_page
     from experiments.abilities.workers import cores, work
     from experiments.html.pages import finite
@@ -47,17 +48,14 @@ def main(argv: list[str]) -> int:
     abilities = {name: made(name, options.language) for name in dict.fromkeys(names)}
     jobs = {name: jobs_of(ability, options.seeds, folder) for name, ability in abilities.items()}
     seconds = work(jobs, options.language, options.workers or cores(), quiet=options.json)
-    report = finite(
-        {
-            "language": options.language,
-            "seeds": options.seeds,
-            "test_items": ITEMS,
-            "claims": collect(abilities, jobs, seconds, options.seeds),
-        }
-    )
-    folders = {name: by_arm(of_ability) for name, of_ability in jobs.items()}
-    write_page(report, folders, folder)
-    tell(report, folder, options.json)
+    claims = collect(abilities, jobs, seconds, options.seeds)
+    before, gone = earlier_claims(folder, options.language, names)
+    for name, claim in before.items():
+        jobs[name] = jobs_of(made(name, options.language), claim["seeds"], folder)
+        claim["folders"] = [str(job.folder) for job in jobs[name]]  # it may have been moved
+    report = finite({"language": options.language, "test_items": ITEMS, "claims": judged(before | claims)})
+    write_page(report, {name: by_arm(of_ability) for name, of_ability in jobs.items()}, folder)
+    tell(report, names, gone, folder, options.json)
     return 0
 
 
@@ -85,11 +83,10 @@ def collect(
     seconds: Mapping[str, float],
     seeds: int,
 ) -> dict[str, Any]:
-    """What `abilities.json` and a line of `--json` hold of each claim."""
+    """What `abilities.json` and a line of `--json` hold of each claim, but for its verdict."""
     from experiments.abilities.arm import answers_file
     from experiments.abilities.asking import items_sha256, load
     from experiments.abilities.stories import STORIES
-    from experiments.abilities.verdict import adjusted, verdict
 
     findings: dict[str, Finding] = {}
     samples: dict[str, list[dict[str, Any]]] = {}
@@ -97,21 +94,15 @@ def collect(
         runs = {(job.arm, job.seed): load(answers_file(ability, job.folder), ability) for job in jobs[name]}
         findings[name] = ability.finding(runs)
         samples[name] = [sample(ability, runs, *shown) for shown in STORIES[name].samples]
-    p_values = adjusted(findings)
     claims = {}
     for name, finding in findings.items():
         arms = [arm.name for arm in abilities[name].arms()]
         claims[name] = {
             "ability": name,
-            "verdict": verdict(finding, p_values[name]),
             "seeds": seeds,
             "results": finding.results,
             "bars": {bar.name: bar_line(bar) for bar in finding.bars},
-            "test": {
-                **finding.test._asdict(),
-                "paired": finding.test.paired._asdict(),
-                "p_holm": p_values[name],
-            },
+            "test": {**finding.test._asdict(), "paired": finding.test.paired._asdict()},
             "items_sha256": items_sha256(q for arm in arms for q in abilities[name].questions(arm)),
             "seconds": round(seconds[name], 1),
             "samples": samples[name],
@@ -134,20 +125,28 @@ def bar_line(bar: "Bar") -> dict[str, Any]:
     return {"value": value, "interval": [low, high], "seeds": bar.values, sign: bar.threshold, "met": bar.met}
 
 
-def tell(report: Mapping[str, Any], folder: Path, as_json: bool) -> None:
-    """Prints the verdicts: a table, or JSON lines."""
+def tell(
+    report: Mapping[str, Any], names: Sequence[str], gone: Sequence[str], folder: Path, as_json: bool
+) -> None:
+    """Prints the verdicts of the claims that were asked for: a table, or JSON lines."""
+    claims = {name: claim for name, claim in report["claims"].items() if name in names}
     if as_json:
-        for claim in report["claims"].values():
+        for claim in claims.values():
             print(json.dumps(claim, ensure_ascii=False, allow_nan=False))
         return
     from rich.console import Console
     from rich.table import Table
 
     table = Table("claim", "verdict", "bars", "missed")
-    for name, claim in report["claims"].items():
+    for name, claim in claims.items():
         bars = claim["bars"]
         missed = [f"{bar}: {line['value']:.3f}" for bar, line in bars.items() if not line["met"]]
         table.add_row(name, claim["verdict"], f"{len(bars) - len(missed)}/{len(bars)}", "; ".join(missed))
     console = Console()
     console.print(table)
-    console.print(f"page: {folder / 'abilities.html'}; figures: {folder / 'abilities.json'}", highlight=False)
+    others = len(report["claims"]) - len(claims)
+    beside = f", with {others} tried earlier" if others else ""
+    if gone:
+        told = f"{', '.join(gone)}: their models have changed since"
+        print(f"left out of the page: {told}; ask for them again")
+    print(f"page: {folder / 'abilities.html'}{beside}; figures: {folder / 'abilities.json'}")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -52,7 +53,7 @@ def work(
     # a process reads these when it imports torch
     os.environ |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": os.environ.get("WANDB_MODE", "disabled")}
     with (
-        ProcessPoolExecutor(workers, context) as pool,
+        ProcessPoolExecutor(workers, context, initializer=end_with_parent) as pool,
         Progress(*bar, console=Console(stderr=True), disable=quiet) as progress,
     ):
         task = progress.add_task("models", total=len(folders))
@@ -73,6 +74,19 @@ def work(
         name: sum(float((job.folder / SECONDS).read_text()) for job in of_ability)
         for name, of_ability in jobs.items()
     }
+
+
+def end_with_parent() -> None:
+    """Ends this process as soon as the one that began it is gone, however that ended: it would wait for work
+    for ever. What it was at goes on from its checkpoint another time."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def do(jobs: Sequence["Job"], language: "Language") -> None:

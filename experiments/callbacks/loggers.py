@@ -47,7 +47,7 @@ def wandb_id(run: Path) -> str | None:
 
 class Curves(Callback):
     """Takes the steps that are trained once more out of the metrics of a run that goes on: those after its
-    checkpoint, when it was cut off."""
+    checkpoint, when it was cut off. Tells a sweep how many steps there will be."""
 
     def __init__(self, run: str):
         self.run = Path(run)
@@ -58,6 +58,9 @@ class Curves(Callback):
         if trainer.is_global_zero and trainer.ckpt_path is not None:
             for file in self.run.glob("metrics/version_*/metrics.csv"):
                 keep_steps(file, steps_behind(trainer))
+        folder = os.environ.get("TRIVIUM_SWEEP_RUN")
+        if trainer.is_global_zero and folder and self.run.resolve() == Path(folder).resolve():
+            write_text(Path(folder, "length.txt"), f"{steps_in_all(trainer)}\n")
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -65,6 +68,15 @@ class Curves(Callback):
         if self.goes_on:
             count_steps_anew(trainer)
             self.goes_on = False
+
+
+def steps_in_all(trainer: L.Trainer) -> int:
+    """The steps of a run from its first one on, as its metrics count them: PPO's are iterations."""
+    updates: Any = trainer.lightning_module.updates_per_batch
+    batches = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+    ends = [-(-trainer.max_steps // updates)] if trainer.max_steps > 0 else []
+    ends += [batches * trainer.max_epochs] if trainer.max_epochs and trainer.max_epochs > 0 else []
+    return min(ends, default=batches)
 
 
 def keep_steps(file: Path, steps: int) -> None:

@@ -14,6 +14,7 @@ LOGGED = (
     "configured with model summary callbacks",
     "Automatic Mixed Precision (AMP)",  # `precision: …` tells it
     "untested optimizer",  # DeepSpeed's, of each that it does not bring: tests compare it with one process
+    "LOAD REPORT",  # transformers': a new head has a line of ours, and weights that do not belong are refused
     "Setting accelerator to CPU",  # DeepSpeed, which accelerate imports where it is not used
 )
 """parts of messages that are not logged"""
@@ -46,6 +47,7 @@ def hush(errors_only: bool = False) -> None:
         "lightning.pytorch.utilities.rank_zero",
         "lightning.fabric.utilities.rank_zero",
         "DeepSpeed",
+        "transformers.modeling_utils",
     ):
         logging.getLogger(name).addFilter(_is_news)
     for pattern in WARNED:

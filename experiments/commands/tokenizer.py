@@ -52,7 +52,7 @@ def train(
     max_bytes: int = 20_000_000,
     field: str = "text",
     encoding: str | None = None,
-    overwrite: bool = True,
+    overwrite: bool = False,
 ) -> "PreTrainedTokenizerFast":
     """Trains the tokenizer and saves it; the same files give the same tokenizer.
 
@@ -65,7 +65,7 @@ def train(
             so that a large one does not crowd the others out.
         field: the column of the text in rows, dotted where it is nested.
         encoding: of text files; None = UTF-8.
-        overwrite: another tokenizer that is in the folder is replaced.
+        overwrite: another tokenizer that is in the folder is replaced; else it is refused.
 
     Raises:
         UserError: for a missing file, a row without `field`, no text at all, too small a vocabulary, or
@@ -111,7 +111,7 @@ def _check_place(output: str, tokenizer: "PreTrainedTokenizerFast") -> None:
     if there.is_file() and there.read_bytes() != tokenizer.backend_tokenizer.to_str(True).encode():
         raise UserError(
             f"--output: {output} holds another tokenizer, which models may have been trained with: give "
-            "another folder, or add --overwrite"
+            "another folder, or add --overwrite (`overwrite=True` in Python)"
         )
 
 

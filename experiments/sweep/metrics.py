@@ -12,6 +12,9 @@ from experiments.sweep.upstream import offline_history
 FOLDERS = "folders.txt"
 """in a run's folder: the folders of what `trivium fit` has run for it, a line each"""
 
+LENGTH = "length.txt"
+"""beside it: how many steps a run of `trivium fit` has in all, as its metrics count them"""
+
 
 class History(NamedTuple):
     """The values of one metric, in order."""

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from experiments.plan.units import duration
+from experiments.sweep.metrics import LENGTH
 from experiments.sweep.ranking import as_line
 from experiments.sweep.sampling import grid_size
 from experiments.sweep.spec import Spec
@@ -101,7 +101,7 @@ class Display:
         return since + (1 - then) * (active.seconds - since) / (share - then)
 
     def share(self, active: Active) -> float | None:
-        """How far a run is, where its configuration says how many steps it has."""
+        """How far a run is, where it is known how many steps it has."""
         if active.run.name not in self.lengths:
             length = steps_of(active.folder)
             if length is None:
@@ -153,11 +153,9 @@ class Display:
 
 
 def steps_of(folder: Path) -> int | None:
-    """The optimizer steps that a run's configuration asks for; 0 where it counts epochs instead, None where
-    it is not there yet."""
-    file = folder / "config.yaml"
+    """The steps that a run of `trivium fit` has in all, as its metrics count them; None where it has not
+    begun, or is another program's."""
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-        return max(0, int(config["trainer"]["max_steps"]))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return int((folder / LENGTH).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
