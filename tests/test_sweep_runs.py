@@ -132,7 +132,7 @@ def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(toy, tmp_path, monke
 
 
 def test_a_task_of_a_slurm_array_stops_before_its_time_is_up_is_queued_again_and_goes_on(
-    toy, tmp_path, monkeypatch
+    toy, tmp_path, monkeypatch, warm_python
 ):
     """SLURM sends SIGTERM to the script alone (`--signal=B:TERM`)."""
     gate, out = tmp_path / "gate", tmp_path / "out"
