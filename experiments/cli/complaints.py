@@ -1,5 +1,6 @@
 """What libraries have against the arguments that a configuration gives them, as one line with its field."""
 
+import errno
 import re
 import traceback
 from collections.abc import Iterator
@@ -61,6 +62,28 @@ def callback_complaint(error: Exception) -> UserError | None:
             reason = " ".join(str(error).split()) or "this class is made to be inherited from"
             return UserError(f"trainer.callbacks: {type(owner).__name__}: {reason}")
     return None
+
+
+def long_name_complaint(error: OSError, config: Any) -> UserError | None:
+    """A path that no system has, with the field of a configuration that gave it; None where it is no such
+    error, or none gave it."""
+    if error.errno != errno.ENAMETOOLONG:
+        return None
+    named = [(len(text), field) for field, text in _texts(config) if text in str(error.filename)]
+    return UserError(f"{max(named)[1]}: {refusal_of(error)}") if named else None
+
+
+def _texts(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """The texts of a configuration with their fields."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            inside = path if key == "init_args" else f"{path}.{key}" if path else str(key)
+            yield from _texts(value, inside)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _texts(value, path)
+    elif isinstance(config, str):
+        yield path, config
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

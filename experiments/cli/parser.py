@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 import datamodules
 import modules
 from datamodules.base import TextDataModule
-from experiments.cli.complaints import complaint
+from experiments.cli.complaints import complaint, long_name_complaint
 from experiments.cli.config_errors import ConfigParser
 from experiments.cli.config_files import check_config_files
 from experiments.cli.null_errors import null_errors
@@ -44,7 +44,13 @@ class StageCLI(LightningCLI):
 
     def __init__(self, *, args: list[str], **kwargs: Any):
         self.command = args[0] if args else ""
-        super().__init__(args=args, **kwargs)
+        try:
+            super().__init__(args=args, **kwargs)
+        except OSError as error:
+            config = getattr(self, "config", {}).get(self.command)
+            if config and (refusal := long_name_complaint(error, config.as_dict())):
+                raise refusal from error
+            raise
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Lightning's, of which only the one that is run gets a parser: each has all options of the trainer,
