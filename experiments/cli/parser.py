@@ -1,5 +1,6 @@
 """A command line of a stage → its configuration, or the stage and the data it names; nothing runs here."""
 
+from enum import Enum
 from typing import Any, Literal, TypeVar
 
 import lightning as L
@@ -147,8 +148,9 @@ def parse(argv: list[str], cli: type[CLI], save_config: type[SaveConfigCallback]
     """
     argv = spelled_out(with_shipped_configs(argv))
     check_config_files(argv)
-    # of callbacks such as StochasticWeightAveraging, so that a run's saved configuration says it
+    # of callbacks such as StochasticWeightAveraging and Timer, so that a run's saved configuration says it
     register_type(torch.device, str, fail_already_registered=False)
+    yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
     for library in (modules, datamodules):  # `--model SFTModule`: the parser knows classes that are imported
         for name in library.__all__:
             getattr(library, name)
