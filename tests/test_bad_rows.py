@@ -288,6 +288,10 @@ def test_an_empty_file_and_an_empty_glob_are_refused(trivium, tmp_path):
     assert trivium("sft", f"--data.init_args.train={tmp_path}/y*.jsonl")[1] == [
         f"trivium: data.train: {tmp_path}/y*.jsonl matches no file"
     ]
+    (tmp_path / "x.csv").write_text("instruction,output\n")
+    assert trivium("sft", f"--data.init_args.train={tmp_path}/x.csv")[1] == [
+        f"trivium: data.train: {tmp_path}/x.csv has no rows"
+    ]
 
 
 @pytest.mark.parametrize("wrong", ["missing", "folder", "cut off"])
