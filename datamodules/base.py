@@ -273,7 +273,7 @@ class TextDataModule(L.LightningDataModule):
                 f"trainer.limit_train_batches is {limit}, {batches} micro-batches, no multiple of the "
                 f"{accumulate} of a step: half a step would be taken as a whole one"
             )
-        every = trainer.val_check_interval
+        every = getattr(trainer, "val_check_interval", None)  # Lightning has none where a time is given
         if isinstance(every, int) and every > batches and trainer.check_val_every_n_epoch is not None:
             errors.append(
                 f"trainer.val_check_interval is {every}, but an epoch has {batches} micro-batches: give "

@@ -23,6 +23,8 @@ WRONG_VALUE = (
 """what wrong values of a config make transformers raise, when it reads them or builds the network"""
 BALANCE = ("router_aux_loss_coef", "aux_loss_coef")
 """coefficients of a loss that spreads tokens over experts"""
+COUNTS = ("vocab_size", "num_hidden_layers")
+"""transformers' names of what a network has at least one of"""
 
 
 def in_a_line(error: BaseException) -> str:
@@ -50,7 +52,7 @@ def new_config(config: dict[str, Any], vocab_size: int, where: str) -> Pretraine
     Raises:
         UserError: no or an unknown `model_type`, an unknown field or a wrong value.
     """
-    options = {"vocab_size": vocab_size, **config, "pad_token_id": None}
+    options = {"vocab_size": vocab_size, **config}
     model_type = options.pop("model_type", None)
     try:
         known = AutoConfig.for_model(model_type)
@@ -58,15 +60,18 @@ def new_config(config: dict[str, Any], vocab_size: int, where: str) -> Pretraine
         raise UserError(
             f"{where}: `model_type: {model_type}` is not one transformers knows: give for example `llama`"
         ) from error
+    _check_kind(known, where)
     for name in ("bos_token_id", "eos_token_id"):
         default = getattr(known, name, None)
         if isinstance(default, int) and isinstance(vocab := options["vocab_size"], int) and default >= vocab:
             options.setdefault(name, 0)  # until the tokenizer's comes: GPT-2's 50256 may not be there
     unknown = [f"`{name}`" for name in options if not hasattr(known, str(name))]
     if unknown:
-        raise UserError(f"{where} of `{model_type}` has no field {', '.join(unknown)}")
+        text = known.get_text_config().model_type
+        part = "" if text == model_type else f": the network of its texts alone is `{text}`"
+        raise UserError(f"{where} of `{model_type}` has no field {', '.join(unknown)}{part}")
     with named(where):
-        hf_config = AutoConfig.for_model(model_type, **options)
+        hf_config = AutoConfig.for_model(model_type, **{**options, "pad_token_id": None})
     _check_architecture(hf_config, where)
     return hf_config
 
@@ -90,14 +95,23 @@ def saved_config(path: str, where: str, local_files_only: bool = False) -> Pretr
     return config
 
 
-def _check_architecture(config: PretrainedConfig, where: str) -> None:
+def _check_kind(config: PretrainedConfig, where: str) -> None:
     model: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if model is None:
         raise UserError(
             f"{where}: `{config.model_type}` is no causal language model in transformers: give one that is, "
             "for example `llama`"
         )
+
+
+def _check_architecture(config: PretrainedConfig, where: str) -> None:
+    _check_kind(config, where)
     text: Any = config.get_text_config()
+    for field in COUNTS:
+        count = getattr(text, field, None)
+        if isinstance(count, int) and count < 1:  # of no layers transformers makes a network, too
+            name = (text.attribute_map or {}).get(field, field)
+            raise UserError(f"{where}: {name} is {count}: give 1 or more")
     coefficients = {name: getattr(text, name, None) for name in BALANCE}
     blocks = getattr(text, "ffn_config", None)  # DBRX's
     coefficients["moe_loss_weight"] = getattr(blocks, "moe_loss_weight", None)

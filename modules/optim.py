@@ -132,8 +132,8 @@ def schedule_errors(
 
 def optimizer_errors(make: Callable[[list[dict]], Optimizer], rates: Mapping[str, float]) -> list[str]:
     """What is wrong with an optimizer's options, a line each; it is made once, of two numbers in two groups,
-    and torch's own takes a step. `rates` are peak learning rates by their fields; without any the optimizer's
-    own counts."""
+    and takes a step where it runs anywhere. `rates` are peak learning rates by their fields; without any the
+    optimizer's own counts."""
     if wrong := _wrong_rates(rates):
         return wrong
     vectors = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
@@ -146,9 +146,9 @@ def optimizer_errors(make: Callable[[list[dict]], Optimizer], rates: Mapping[str
 
 
 def _try_step(optimizer: Optimizer, vectors: list[nn.Parameter]) -> list[str]:
-    """A step of one of torch's optimizers, without complaints: some refuse dense gradients, or want a
-    closure, only then."""
-    if type(optimizer).__module__.startswith("torch.optim"):
+    """A step of one of torch's optimizers or transformers', without complaints: some refuse dense gradients,
+    want a closure, or another type of an option, only then."""
+    if type(optimizer).__module__.startswith(("torch.optim", "transformers.")):
         for vector in vectors:
             vector.grad = torch.ones(1)
         optimizer.step()

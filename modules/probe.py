@@ -30,6 +30,7 @@ from modules.documents import SHORTEST_PREFIX, Route
 from modules.errors import UserError
 from modules.hf_config import in_a_line, new_config, saved_config
 from modules.probe_config import VOCABULARY, WINDOW, as_a_copy, config_of, fields_of, small_configs
+from modules.probe_sizes import check_sizes
 from modules.specs import NetworkSpec
 
 ROUTES = [Route(rows, head) for rows in ("flat", "documents") for head in ("linear", "own")]
@@ -114,9 +115,18 @@ def _probe(fields: str, scalar: bool) -> Route:
         torch.set_default_dtype(torch.float32)
         torch.manual_seed(0)
         try:
-            return _exact_route(small_network(config_of(fields), scalar), documents(), scalar)
+            config = config_of(fields)
+            small = small_network(config, scalar)
+            route = _exact_route(small, documents(), scalar)
+            check_sizes(config, small.config, auto_class_of(scalar))
+            return route
         finally:
             torch.set_default_dtype(dtype)
+
+
+def auto_class_of(scalar: bool) -> Any:
+    """transformers' maker of networks, with a scalar head or of language."""
+    return AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
 
 
 def documents() -> list[Tensor]:
@@ -131,7 +141,7 @@ def small_network(config: PretrainedConfig, scalar: bool = False) -> PreTrainedM
     Raises:
         UserError: transformers cannot build or run it, or not as a causal language model.
     """
-    auto_class: Any = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
+    auto_class = auto_class_of(scalar)
     if scalar and type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise UserError(
             f"transformers has no sequence classifier for `{config.model_type}`, with which rewards and "

@@ -146,6 +146,11 @@ def small_configs(config: PretrainedConfig) -> Iterator[Callable[[], PretrainedC
         yield partial(_small_config, config, layers, sizes)
 
 
+def two_layers(config: PretrainedConfig) -> PretrainedConfig:
+    """A copy of a config with its own sizes but for its windows, and two layers of each kind."""
+    return _small_config(config, 2, WINDOWS)
+
+
 def _small_config(config: PretrainedConfig, layers: int | None, sizes: Mapping[str, int]) -> PretrainedConfig:
     options = {name: _value(config, name, value) for name, value in config.to_dict().items()}
     return CONFIG_MAPPING[config.model_type].from_dict(small(options, layers, sizes))

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins import DeepSpeedPrecision, FSDPPrecision, Precision, XLAPrecision
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy, XLAStrategy
 
 from strategies.upstream import onednn_takes
 
@@ -35,6 +37,23 @@ def precision_of(precision: Any, accelerator: Any) -> Any:
         on_apple = torch.backends.mps.is_available()
         device = "cuda" if torch.cuda.is_available() else "mps" if on_apple else "cpu"
     return "bf16-mixed" if in_hardware("bf16", device) else "32-true"
+
+
+PLUGINS: dict[type, type] = {
+    DeepSpeedPrecision: DeepSpeedStrategy,
+    FSDPPrecision: FSDPStrategy,
+    XLAPrecision: XLAStrategy,
+}
+"""Lightning's precisions that run under one strategy alone, and it"""
+
+
+def plugin_errors(plugin: Precision, strategy: Strategy) -> list[str]:
+    """The line that refuses a precision plugin which runs under another strategy alone."""
+    owner = PLUGINS.get(type(plugin))
+    if owner is None or isinstance(strategy, owner):
+        return []
+    name = type(plugin).__name__
+    return [f"trainer.plugins: {name} runs under {owner.__name__} alone: give trainer.precision instead"]
 
 
 def precision_errors(precision: str, device: str, parameters: torch.dtype | None = None) -> list[str]:

@@ -288,6 +288,14 @@ def test_an_empty_file_and_an_empty_glob_are_refused(trivium, tmp_path):
     assert trivium("sft", f"--data.init_args.train={tmp_path}/y*.jsonl")[1] == [
         f"trivium: data.train: {tmp_path}/y*.jsonl matches no file"
     ]
+    assert trivium("sft", "--data.init_args.train=")[1] == ["trivium: data.train: names no file"]
+    assert trivium("sft", "--data.init_args.train=/dev/null")[1] == [
+        "trivium: data.train: /dev/null is no file that can be read twice: write its rows to one"
+    ]
+    (tmp_path / "x.csv").write_text("instruction,output\n")
+    assert trivium("sft", f"--data.init_args.train={tmp_path}/x.csv")[1] == [
+        f"trivium: data.train: {tmp_path}/x.csv has no rows"
+    ]
 
 
 @pytest.mark.parametrize("wrong", ["missing", "folder", "cut off"])

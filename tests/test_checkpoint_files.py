@@ -233,6 +233,20 @@ def test_lightnings_own_callback_writes_over_last_in_a_moved_run_too(copy, capsy
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
 
 
+def test_checkpoints_of_a_users_own_callback_in_the_same_folder_are_kept(copy, capsys):
+    """Named as our own one names its, of which it keeps one alone."""
+    folder, line = copy
+    own = {"dirpath": str(folder / "checkpoints"), "filename": "{step}", "save_top_k": -1}
+    form = {
+        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "init_args": {**own, "every_n_train_steps": 2},
+    }
+    line = [*line, f"--trainer.callbacks+={json.dumps(form)}", "--trainer.max_steps=5", "--overwrite=true"]
+    assert trivium(line, capsys)[0] == 0
+    found = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert found == {"step=2.ckpt", "step=4.ckpt", "step=5.ckpt", "last.ckpt"}
+
+
 def test_a_run_that_goes_on_from_an_earlier_step_puts_the_later_ones_aside(copy, capsys):
     folder, line = copy
     earlier = f"--ckpt_path={folder}/checkpoints/step=2.ckpt"

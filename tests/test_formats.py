@@ -180,7 +180,7 @@ def test_what_an_encoding_does_not_know_is_told_with_its_row(tmp_path):
     assert second.problem == "is not gbk (set `encoding` to another, or leave it out for UTF-8)"
 
 
-@pytest.mark.parametrize("encoding", ["gkb", "base64", "", 3])
+@pytest.mark.parametrize("encoding", ["gkb", "base64", "idna", "undefined", "punycode", "", 3])
 def test_an_encoding_that_is_none_is_refused(encoding):
     errors = encoding_errors("data.encoding", encoding) if encoding else [encoding_errors("x", "no")[0]]
     assert "give the name of an encoding" in errors[0]

@@ -345,7 +345,9 @@ def test_a_wrong_name_lists_the_columns_that_are_there():
     ):
         RowReader("instructions", {"instruction": "qery"}).read({"query": "Q", "r": "R"})
     errors = RowReader("instructions", {"instructon": "query"}).config_errors("data")
-    assert errors[0].startswith("data.columns names instructon, which is no column here: choose from")
+    assert errors == ["data.columns names instructon, which is no column here: did you mean instruction?"]
+    errors = RowReader("instructions", {"xyz": "query"}).config_errors("data")
+    assert errors[0].startswith("data.columns names xyz, which is no column here: choose from answer, ")
 
 
 # --- through the data modules

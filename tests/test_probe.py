@@ -38,6 +38,9 @@ from tests.test_networks import faults
 
 LLAMA = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
 
+FALCON_40B = {"hidden_size": 8192, "num_attention_heads": 128, "num_kv_heads": 8}
+FALCON_40B["new_decoder_architecture"] = True
+
 
 def config(model_type, **options):
     return AutoConfig.for_model(model_type, **options)
@@ -59,7 +62,7 @@ def config(model_type, **options):
         ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False}, "flat"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "flat"),
         ("falcon", {"alibi": True}, "documents"),
-        ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 8}, "documents"),
+        ("falcon", FALCON_40B, "documents"),
         ("mpt", {}, "documents"),
         ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 512}, "flat"),
         ("qwen3_next", {}, "documents"),

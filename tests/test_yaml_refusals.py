@@ -77,6 +77,38 @@ def test_null_where_a_value_has_to_be_is_one_line(refused, tmp_path, stage, fiel
     assert told == f"trivium: {field} is null: give a value, or leave it out"
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("run:", "`run` is"), ("run:\ntrainer:", "`run`, `trainer` are"), ("{model}", "`model` is")],
+)
+def test_a_yaml_of_nothing_but_null_names_its_fields(refused, tmp_path, text, names):
+    """The parser takes it for a text, and named neither file nor field."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    (told,) = refused("sft", f"--config={file}")
+    assert told == f"trivium: --config: {file}: {names} null: give values"
+
+
+@pytest.mark.parametrize(
+    ("stage", "option", "field"),
+    [
+        ("sft", "run", "run"),
+        ("sft", "ckpt_path", "ckpt_path"),
+        ("sft", "model.init_args.pretrained", "model.pretrained"),
+        ("sft", "data.init_args.tokenizer", "data.tokenizer"),
+        ("sft", "data.init_args.train", "data.train"),
+        ("ppo", "model.init_args.reward", "model.reward"),
+        ("reward", "data.init_args.val", "data.val"),
+        ("pretrain", "data.init_args.sources.b.train", "data.sources.b.train"),
+    ],
+)
+def test_a_path_that_no_system_has_is_told_with_its_field(refused, stage, option, field):
+    (told,) = refused(stage, f"--{option}={'a' * 2000}")
+    assert told.startswith(f"trivium: {field}: aaaa")
+    assert told.endswith("… the name is too long for a file: give a shorter one")
+    assert len(told) < 400
+
+
 @pytest.mark.parametrize("value", ["null", "3", "[]"])
 def test_a_trainer_without_options_is_one_line(refused, tmp_path, value):
     file = tmp_path / "mine.yaml"

@@ -106,6 +106,8 @@ class Index:
         """
         lost, count = self.left_out, sum(self.left_out.values())
         reasons = ", ".join(f"{reason} ({n})" for reason, n in Counter(lost).most_common())
+        if not self.rows:
+            raise UserError(f"{name}: {path} has no rows")
         if not self.kept:
             first = f"; the first is {next(iter(self.examples.values()))[0]}" if lost else ""
             raise UserError(

@@ -3,6 +3,7 @@ encoding."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 from datamodules.layouts.asked import read_answer, read_asked
 from datamodules.layouts.chats import ALSO_CHATS, CHATS, chat_columns
@@ -76,8 +77,13 @@ class RowReader:
             if not isinstance(their, str) or not their:
                 errors.append(f"{field}.columns.{our} is {their!r}: give the name of a column")
             elif self.kind in OURS and not self.any_column and our not in {*OURS[self.kind], *self.also}:
-                known = ", ".join(sorted(OURS[self.kind]))
-                errors.append(f"{field}.columns names {our}, which is no column here: choose from {known}")
+                near = get_close_matches(our, OURS[self.kind], n=1)
+                known = (
+                    f"did you mean {near[0]}?"
+                    if near
+                    else f"choose from {', '.join(sorted(OURS[self.kind]))}"
+                )
+                errors.append(f"{field}.columns names {our}, which is no column here: {known}")
         return errors
 
     def read(self, row: Row) -> Layout:

@@ -58,7 +58,7 @@ def parts_of(path: str | list[str], name: str) -> list[str]:
         UserError: nothing there.
     """
     paths = [path] if isinstance(path, str) else path
-    parts = [part for entry in paths for part in _parts_of_path(entry, name)]
+    parts = [part for entry in paths if entry for part in _parts_of_path(entry, name)]
     if not parts:
         raise UserError(f"{name}: names no file")
     return parts
@@ -71,6 +71,8 @@ def _parts_of_path(path: str, name: str) -> list[str]:
         return [path]
     if Path(path).is_dir():
         return folder_files(path, name)
+    if Path(path).exists():  # a device, a pipe
+        raise UserError(f"{name}: {path} is no file that can be read twice: write its rows to one")
     split = WITH_SPLIT.fullmatch(path)
     if split and Path(split["path"]).is_dir():
         return folder_files(split["path"], name, split["split"])

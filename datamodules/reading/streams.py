@@ -160,9 +160,11 @@ def is_utf8(encoding: str | None) -> bool:
 
 
 def encoding_errors(field: str, encoding: str | None) -> list[str]:
-    """The line that refuses an encoding which Python does not know, or which is none of texts."""
+    """The line that refuses an encoding which Python does not know, which is none of texts, or which knows no
+    way to go on after bytes that are wrong (`idna`)."""
     try:
-        "".encode("utf-8" if encoding is None else encoding)
+        known = "utf-8" if encoding is None else encoding
+        codecs.getincrementaldecoder(known)("trivium.invalid").decode("text".encode(known), True)
     except (LookupError, TypeError, UnicodeError):
         return [f"{field} is {encoding!r}: give the name of an encoding, such as gb18030, cp1252 or utf-16"]
     return []

@@ -98,9 +98,12 @@ class CheckpointOnDemand(ModelCheckpoint):
 
     def remove_others(self, trainer: L.Trainer) -> None:
         """Removes what this callback would have removed if the run had not been cut off: where it keeps one
-        checkpoint, named by its step alone, all others that are named so."""
+        checkpoint, named by its step alone, all others that are named so. In a folder that a user's own
+        callback writes to as well they may be that one's."""
         kept = Path(self.best_model_path)
         alone = self.monitor is None and self.save_top_k == 1 and self.filename == "{step}"
+        folders = [str(getattr(each, "dirpath", None)) for each in trainer.checkpoint_callbacks]
+        alone &= [Path(folder).resolve() for folder in folders].count(kept.parent.resolve()) == 1
         if not (alone and trainer.is_global_zero and kept.name and kept.exists()):
             return
         for path in kept.parent.glob("step=*.ckpt"):

@@ -37,6 +37,7 @@ REASONS = (
     (r"'\w+' object has no attribute 'keys'", "its `init_args` are no names with values"),
     (r"Key must be a string, got: (.*?)\.(?= |$)", r"`\1` is no text, and so no name of a field"),
     (r"Expected a path but .* - (?=Expected)", ""),
+    (r"Expected a path but (\S+) either not accessible or invalid -?$", r"there is no class `\1`"),
     (
         r"(?:Expected a dot import path string|Unexpected import path format):(?: (.*))?",
         r"there is no class `\1`",
@@ -81,7 +82,9 @@ def one_line(message: str, options: Iterable[str]) -> str:
     there is, which may be one of the parser's `options`, such as `--trainer.max_steps`."""
     lines = [" ".join(NOISE.sub("", line).split()).removeprefix("- ") for line in message.splitlines()]
     no_class = [found for line in lines if (found := NO_CLASS.fullmatch(line))]
-    lines = [line for line in lines if line and not NO_CLASS.fullmatch(line)]
+    lines = [line for line in lines if line not in ("", "-") and not NO_CLASS.fullmatch(line)]
+    if any(line.startswith("Problem with given class_path") for line in lines):  # which it is one of
+        lines = [line for line in lines if not line.startswith("Import path")]
     text = " ".join(lines)
     fields = re.findall(r'Parser key "([^"]+)":', text)
     field = ".".join(dict.fromkeys(fields)) or "configuration"

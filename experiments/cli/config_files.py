@@ -84,6 +84,10 @@ def _problems(where: str, file: Path, parents: tuple[Path, ...], what: str = STA
         keys = " (`trainer: …`, `model: …`)" if what == STAGE else ""
         return [f"{where}: {file} holds no keys with values at its top{keys}: give the YAML file of {what}"]
     problems = list(_wrong_keys(file, root, "", set()))
+    nothing = ("tag:yaml.org,2002:null", "")
+    if root.value and not problems and all((node.tag, node.value) == nothing for _, node in root.value):
+        names = ", ".join(f"`{key.value}`" for key, _ in root.value)  # the parser takes `run:` for a text
+        return [f"{where}: {file}: {names} {'is' if len(root.value) == 1 else 'are'} null: give values"]
     for key, value in root.value:  # `trainer: trainer/small.yaml`
         named = value.value if isinstance(value, yaml.ScalarNode) else ""
         if named.endswith((".yaml", ".yml")) and (file.parent / named).is_file():

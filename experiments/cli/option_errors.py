@@ -3,6 +3,7 @@ only with a trace."""
 
 import math
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from jsonargparse import Namespace
@@ -43,4 +44,19 @@ def option_errors(options: Mapping[str, Any]) -> list[str]:
     interval = given.get("val_check_interval")
     if isinstance(interval, int | float) and not interval > 0:
         errors.append(f"trainer.val_check_interval is {interval}: give a share of an epoch, or batches")
+    time = given.get("max_time")
+    if isinstance(time, timedelta | dict) and not _seconds(time) > 0:
+        errors.append(f"trainer.max_time is {time}: give a time above 0, such as 00:01:30:00")
+    if given.get("barebones"):
+        errors.append(
+            "trainer.barebones is true, and a run would leave no checkpoint and no export: leave it out"
+        )
     return errors
+
+
+def _seconds(time: timedelta | dict[str, int]) -> float:
+    """Of a duration; infinite where it is none, which Lightning says better."""
+    try:
+        return (timedelta(**time) if isinstance(time, dict) else time).total_seconds()
+    except (TypeError, OverflowError):
+        return math.inf

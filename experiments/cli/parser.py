@@ -1,5 +1,6 @@
 """A command line of a stage → its configuration, or the stage and the data it names; nothing runs here."""
 
+from enum import Enum
 from typing import Any, Literal, TypeVar
 
 import lightning as L
@@ -12,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 import datamodules
 import modules
 from datamodules.base import TextDataModule
-from experiments.cli.complaints import complaint
+from experiments.cli.complaints import complaint, long_name_complaint
 from experiments.cli.config_errors import ConfigParser
 from experiments.cli.config_files import check_config_files
 from experiments.cli.null_errors import null_errors
@@ -44,7 +45,13 @@ class StageCLI(LightningCLI):
 
     def __init__(self, *, args: list[str], **kwargs: Any):
         self.command = args[0] if args else ""
-        super().__init__(args=args, **kwargs)
+        try:
+            super().__init__(args=args, **kwargs)
+        except OSError as error:
+            config = getattr(self, "config", {}).get(self.command)
+            if config and (refusal := long_name_complaint(error, config.as_dict())):
+                raise refusal from error
+            raise
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Lightning's, of which only the one that is run gets a parser: each has all options of the trainer,
@@ -141,8 +148,9 @@ def parse(argv: list[str], cli: type[CLI], save_config: type[SaveConfigCallback]
     """
     argv = spelled_out(with_shipped_configs(argv))
     check_config_files(argv)
-    # of callbacks such as StochasticWeightAveraging, so that a run's saved configuration says it
+    # of callbacks such as StochasticWeightAveraging and Timer, so that a run's saved configuration says it
     register_type(torch.device, str, fail_already_registered=False)
+    yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
     for library in (modules, datamodules):  # `--model SFTModule`: the parser knows classes that are imported
         for name in library.__all__:
             getattr(library, name)

@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.plugins.io import CheckpointIO
 
 from experiments.callbacks.checkpoints import LastIsNewest, Requeue, StepCheckpoint
 from experiments.callbacks.device import OnDevice
@@ -46,7 +47,7 @@ from modules.optim import endless_run_errors
 from strategies.checkpoints.checkpoint import AnyCheckpoint
 from strategies.fsdp2 import Sharded
 from strategies.names import strategy_of
-from strategies.precision import precision_errors
+from strategies.precision import plugin_errors, precision_errors
 
 
 class SaveConfig(SaveConfigCallback):
@@ -93,6 +94,12 @@ class RunCLI(StageCLI):
             LastIsNewest(),
             agreement,
         ]
+        for plugin in config["plugins"]:
+            if isinstance(plugin, CheckpointIO):
+                raise UserError(
+                    f"trainer.plugins: {type(plugin).__name__}: Trivium writes checkpoints in its own way, "
+                    "which every strategy reads: leave it out"
+                )
         plugins = [AnyCheckpoint(), *config["plugins"]]
         options = {**config, "plugins": plugins, "default_root_dir": run}
         trainer = super()._instantiate_trainer(options, callbacks)
@@ -253,7 +260,8 @@ class RunCLI(StageCLI):
         strategy = self.trainer.strategy
         parameters = strategy.mixed_precision.param_dtype if isinstance(strategy, Sharded) else None
         given = self.option("trainer")["precision"] or "32-true"
-        return precision_errors(given, strategy.root_device.type, parameters)
+        errors = plugin_errors(strategy.precision_plugin, strategy)
+        return errors or precision_errors(given, strategy.root_device.type, parameters)
 
     def _folder_errors(self, run: Path) -> list[str]:
         """Refuses to train over an earlier run's results."""
