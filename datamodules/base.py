@@ -25,7 +25,7 @@ from datamodules.rendering.tokenizer import load_tokenizer, vocabulary_size
 from datamodules.sampling.loaders import EvalBatches, MakeBatch, StepLoader
 from datamodules.sampling.mixture import GLOBAL_BATCH_SIZE
 from datamodules.sampling.orders import RowOrder, Shuffled
-from datamodules.sampling.step_sampler import StepSampler
+from datamodules.sampling.step_sampler import StepSampler, scheduler_errors
 
 OnBadRow = Literal["error", "skip"]
 MAKERS = {
@@ -246,6 +246,7 @@ class TextDataModule(L.LightningDataModule):
         if self.trainer is not None:
             errors = self.pairing_errors(self.trainer.lightning_module)
             errors += self.config_errors(self.ranks()[0], self.trainer.accumulate_grad_batches)
+            errors += scheduler_errors(self.trainer)
             if errors:
                 raise UserError("\n".join(errors))
 

@@ -71,6 +71,18 @@ def test_a_complaint_of_a_library_is_one_line_with_field_and_class(refused, fiel
     assert told.startswith(f"trivium: {line}")
 
 
+@pytest.mark.parametrize("micro", [4, 2])
+def test_a_schedule_of_accumulation_is_refused_where_it_would_change_a_step(refused, micro):
+    """With one micro-batch a step two of them became one, of another loss; Lightning refuses it with more."""
+    schedule = json.dumps([of(CALLBACKS + "GradientAccumulationScheduler", scheduling={"0": 2})])
+    sizes = ["--data.init_args.global_batch_size=4", f"--data.init_args.micro_batch_size={micro}"]
+    (told,) = refused("sft", *sizes, f"--trainer.callbacks={schedule}")
+    assert told == (
+        "trivium: trainer.callbacks: GradientAccumulationScheduler: data.global_batch_size and "
+        "micro_batch_size say how many micro-batches a step has: leave it out"
+    )
+
+
 def test_an_optimizer_of_transformers_is_tried_too(refused):
     """Its `eps` is two numbers, and the default optimizer's, which a class of another name inherits, one."""
     optimizer = of("transformers.Adafactor", lr=1e-3, relative_step=False)

@@ -4,9 +4,10 @@ Every rank computes the same steps and takes its share, so the order depends nei
 every micro-batch knows the normalizer of its whole step, and the position in the data is one integer.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from datamodules.sampling.orders import Memoized, RowOrder
 
@@ -61,3 +62,14 @@ class StepSampler:
         step, part = divmod(index, self.accumulate)
         first = (part * self.world_size + self.rank) * self.micro_batch_size
         return step, np.arange(first, first + self.micro_batch_size)
+
+
+def scheduler_errors(trainer: Any) -> list[str]:
+    """The line that refuses a callback which makes a step of other micro-batches than its rows are."""
+    given = [each for each in trainer.callbacks if isinstance(each, GradientAccumulationScheduler)]
+    return [
+        f"trainer.callbacks: {type(each).__name__}: data.global_batch_size and micro_batch_size say how many "
+        "micro-batches a step has: leave it out"
+        for each in given
+        if each.going_to_accumulate_grad_batches()
+    ]

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from datamodules.sampling.step_sampler import scheduler_errors
 from experiments.callbacks.checkpoints import LastIsNewest, Requeue, StepCheckpoint
 from experiments.callbacks.device import OnDevice
 from experiments.callbacks.disk_space import DiskSpace
@@ -240,6 +241,7 @@ class RunCLI(StageCLI):
         validates = self.datamodule.has_validation and trainer.limit_val_batches != 0
         errors = monitor_errors(trainer.callbacks, self.model.logs, validates)
         errors += averaging_errors(trainer, self.model)
+        errors += scheduler_errors(trainer)
         if not trainer.fast_dev_run:
             errors += endless_run_errors(trainer.max_steps, trainer.max_epochs, self.model.min_lr_ratio)
         return errors
