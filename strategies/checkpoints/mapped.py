@@ -27,7 +27,7 @@ class _Stage(int):
 
 
 def _named(kind: Any, name: str) -> int:
-    """Stands for `getattr`, by which Python 3.11.0 to 3.11.3 pickle an enumeration's members."""
+    """Stands for `getattr`, by which early releases of Python 3.11 pickle an enumeration's members."""
     value = vars(_Stage).get(name) if kind is _Stage else None
     if isinstance(value, int):
         return value
