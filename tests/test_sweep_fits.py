@@ -128,6 +128,7 @@ def test_both_ranks_of_a_run_have_what_the_sweep_sets_and_share_the_runs_cores(
         "--data.init_args.micro_batch_size=4",
     ]
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SERVICE", "3-1-tcp-localhost-1")  # of a process that W&B has a run in
     start = sweep_of(*ranks, "--trainer.callbacks+=callbacks_of_runs.Ranks", workers=2, run_cap=1)
     process = start()
     printed, told = process.communicate()

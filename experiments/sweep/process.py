@@ -63,8 +63,10 @@ def environment_of(
     text = yaml.safe_dump({"wandb_version": 1, **parameters}, sort_keys=False, allow_unicode=True)
     write_text(folder / PARAMETERS, text)
     own = Path(sys.executable).parent
+    # W&B's service of this process, as in a notebook, would write a run's files from where it began itself
+    mine = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     return {
-        **os.environ,
+        **mine,
         "PATH": f"{own}{os.pathsep}{os.environ.get('PATH', os.defpath)}",  # `trivium` and `python` are ours
         "WANDB_RUN_ID": id,
         "WANDB_NAME": folder.name,
