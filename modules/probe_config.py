@@ -167,11 +167,11 @@ def small(options: Mapping[str, Any], layers: int | None, sizes: Mapping[str, in
     Args:
         options: the fields.
         layers: how many of each kind; None = all.
-        sizes: field → its size, where it is larger; `WINDOWS` alone leaves the widths as they are.
+        sizes: field → its size, where it is larger; all but `SIZES` leave the widths as they are.
     """
     kept = dict(options) if layers is None else few_layers(options, layers)
     few = {name: _small_value(name, value, kept, layers, sizes) for name, value in kept.items()}
-    return few if sizes is WINDOWS else few | _agreeing(few, options)
+    return few | _agreeing(few, options) if sizes is SIZES else few
 
 
 def _small_value(

@@ -5,10 +5,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
-from experiments.plan.network_sizes import read_config, saved_activations
+from experiments.docs.networks_table import default_config
+from experiments.plan.activations import saved_activations
+from experiments.plan.network_sizes import read_config, sizes
 from experiments.plan.scaling import low_rank_parameters
 from experiments.plan.strategies_memory import TensorParallel
+from modules.errors import UserError
+from modules.probe_config import small_configs
 from tests.networks import NETWORKS, SEVEN, gpt2, llama, sizes_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,3 +99,52 @@ def test_a_real_forward_keeps_what_the_plan_says():
     )
     kept = saved_activations(read_config(llama(512, 1408, 6, 8, 2000), None, "x"), 4, 512)
     assert int(done.stdout) == pytest.approx(kept.in_all(6), rel=0.05)
+
+
+KINDS = {
+    "experts": "mixtral",
+    "experts and others": "deepseek_v3",
+    "states": "mamba",
+    "states and attention": "jamba",
+    "positions from a mask": "opt",
+    "positions from the padding": "roberta",
+    "heads that differ": "gemma4_text",
+    "scores with a bias": "bloom",
+    "weights that are never 16 bits": "deepseek_v4",
+}
+
+
+@pytest.mark.parametrize("model_type", KINDS.values(), ids=KINDS)
+def test_a_network_of_any_kind_is_planned(model_type, quiet_transformers):
+    """A real forward of all of its blocks keeps the same, within a twentieth: two blocks of a kind need not
+    be alike to the byte."""
+    config = next(small_configs(default_config(model_type)))()
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
+    kept, own = {}, {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own and tensor.shape[-3:] != (1, 24, 24):
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.base_model(input_ids=torch.randint(5, 90, (3, 24)), use_cache=False)
+    measured = sum(storage.nbytes() for storage in kept.values())
+    planned = saved_activations(config, rows=3, tokens=24).in_all(sizes(config).layers)
+    assert planned == pytest.approx(measured, rel=0.05)
+
+
+def test_what_cannot_be_counted_is_told_in_a_line(quiet_transformers):
+    config = next(small_configs(default_config("dbrx")))()
+    with pytest.raises(UserError, match="^model: what `dbrx` keeps for its backward pass cannot be counted"):
+        saved_activations(config, rows=1, tokens=8)
+
+
+def test_a_network_that_cannot_run_is_refused_as_training_refuses_it():
+    config = read_config({**llama(64, 64, 2, 4, 100), "num_key_value_heads": 3}, None, "model.config")
+    with pytest.raises(
+        UserError, match="^model: num_attention_heads is 4, no multiple of num_key_value_heads"
+    ):
+        saved_activations(config, rows=1, tokens=8)

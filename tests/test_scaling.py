@@ -82,8 +82,9 @@ def test_forward_flops_are_those_that_torch_counts():
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoModelForCausalLM
 
-    from experiments.plan.network_sizes import build, read_config, sizes
+    from experiments.plan.network_sizes import read_config, sizes
     from experiments.plan.work import forward_flops
 
     for config in (
@@ -97,7 +98,7 @@ def test_forward_flops_are_those_that_torch_counts():
         {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 100},
     ):
         read = read_config(config, None, "model.config")
-        model = build(read, "language", "cpu").eval()
+        model = AutoModelForCausalLM.from_config(read).eval()
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
             model(input_ids=torch.zeros(2, 16, dtype=torch.int64), use_cache=False)
         # older transformers multiply a rotary embedding's angles as matrices: 2·2·16·8 more

@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import pytest
 
+from experiments.plan.activations import SavedActivations
 from experiments.plan.memory import (
     BYTES_PER_PARAM,
     BytesPerParam,
@@ -13,7 +14,6 @@ from experiments.plan.memory import (
     kv_cache_bytes,
     logits_bytes,
 )
-from experiments.plan.network_sizes import SavedActivations
 from experiments.plan.strategies_memory import DDP, FSDP2, STRATEGIES, TensorParallel, ZeRO1, ZeRO2, ZeRO3
 
 GIB = 2**30

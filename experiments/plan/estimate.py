@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from experiments.plan.activations import saved_activations
 from experiments.plan.config import Network, Run
 from experiments.plan.memory import (
     BytesPerParam,
@@ -11,7 +12,6 @@ from experiments.plan.memory import (
     kv_cache_bytes,
     logits_bytes,
 )
-from experiments.plan.network_sizes import saved_activations
 from experiments.plan.parallelism import Parallelism
 from experiments.plan.strategies_memory import DDP, STRATEGIES
 from modules.head import chunk_size
