@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import TINY
+
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRIVIUM_ALLOW_EMULATED", "1")  # some tests are about rounding to bf16, on any CPU
@@ -26,16 +28,6 @@ WORDS = [
     *("the", "film", "is", "good", "bad", "great", "dull", "a", "and", "story", "acting"),
     *("music", "plot", "very", "not", "slow", "fun", "sad", "电影", "很好", "不错"),
 ]
-TINY = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 128,
-    "tie_word_embeddings": True,
-}
 
 
 def pytest_collection_modifyitems(items):

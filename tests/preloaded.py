@@ -1,11 +1,12 @@
-"""What the processes of `ranks.py` are forked with: everything that a command imports, out of the garbage
-collection's way, which would copy every page of it in each of them."""
+"""What the processes of `ranks.py` are forked with: everything that a command imports and finds out once of
+the tests' network, out of the garbage collection's way, which would copy every page of it in each of them."""
 
 import gc
 import importlib
 
 import datamodules
 import modules
+from tests.tiny import TINY
 
 MODULES = [
     "experiments.commands.fit",
@@ -24,5 +25,24 @@ for module in MODULES:
 for library in (modules, datamodules):
     for name in library.__all__:
         getattr(library, name)
+
+
+def find_out() -> None:
+    """What is kept as long as a process lives: how the network is exact, transformers' patterns of weights'
+    names, and torch's rules for tensors that are counted without memory."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    from experiments.plan.activations import saved_activations
+    from modules.hf_config import new_config
+    from modules.probe import probe
+
+    get_checkpoint_conversion_mapping("llama")
+    config = new_config(TINY, 330, "tests")
+    for scalar in (False, True):
+        probe(config, scalar)
+    saved_activations(config, 8, 32)
+
+
+find_out()
 gc.enable()
 gc.freeze()
