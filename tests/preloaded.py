@@ -3,6 +3,7 @@ the tests' network, out of the garbage collection's way, which would copy every 
 
 import gc
 import importlib
+from pathlib import Path
 
 import datamodules
 import modules
@@ -19,6 +20,8 @@ MODULES = [
     "psutil",
 ]
 
+CONFIGS = Path(__file__).resolve().parent.parent / "experiments/configs"
+
 gc.disable()
 for module in MODULES:
     importlib.import_module(module)
@@ -29,10 +32,12 @@ for library in (modules, datamodules):
 
 def find_out() -> None:
     """What is kept as long as a process lives: how the network is exact, transformers' patterns of weights'
-    names, and torch's rules for tensors that are counted without memory."""
+    names, torch's rules for tensors without memory, and the options of the stages' classes."""
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
+    from experiments.cli.parser import ParseOnly, parse
     from experiments.plan.activations import saved_activations
+    from experiments.plan.config import fit_line
     from modules.hf_config import new_config
     from modules.probe import probe
 
@@ -41,6 +46,8 @@ def find_out() -> None:
     for scalar in (False, True):
         probe(config, scalar)
     saved_activations(config, 8, 32)
+    for stage in ("pretrain", "sft", "reward", "ppo"):
+        parse(fit_line([str(CONFIGS / f"{stage}.yaml")], []), ParseOnly)
 
 
 find_out()
