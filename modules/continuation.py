@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from modules.averaging import begin_averages, leave_averages_behind
 from modules.errors import UserError
 from modules.optim import set_rates
+from modules.rng_state import random_state, restore_random_state, restore_random_states
 from modules.settings import (
     argument_names,
     arguments_of,
@@ -54,6 +55,22 @@ class Continuation:
         """names of what it trains, by its groups"""
         self.refused = False
         """fitted by a trainer that has trained something which has not been taken over"""
+        self.random: list[dict[str, Any]] | None = None
+        """each rank's generators in the checkpoint, until the first step"""
+        self.random_here: dict[str, Any] | None = None
+        """this rank's, while Lightning sets up its environment"""
+
+    def keep_random_state(self, trainer: L.Trainer) -> None:
+        """Before a strategy sets up its environment, in which Lightning's of several ranks seed: where the
+        trainer has trained before, dropout would draw again what it has drawn."""
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+        self.random_here = random_state() if batches.processed > 0 else None
+
+    def put_random_state_back(self) -> None:
+        """The generators are again as they were."""
+        if self.random_here is not None:
+            restore_random_state(self.random_here)
+            self.random_here = None
 
     def begin(self, stage: Any) -> None:
         """Writes down what a fit is told, once its data is read; where its trainer has trained before, it
@@ -104,6 +121,7 @@ class Continuation:
             leave_averages_behind(stage, checkpoint)
         count_batches_anew(checkpoint, stage.trainer.accumulate_grad_batches)
         self.before, self.refused = checkpoint.get("settings", {}), False
+        self.random = checkpoint["random"]
 
     def go_on(self, stage: Any) -> None:
         """Lets what the configuration says count from the first step on, and tells what that changes.
@@ -116,6 +134,9 @@ class Continuation:
                 "trainer: it has trained before, another network or with its optimizer on a disk, from where "
                 "it cannot be taken over: give a new Trainer, and ckpt_path to go on from a checkpoint"
             )
+        if self.random is not None:
+            restore_random_states(self.random)
+            self.random = None
         before, self.before = self.before, None
         if before is None:
             return

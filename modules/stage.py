@@ -33,7 +33,7 @@ from modules.optim import (
     warmup_stable_decay,
 )
 from modules.probe import network_errors
-from modules.rng_state import random_states, restore_random_state
+from modules.rng_state import random_states
 from modules.sharding import Sharding, Unsharded
 from modules.specs import ExportSpec, Goal, NetworkSpec, SamplingSpec
 from modules.training_data import Batch, TrainingData, own_stop_tokens
@@ -99,7 +99,6 @@ class Stage(InterruptibleModule):
         # which DDP would overwrite with rank 0's
         self.tokens_seen: Tensor | int = 0
         self.tokens_before = 0  # those of all ranks when the run was resumed
-        self.random_before: list[dict[str, Any]] | None = None  # each rank's generators in the checkpoint
         self.continuation = Continuation()
 
     @classmethod
@@ -226,7 +225,12 @@ class Stage(InterruptibleModule):
         """What makes training on the batches of `data` impossible, a line each, on so many data ranks."""
         return []
 
+    def configure_callbacks(self) -> list[Any]:
+        self.continuation.keep_random_state(self.trainer)
+        return []
+
     def setup(self, stage: str) -> None:
+        self.continuation.put_random_state_back()
         trains = stage == "fit" and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
         errors = self.config_errors(self.trainer.max_steps if trains else -1)
         if stage == "fit":
@@ -369,7 +373,6 @@ class Stage(InterruptibleModule):
         if self._trainer is not None:
             self.continuation.restore(self, checkpoint)
         self.tokens_before = checkpoint["tokens"]
-        self.random_before = checkpoint["random"]
 
     def on_fit_start(self) -> None:
         exports = self.full_exports()
@@ -377,9 +380,6 @@ class Stage(InterruptibleModule):
             check_exports(exports, self.tokenizer)  # the rank that will write them
 
     def on_train_start(self) -> None:
-        if self.random_before is not None:
-            restore_random_state(self.random_before)
-            self.random_before = None
         self.continuation.go_on(self)
         # that a short run logs at all, and each iteration of many updates
         batches = 1 if self.updates_per_batch > 1 else self.total_steps()

@@ -17,11 +17,7 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfl
 
 
 class DDP(Launched, DDPStrategy):
-    """Lightning's, which in a notebook too runs on one rank, and goes on when its trainer fits again."""
-
-    def setup_environment(self) -> None:
-        with self.seeded_once():
-            super().setup_environment()
+    """Lightning's, which in a notebook too runs on one rank."""
 
 
 def ddp(backend: str | None = None, timeout_seconds: int = 1800) -> DDP:

@@ -125,8 +125,7 @@ class Sharded(Launched, ModelParallelStrategy):
             self._process_group_backend = "cuda:nccl,cpu:gloo"  # shards are gathered from CPU memory too
         # the parent's own makes a mesh of two dimensions; hybrid sharding needs a third
         ParallelStrategy.setup_environment(self)
-        with self.seeded_once():
-            self._setup_distributed()
+        self._setup_distributed()
         mesh = init_device_mesh(
             self.root_device.type, self.grid(), mesh_dim_names=("copies", "shards", "tensor_parallel")
         )

@@ -99,12 +99,11 @@ class ZeRO(Launched, DeepSpeedStrategy):
         return isinstance(self.accelerator, CUDAAccelerator)
 
     def setup_environment(self) -> None:
-        with self.seeded_once():
-            if self.on_cuda:
-                super().setup_environment()
-            else:  # which Lightning's own refuses
-                use_cpu_ranks()
-                DDPStrategy.setup_environment(self)
+        if self.on_cuda:
+            super().setup_environment()
+        else:  # which Lightning's own refuses
+            use_cpu_ranks()
+            DDPStrategy.setup_environment(self)
 
     def setup_distributed(self) -> None:
         if self.on_cuda:

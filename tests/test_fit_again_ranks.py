@@ -117,8 +117,9 @@ def on_a_rank(arguments):
             fits_again(name, lambda zero=zero: strategies.deepspeed(**zero), made, end, **options)
         another_network_is_refused(made)
         return
-    for strategy in (strategies.ddp, strategies.fsdp, strategies.tensor_parallel):
+    for strategy in (strategies.ddp, strategies.fsdp, strategies.tensor_parallel, lambda: "ddp"):
         fits_again("pretrain", strategy, made, "interrupted")
+    fits_again("pretrain", lambda: "ddp", made, "validated")
 
 
 @pytest.mark.slow
