@@ -21,7 +21,6 @@ BAD_LINES = [
     (b'{"text": "a"', "is not JSON (Expecting ',' delimiter at column 13)"),
     (b'  {"text": "a"} x', "is not JSON (Extra data at column 17)"),
     (b'{"text": "a', "is not JSON (Unterminated string starting at at column 10)"),
-    (b"\xef\xbb\xbf{}", "is not JSON (Expecting value at column 1)"),
     (b'{"a": "NaN", "b": [NaN]}', "is not JSON (NaN at column 20)"),
     (b'{"a": Infinity}', "is not JSON (Infinity at column 7)"),
     (b'{"a\\"": -Infinity}', "is not JSON (-Infinity at column 9)"),
@@ -97,6 +96,18 @@ def test_a_byte_order_mark_is_stripped_and_counts_as_bytes_but_not_as_a_column(t
         (f"{file}:2", None, "is not UTF-8 (byte 7 of the file)"),
         (f"{file}:3", ROW, None),
     ]
+
+
+def test_the_marks_of_files_that_were_put_one_after_another_are_stripped_too(tmp_path):
+    file = tmp_path / "x.jsonl"
+    file.write_bytes(2 * (b"\xef\xbb\xbf" + GOOD + b"\n") + b"\xef\xbb\xbf\n\xff\n")
+    assert read(file) == [
+        (f"{file}:1", ROW, None),
+        (f"{file}:2", ROW, None),
+        (f"{file}:4", None, "is not UTF-8 (byte 44 of the file)"),
+    ]
+    parts = [placed.record.row for start in (0, 20) for placed in json_rows.rows_from(str(file), start, 20)]
+    assert parts == [ROW, ROW]
 
 
 def test_a_byte_that_is_not_utf_8_after_a_long_line_is_counted_from_the_files_beginning(

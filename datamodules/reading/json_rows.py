@@ -122,8 +122,8 @@ def line_rows(file: str, encoding: str | None = None) -> Iterator[Record]:
                 return
             if not size:
                 return
-            if number == 1 and line.startswith(codecs.BOM_UTF8):
-                line, start, size = line[3:], 3, size - 3
+            if line.startswith(codecs.BOM_UTF8):  # later ones are of files that were put one after another
+                line, start, size = line[3:], start + 3, size - 3
             line = line.rstrip(b"\r\n")
             if line and not line.isspace():
                 row, problem = _line_row(parser, line, file, start, encoding)
@@ -150,7 +150,7 @@ def rows_from(file: str, start: int, size: int) -> Iterator[Placed]:
             line, length = _next_line(stream)
             if not length:
                 return
-            text = (line.removeprefix(codecs.BOM_UTF8) if place == 0 else line).rstrip(b"\r\n")
+            text = line.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n")
             if text and not text.isspace():
                 row, problem = _line_row(parser, text, file, place, None)
                 yield Placed(Record(f"{file}, byte {place}", row, problem), place, place + length)
