@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from experiments.plan.network_sizes import build
-from experiments.plan.upstream import storage_id, tensors_without_memory
+from experiments.plan.upstream import GroupedProducts, storage_id, tensors_without_memory
 from modules.backbone import repeated_blocks
 from modules.errors import UserError
 from modules.hf_config import in_a_line
@@ -87,7 +86,7 @@ def _kept(fields: str, rows: int, tokens: int, width: int, casts: bool) -> tuple
     class_, dtype = CONFIG_MAPPING[options["model_type"]], DTYPES[width]
     few = build(class_.from_dict(small(options, 2, {})), "language", dtype)
     kinds = [_shapes(block) for block in repeated_blocks(few)]
-    with tensors_without_memory(), _GroupedProducts():
+    with tensors_without_memory(), GroupedProducts():
         few.to_empty(device="cpu").train()
         blocks, outside = _counted(few, rows, tokens, casts)
     if not all(blocks):
@@ -152,14 +151,3 @@ def _forward(network: Any, inputs: dict[str, Any]) -> tuple[list[int], int]:
         for handle in handles:
             handle.remove()
     return bytes_of[:-1], bytes_of[-1]
-
-
-class _GroupedProducts(TorchFunctionMode):
-    """Products of experts' rows, which torch has without memory in bf16 alone, as transformers has them where
-    torch has none."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        options = kwargs or {}
-        if func is torch._grouped_mm and options.get("bias") is None:
-            return torch.ops.transformers.grouped_mm_fallback(*args, options["offs"])
-        return func(*args, **options)

@@ -1,9 +1,12 @@
 """What torch has but does not publish, each behind a name that says what is missing."""
 
 import logging
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 
 def tensors_without_memory() -> FakeTensorMode:
@@ -17,3 +20,15 @@ def tensors_without_memory() -> FakeTensorMode:
 def storage_id(tensor: Tensor) -> int:
     """Which memory a tensor lies in; the public `data_ptr` is not there for tensors without memory."""
     return tensor.untyped_storage()._cdata
+
+
+class GroupedProducts(TorchFunctionMode):
+    """While it lasts, experts' products have shapes in every dtype: torch's own, behind the published
+    `torch.nn.functional.grouped_mm`, have them in bf16 alone, so that transformers' stand-in for them is
+    taken."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        if func is torch._grouped_mm and options.get("bias") is None:
+            return torch.ops.transformers.grouped_mm_fallback(*args, options["offs"])
+        return func(*args, **options)
