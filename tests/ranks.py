@@ -109,7 +109,8 @@ def _wait_for_all(processes: list[Any], folder: Path) -> None:
         process.kill()
         process.join()
     told = "\n".join((folder / f"errors.{rank}").read_text()[-3000:] for rank in range(len(processes)))
-    assert not any(process.exitcode for process in processes), told
+    codes = [process.exitcode for process in processes]
+    assert not any(codes), f"exit codes {codes}\n{told}"
 
 
 def run_code(folder: Path, code: str, ranks: int, *arguments: str) -> str:

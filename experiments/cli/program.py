@@ -1,7 +1,9 @@
 """The `trivium` program: it names its commands, and loads one when it is called."""
 
+import faulthandler
 import os
 import sys
+from contextlib import suppress
 
 from experiments.cli.menu import Command, main_of, usage
 from experiments.cli.user_errors import exit_code_of
@@ -56,6 +58,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     # Read when torch is imported: without it, a rank whose neighbour was killed prints stacks of C++.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if not faulthandler.is_enabled():
+        with suppress(OSError, RuntimeError):  # stderr is no file
+            faulthandler.enable()  # a library that breaks the process says where it was
     return exit_code_of(lambda: _run(*argv))
 
 

@@ -118,7 +118,9 @@ class Ranks:
         if not (self.holds or failed):
             self._stop_watching()
         with suppress(RuntimeError):  # the store is gone, and with it those who need it
-            self._set(self._key(f"ended/{self.rank}"), True)
+            ended = self._key(f"ended/{self.rank}")
+            self._set(ended, True)
+            self._get(ended)  # nobody answers to what is set: once it is read, all find it
             if self.holds or failed:
                 self._wait_for_others()
         self._stop_watching()
