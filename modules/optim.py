@@ -151,7 +151,11 @@ def _try_step(optimizer: Optimizer, vectors: list[nn.Parameter]) -> list[str]:
     if type(optimizer).__module__.startswith(("torch.optim", "transformers.")):
         for vector in vectors:
             vector.grad = torch.ones(1)
-        optimizer.step()
+        try:
+            optimizer.step()
+        except TypeError as error:  # which names no option
+            options = ", ".join(f"{name}={value}" for name, value in optimizer.defaults.items())
+            return [f"model.optimizer: {in_a_line(error)}, with {options}: give it others"]
     return []
 
 

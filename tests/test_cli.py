@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,24 @@ def test_the_default_optimizer_is_written_into_a_config_and_made_from_it(stage):
     assert made.defaults["lr"] == 0.25
     assert made.defaults["weight_decay"] == 0.5
     assert made.defaults["betas"] == (0.9, 0.95)
+
+
+OPTIMIZERS = [
+    cls for cls in vars(torch.optim).values() if isinstance(cls, type) and cls is not torch.optim.Optimizer
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("more", [[], ["--config", "sft"]], ids=["default", "yaml"])
+def test_another_optimizer_has_its_own_defaults_and_what_was_given(optimizer, more):
+    """Those of the optimizer that it replaces are not among them, but what a YAML has given that one is."""
+    given = ["--model=SFTModule", "--model.pretrained=x", "--data=InstructionData"]
+    given += ["--data.tokenizer=x", "--data.train=x.jsonl"]
+    line = ["fit", *(more or given), f"--model.init_args.optimizer=torch.optim.{optimizer.__name__}"]
+    parsed = parse([*line, *([] if more else ["--model.init_args.optimizer.lr=0.5"])], ParseOnly)
+    found = parsed.config.fit.model.init_args.optimizer.init_args.as_dict()
+    own = {name: each.default for name, each in signature(optimizer).parameters.items() if name != "params"}
+    assert found == own | {"lr": 2e-3 if more else 0.5}
 
 
 def test_the_config_of_a_run_with_the_default_optimizer_runs_again(

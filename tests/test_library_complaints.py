@@ -84,10 +84,11 @@ def test_a_schedule_of_accumulation_is_refused_where_it_would_change_a_step(refu
 
 
 def test_an_optimizer_of_transformers_is_tried_too(refused):
-    """Its `eps` is two numbers, and the default optimizer's, which a class of another name inherits, one."""
-    optimizer = of("transformers.Adafactor", lr=1e-3, relative_step=False)
+    """Its `eps` is two numbers."""
+    optimizer = of("transformers.Adafactor", lr=1e-3, relative_step=False, eps=1e-8)
     (told,) = refused("sft", f"--model.init_args.optimizer={json.dumps(optimizer)}")
     assert told.startswith("trivium: model.optimizer: TypeError: ")
+    assert "eps=1e-08, " in told
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from experiments.cli.path_options import with_listed_paths
 from experiments.cli.quiet import hush
 from experiments.cli.shipped_configs import with_shipped_configs
 from experiments.cli.sweep_arguments import spelled_out
+from experiments.cli.upstream import defaults_kept_to_their_class
 from experiments.cli.user_errors import UserError
 from modules.stage import Stage
 from strategies.precision import precision_of
@@ -154,19 +155,20 @@ def parse(argv: list[str], cli: type[CLI], save_config: type[SaveConfigCallback]
     for library in (modules, datamodules):  # `--model SFTModule`: the parser knows classes that are imported
         for name in library.__all__:
             getattr(library, name)
-    return cli(
-        model_class=Stage,
-        datamodule_class=TextDataModule,
-        trainer_class=Trainer,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        parser_class=ConfigParser,
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
-        save_config_callback=save_config,
-        save_config_kwargs={"save_to_log_dir": False},
-        args=with_listed_paths(argv),
-    )
+    with defaults_kept_to_their_class():
+        return cli(
+            model_class=Stage,
+            datamodule_class=TextDataModule,
+            trainer_class=Trainer,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=ConfigParser,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=save_config,
+            save_config_kwargs={"save_to_log_dir": False},
+            args=with_listed_paths(argv),
+        )
 
 
 def parse_data(argv: list[str]) -> TextDataModule:
