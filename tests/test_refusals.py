@@ -184,6 +184,10 @@ def test_ppo_batches_that_do_not_divide_into_minibatches_are_refused(refused):
             "model.optimizer: there is no option `lrr`: did you mean `lr`?",
         ),
         ("--model=modules.SFTModul", "model: there is no modules.SFTModul: did you mean `SFTModule`?"),
+        (
+            "--model.init_args.optimizer=torch.optim.Adamw",
+            "model.optimizer: there is no torch.optim.Adamw: did you mean `AdamW`?",  # `Adam` is as near
+        ),
         ("--model=SFTModul", "model: there is no class `SFTModul`: did you mean `SFTModule`?"),
         ("--trainer.max_steps=many", "trainer.max_steps: expected int, got `many`"),
         ("--config=no.yaml", "--config: no.yaml does not exist: give the YAML file of a stage; " + SHIPPED),

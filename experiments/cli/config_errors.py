@@ -26,7 +26,8 @@ NOISE = re.compile(
 """lines of jsonargparse about types that a value could have had, and values in its own spelling"""
 NO_CLASS = re.compile(r"(?:- )?Not a valid subclass of (\w+)(?:\. Got value: (.*))?")
 """said of each class that a field takes, which is a reason where there is no other"""
-PLACES = re.compile(r'Parser key "[^"]+": ?|Problem with given class_path \'[^\']+\': ?')
+PROBLEM = r"Problem with given class_path '([^']+)': ?"
+PLACES = re.compile(rf'Parser key "[^"]+": ?|{PROBLEM}')
 LITERAL = r"typing\.Literal\[([^\]]*)\]"
 KINDS = re.compile(rf"(?:Expected a (?:<class '\w+'>|{LITERAL})\.? ?)+")
 REASONS = (
@@ -51,6 +52,11 @@ REASONS = (
     (r"Expected '([^']+)' to be a subclass of <class '(\w+)'>\.?", r"\1 is no \2"),
     (r"Import path (\S+) does not correspond to a subclass of (\w+)", r"\1 is no \2"),
     (r"Not of type \w+: (?=Expected)", ""),
+    (
+        r"No module named '([^']+)'(?:\. Got value: \S+)?",
+        r"there is no module `\1`: mend its name, or install it",
+    ),
+    (r"Unexpected import object <module '([^']+)'.*", r"`\1` is a module: name a class of it"),
 )
 """what jsonargparse, or Python within it, says → what is meant"""
 RATES, OWN_RATES = ("lr", "learning_rate"), ("actor_lr", "critic_lr")
@@ -82,15 +88,13 @@ def one_line(message: str, options: Iterable[str]) -> str:
     there is, which may be one of the parser's `options`, such as `--trainer.max_steps`."""
     lines = [" ".join(NOISE.sub("", line).split()).removeprefix("- ") for line in message.splitlines()]
     no_class = [found for line in lines if (found := NO_CLASS.fullmatch(line))]
-    lines = [line for line in lines if line not in ("", "-") and not NO_CLASS.fullmatch(line)]
-    if any(line.startswith("Problem with given class_path") for line in lines):  # which it is one of
-        lines = [line for line in lines if not line.startswith("Import path")]
-    text = " ".join(lines)
+    lines = [line for line in dict.fromkeys(lines) if line not in ("", "-") and not NO_CLASS.fullmatch(line)]
+    given = re.search(r"Given value: (?:NestedArg\(key='.*', val='(.*)'\)|(.*))", message)
+    value = re.sub(r"\. Got value: Namespace.*", "", given[1] or given[2]) if given else ""
+    text = " ".join(_reasons(lines, value))
     fields = re.findall(r'Parser key "([^"]+)":', text)
     field = ".".join(dict.fromkeys(fields)) or "configuration"
     known = [option.removeprefix("--") for option in options]
-    given = re.search(r"Given value: (.*)", message)
-    value = re.sub(r"\. Got value: Namespace.*", "", given[1]) if given else ""
     if no_class and not PLACES.sub("", text).strip():
         return f"{field}: {_no_class(no_class[0][1], no_class[0][2] or value)}"
     if re.search(r"<class '(int|float|bool)'>", text):  # or a class, which nobody meant
@@ -121,7 +125,7 @@ def one_line(message: str, options: Iterable[str]) -> str:
     if unknown := re.search(r"Key '([^']+)' is not expected|does not accept option '([^']+)'", text):
         name = unknown[1] or unknown[2]
         return f"{field}: there is no field `{name}`{_nearest(name, known)}"
-    if unknown := re.search(r"module '([^']+)' has no attribute '([^']+)'", text):
+    if unknown := re.search(r"module '?([\w.]+)'? has no attribute '?(\w+)", text):
         module, name = unknown.groups()
         return f"{field}: there is no {module}.{name}{_nearest(name, dir(import_module(module)))}"
     if unknown := re.search(r"Expected a dot import path string: (\w+)", text):
@@ -132,9 +136,22 @@ def one_line(message: str, options: Iterable[str]) -> str:
     text = re.sub(rf"Expected a {LITERAL}", lambda found: f"expected {_choices(found[1])}", text)
     for said, meant in REASONS:
         text = re.sub(said, meant, text)
+    text = re.sub(r"(\S+ is no )(\w+)((?: \1\w+)+)", _in_one, text)
     text = re.sub(r"Expected a <class '([^']+)'>(?=\. Got value)", r"expected \1", text)
     text = re.sub(r"(expected .*)\. Got value:(?: (.*))?", r"\1, got `\2`", text)
     return f"{field}: {text.strip()[:LONGEST_LINE] or f'it cannot be `{value[:LONGEST_VALUE]}`'}"
+
+
+def _reasons(lines: list[str], value: str) -> list[str]:
+    """The lines without those that others make needless: that a value is no path either, and, of a class
+    that is one of the kinds that a field takes, that it is none of the others."""
+    lines = [line.replace("Import path does", f"Import path {value} does") for line in lines]
+    taken = [found[1] for line in lines if (found := re.match(PROBLEM, line))]
+    lines = [line for line in lines if not any(line.startswith(f"Import path {name} ") for name in taken)]
+    no_path = [line for line in lines if line.startswith("Expected a path but")]
+    others = [line for line in lines if line not in no_path]
+    told = re.sub(r"Expected a (dot import path string: \S+|<class '\w+'>)", "", " ".join(others))
+    return others if PLACES.sub("", told).strip() else lines
 
 
 def _kinds(told: str, message: str) -> str:
@@ -145,6 +162,12 @@ def _kinds(told: str, message: str) -> str:
     if literals := re.findall(LITERAL, types):
         kinds = dict.fromkeys(kind for kind in kinds if f"<class '{kind}'>" in types)
     return " or ".join([*kinds, *map(_choices, literals)])
+
+
+def _in_one(found: re.Match) -> str:
+    """`X is no A X is no B` → `X is no A or B`."""
+    kinds = [found[2], *found[3].replace(found[1], "").split()]
+    return f"{found[1]}{', '.join(kinds[:-1])} or {kinds[-1]}"
 
 
 def _choices(literal: str) -> str:
@@ -183,7 +206,8 @@ def _nearest(name: str, known: Iterable[str]) -> str:
         return f": there {'are' if len(own) > 1 else 'is'} {' and '.join(f'`{each}`' for each in own)}"
     if name in RATES and "optimizer" in known:
         return ": it is the optimizer's, `model.init_args.optimizer.init_args.lr`"
-    near = difflib.get_close_matches(name, known, n=1)
+    same = [each for each in known if each.lower() == name.lower()]
+    near = same or difflib.get_close_matches(name, known, n=1)
     if not near:
         last = {each.rpartition(".")[2]: each for each in known}
         near = [last[each] for each in difflib.get_close_matches(name.rpartition(".")[2], last, n=1)]
