@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from experiments.callbacks import memory_forecast
 from experiments.cli.parser import ParseOnly, parse
 from experiments.cli.program import main
+from experiments.cli.user_errors import UserError
 from experiments.distributed.rendezvous import free_port
 from experiments.plan import advice, budget
 from experiments.plan.config import read_run, run_of
@@ -203,6 +205,22 @@ def test_whichever_rank_runs_out_of_memory_shows_the_plan_once(tiny_stages, tmp_
     assert "trivium" not in (tmp_path / "errors.0").read_text()
     told = (tmp_path / "errors.1").read_text()
     assert shows_the_plan_and_the_remedy(told).startswith("trivium: rank 1 ran out of memory after 0 steps: ")
+
+
+def test_a_plan_that_fails_for_want_of_memory_does_not_hide_what_the_run_met(tiny_stages, monkeypatch):
+    line = [*tiny_stages.stage("pretrain"), "--seed_everything=false"]
+    plan = memory_forecast.Forecast(
+        run_of(parse(line, ParseOnly).config["fit"], 2), 2**30, "this machine's RAM"
+    )
+    trainer = SimpleNamespace(world_size=2, global_rank=1, global_step=3)
+
+    def fails(*_):
+        raise TypeError("'hamt_bitmap_node' object is not callable")  # as Python did, out of memory
+
+    monkeypatch.setattr(memory_forecast, "strategies_table", fails)
+    told = memory_forecast.explained(plan, trainer, MemoryError())
+    assert isinstance(told, UserError)
+    assert str(told) == "rank 1 ran out of memory after 3 steps: MemoryError"
 
 
 def test_the_plan_of_a_fit_costs_less_than_a_second(tiny_stages):

@@ -1,7 +1,9 @@
 """What a fit will need, said before its first step; and when memory runs out all the same, the plan's table
 and the one change that would help most."""
 
+import gc
 import sys
+from contextlib import suppress
 from textwrap import indent
 from traceback import clear_frames
 from typing import Any, NamedTuple
@@ -130,9 +132,13 @@ def explained(plan: Forecast | str | None, trainer: Any, error: BaseException) -
     if plan is None or not ran_out(error):
         return error
     clear_frames(error.__traceback__)  # what the step has held is free again: the plan needs memory too
+    gc.collect()
     if isinstance(plan, Forecast):
         plan = counted(plan)
     rank = f"rank {trainer.global_rank} ran " if trainer.world_size > 1 else ""
     message = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     text = f"{rank}out of memory after {trainer.global_step} steps: {message[:200]}"
-    return UserError(f"{text}\n{plan.table()}\n{plan.advice()}" if isinstance(plan, Forecast) else text)
+    if isinstance(plan, Forecast):
+        with suppress(Exception):  # without memory anything may fail here, and must not hide what the run met
+            text = f"{text}\n{plan.table()}\n{plan.advice()}"
+    return UserError(text)
