@@ -1,7 +1,6 @@
 """What a fit will need, said before its first step; and when memory runs out all the same, the plan's table
 and the one change that would help most."""
 
-import gc
 import sys
 from contextlib import suppress
 from textwrap import indent
@@ -132,7 +131,6 @@ def explained(plan: Forecast | str | None, trainer: Any, error: BaseException) -
     if plan is None or not ran_out(error):
         return error
     clear_frames(error.__traceback__)  # what the step has held is free again: the plan needs memory too
-    gc.collect()
     if isinstance(plan, Forecast):
         plan = counted(plan)
     rank = f"rank {trainer.global_rank} ran " if trainer.world_size > 1 else ""
