@@ -56,8 +56,13 @@ def receipt(tmp_path: Path) -> dict:
             "{instruction: instruction.0}`",
         ),
         ({**GOOD, "input": 3}, "`input` is int, not text"),
+        (
+            {**GOOD, "system_prompt": {"role": "system"}},
+            "`system_prompt` is dict, not text: name the part of it that is meant, as in `columns: "
+            "{system: system_prompt.role}`",
+        ),
     ],
-    ids=["null", "a number", "a list", "a number where text is optional"],
+    ids=["null", "a number", "a list", "a number where text is optional", "an object for the system"],
 )
 def test_a_field_of_another_type_is_refused_with_file_and_line(trivium, rows, tmp_path, row, message):
     file = rows(tmp_path / "x.jsonl", [row])

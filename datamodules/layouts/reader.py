@@ -35,7 +35,7 @@ OURS: dict[Kind, set[str]] = {
     "tokens": {"input_ids", "labels"},
 }
 """kind of data → the columns that `columns` may name"""
-TEXTS = {"instruction", "input", "output"}
+TEXTS = {"instruction", "input", "output", "system"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ class RowReader:
 
     def _refuse_nested(self, layout: Layout) -> None:
         """Refuses objects and lists where a text is read, by the name that they have in the file."""
-        for column in () if self.any_column or layout.has("messages") else TEXTS & {*layout.used}:
+        read = () if self.any_column else {"system"} if layout.has("messages") else TEXTS
+        for column in {*read} & {*layout.used}:
             value = layout.row.get(column)
             if isinstance(value, dict | list):
                 theirs = next((their for their, our in layout.moves.items() if our == column), column)
